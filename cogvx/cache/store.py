@@ -1,0 +1,219 @@
+"""Where objects live: one Protocol, a folder, and a dictionary.
+
+The S3 form is in `tasks.clients.s3`; tests of this library use `MemoryStore`. A dataset is read
+through the same Protocol, rooted at the dataset's folder or prefix.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from cogvx import files
+from cogvx.errors import ConfigError, DataError, IntegrityError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object without its bytes; `stamp` changes when the bytes may have changed."""
+
+    key: str
+    size: int
+    stamp: str
+
+
+class ObjectStore(Protocol):
+    """Whole objects under slash-separated keys; a reader sees an object whole or not at all."""
+
+    @property
+    def url(self) -> str:
+        """Where this is, without secrets."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """All bytes of an object.
+
+        Raises:
+            IntegrityError: There is no such object.
+            TransientError: The store did not answer this time.
+        """
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace an object."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create an object unless it is there; of several racing writers exactly one gets True."""
+        ...
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """What is known of an object, or None if there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key begins with `prefix`, in the order of their keys."""
+        ...
+
+    def fetch(self, key: str, folder: Path) -> Path:
+        """A local file with the object's bytes and suffix, made below `folder` if need be."""
+        ...
+
+    def upload(self, path: Path, key: str) -> None:
+        """Create or replace an object with a file's bytes."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; absent is fine."""
+        ...
+
+
+def require_writable(store: ObjectStore) -> None:
+    """Write and remove a small object, so that a store that refuses is found before any work.
+
+    Raises:
+        ConfigError: The store does not take objects; the message says where and why.
+    """
+    key = ".writable"
+    try:
+        store.write(key, b"")
+        store.delete(key)
+    except OSError as error:
+        raise ConfigError(f"the store {store.url} cannot be written: {error.strerror}") from error
+
+
+def check_key(key: str) -> str:
+    """Refuse a key that could leave the root it is looked up under.
+
+    Raises:
+        DataError: The key is absolute, empty, or climbs with `..`.
+    """
+    path = PurePosixPath(key)
+    if not key or path.is_absolute() or ".." in path.parts or "\0" in key:
+        raise DataError(f"{key!r} leaves the folder it is named in")
+    return str(path)
+
+
+class LocalStore:
+    """A folder. Creation is atomic through a hard link, replacement through a rename."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is made on the first write."""
+        self.root = root
+
+    @property
+    def url(self) -> str:
+        """The folder as a file URL."""
+        return self.root.resolve().as_uri()
+
+    def read(self, key: str) -> bytes:
+        """See `ObjectStore.read`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise IntegrityError(f"{key} is not in {self.url}") from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `ObjectStore.write`."""
+        files.write_bytes(self._path(key), data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `ObjectStore.create`."""
+        return files.create_bytes(self._path(key), data)
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.info`."""
+        path = self._path(key)
+        return self._describe(path) if path.is_file() else None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        start = self.root / prefix.rpartition("/")[0]
+        paths = (path for path in start.rglob("*") if path.is_file() and not files.is_aside(path))
+        infos = (self._describe(path) for path in paths)
+        yield from sorted(
+            (info for info in infos if info.key.startswith(prefix)), key=lambda info: info.key
+        )
+
+    def fetch(self, key: str, folder: Path) -> Path:
+        """The file itself: nothing is copied."""
+        path = self._path(key)
+        if not path.is_file():
+            raise IntegrityError(f"{key} is not in {self.url}")
+        return path
+
+    def upload(self, path: Path, key: str) -> None:
+        """See `ObjectStore.upload`."""
+        files.copy_file(path, self._path(key))
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _describe(self, path: Path) -> ObjectInfo:
+        stat = path.stat()
+        key = path.relative_to(self.root).as_posix()
+        return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
+
+
+class MemoryStore:
+    """A dictionary with the manners of a store, for tests and experiments."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.objects: dict[str, bytes] = {}
+        self._stamps: dict[str, int] = {}
+        self._writes = 0
+
+    @property
+    def url(self) -> str:
+        """A URL that says there is nothing behind it."""
+        return "memory://"
+
+    def read(self, key: str) -> bytes:
+        """See `ObjectStore.read`."""
+        try:
+            return self.objects[check_key(key)]
+        except KeyError as error:
+            raise IntegrityError(f"{key} is not in {self.url}") from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `ObjectStore.write`."""
+        self._writes += 1
+        self.objects[check_key(key)] = data
+        self._stamps[key] = self._writes
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `ObjectStore.create`."""
+        if check_key(key) in self.objects:
+            return False
+        self.write(key, data)
+        return True
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.info`."""
+        data = self.objects.get(check_key(key))
+        return None if data is None else ObjectInfo(key, len(data), str(self._stamps[key]))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        for key in sorted(self.objects):
+            if key.startswith(prefix):
+                yield ObjectInfo(key, len(self.objects[key]), str(self._stamps[key]))
+
+    def fetch(self, key: str, folder: Path) -> Path:
+        """See `ObjectStore.fetch`."""
+        path = folder / check_key(key)
+        files.write_bytes(path, self.read(key))
+        return path
+
+    def upload(self, path: Path, key: str) -> None:
+        """See `ObjectStore.upload`."""
+        self.write(key, path.read_bytes())
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        self.objects.pop(check_key(key), None)

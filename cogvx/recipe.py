@@ -1,0 +1,366 @@
+"""The recipe: the one document a person writes to say which adapter they want.
+
+It is TOML, closed (an unknown key is an error) and frozen. Relative paths mean the working
+directory. Rules that need only the recipe live here; rules that need the base model's own
+configuration live in `cogvx.check`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cogvx.digest import digest
+from cogvx.errors import ConfigError, Problem
+from cogvx.shapes import VideoSize
+from cogvx.variants import DType
+
+MIN_RANK = 64
+DEFAULT_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class Section(BaseModel):
+    """A closed, frozen part of a document; the field order is the order in forms."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BaseConfig(Section):
+    """The model that the adapter is trained on."""
+
+    path: str = Field(min_length=1)
+    """A diffusers folder on this machine, or a hub id such as zai-org/CogVideoX-5b."""
+    revision: str | None = None
+    """Commit of the hub repository; a folder has none."""
+    dtype: DType
+    """Precision of the frozen base: bfloat16, or float16 for 2b. The adapter is always float32."""
+
+
+class DatasetConfig(Section):
+    """The captioned clips."""
+
+    uri: str = Field(min_length=1)
+    """A folder, or s3://bucket/prefix, in one of the three forms of docs/recipes.md."""
+    heldout_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the clips kept out of training, chosen by their digest, to measure progress."""
+    min_heldout: int = Field(default=1, ge=0)
+    """At least so many clips are kept out, however few there are."""
+    max_rejected_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """The run stops if screening rejects more than this share of the clips."""
+
+
+class VideoConfig(Section):
+    """The size that clips are brought to; also the size that the evaluation generates."""
+
+    frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    fps: int = Field(ge=1)
+    """Frames a second after resampling: 8 for CogVideoX 1.0, 16 for 1.5."""
+
+    @property
+    def size(self) -> VideoSize:
+        """Frames, height and width in pixels."""
+        return VideoSize(self.frames, self.height, self.width)
+
+
+class CacheConfig(Section):
+    """How clips are encoded; every setting is part of the keys of the cache."""
+
+    vae_tiling: bool = False
+    """Encode in tiles: less memory, other latents (normalisation is per tile)."""
+
+
+class LoraConfig(Section):
+    """The adapter's shape. At inference its strength is alpha / rank."""
+
+    rank: int = Field(default=128, ge=1)
+    alpha: int = Field(default=64, ge=1)
+    targets: tuple[str, ...] = Field(default=DEFAULT_TARGETS, min_length=1)
+    """Linear layers that get an adapter, by the end of their names."""
+    allow_unusual: bool = False
+    """Accept a rank or an alpha that the model's authors advise against; it is recorded."""
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied with."""
+        return self.alpha / self.rank
+
+
+class TrainConfig(Section):
+    """Optimisation. A step is one update of the weights, whatever the number of micro-batches."""
+
+    steps: int = Field(ge=1)
+    global_batch: int = Field(default=1, ge=1)
+    """Clips behind one update, over all processes."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Clips in memory at once, per process."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that accelerate starts: GPUs, or CPU workers."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    caption_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the samples that are trained with the empty caption."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: slower, and what makes 5b fit at all."""
+    checkpoint_every: int = Field(default=200, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    heldout_every: int = Field(default=100, ge=1)
+    heldout_strata: int = Field(default=8, ge=1, le=1000)
+    """Timesteps at which the held-out loss is measured, evenly spread."""
+    log_every: int = Field(default=10, ge=1)
+    seed: int = Field(default=42, ge=0, lt=2**31)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that each process adds up before an update."""
+        return self.global_batch // (self.micro_batch * self.processes)
+
+
+class EvaluationConfig(Section):
+    """How the new adapter is judged."""
+
+    suite: str = Field(min_length=1)
+    """Path of the suite: prompts, seeds, sampler settings, margins."""
+    auto_promote: bool = False
+    """Move the alias `champion` without asking a person when the verdict is PROMOTE."""
+
+
+class Recipe(Section):
+    """Everything that a person decides about an adapter."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Name of the registered model: lower-case letters, digits and dashes."""
+    base: BaseConfig
+    dataset: DatasetConfig
+    video: VideoConfig
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig
+    cache: CacheConfig = CacheConfig()
+    evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _obey_the_rules(self) -> Self:
+        found = rule_problems({"lora": self.lora, "train": self.train})
+        if found:
+            raise ValueError("; ".join(str(problem) for problem in found))
+        return self
+
+    def training_digest(self) -> str:
+        """Digest of the parts that decide the adapter's weights; the evaluation is not one."""
+        parts = ("base", "video", "lora", "train", "cache")
+        return digest(self.model_dump(mode="json", include=set(parts)))
+
+
+def rule_problems(sections: Mapping[str, Section]) -> list[Problem]:
+    """Rules inside a section, applied to those sections that could be read."""
+    problems: list[Problem] = []
+    lora, train = sections.get("lora"), sections.get("train")
+    if isinstance(lora, LoraConfig) and not lora.allow_unusual:
+        problems += lora_problems(lora)
+    if isinstance(train, TrainConfig):
+        problems += train_problems(train)
+    return problems
+
+
+def lora_problems(lora: LoraConfig) -> list[Problem]:
+    """Departures from the rules of the model's own repository.
+
+    Source: CogVideo finetune/README: rank at least 64, alpha equal to rank or half of it; an alpha
+    of 1 is the trap of checkpoints that were trained with another framework's default.
+    """
+    problems = []
+    if lora.rank < MIN_RANK:
+        problems.append(
+            Problem(
+                "lora.rank",
+                lora.rank,
+                f"is below {MIN_RANK}, too small for CogVideoX to learn a concept",
+                f"use {MIN_RANK} or 128, or set lora.allow_unusual = true",
+            )
+        )
+    if lora.alpha not in (lora.rank, lora.rank // 2):
+        wrong = f"is neither lora.rank = {lora.rank} nor half of it"
+        if lora.alpha == 1:
+            wrong += f": the adapter would act at scale 1/{lora.rank} = {lora.scale:.3f}"
+        problems.append(
+            Problem(
+                "lora.alpha",
+                lora.alpha,
+                wrong,
+                f"use {lora.rank} or {lora.rank // 2}, or set lora.allow_unusual = true",
+            )
+        )
+    return problems
+
+
+def train_problems(train: TrainConfig) -> list[Problem]:
+    """Settings of one training section that contradict each other."""
+    problems = []
+    at_once = train.micro_batch * train.processes
+    if train.global_batch % at_once:
+        lower, upper = at_once * (train.global_batch // at_once), 0
+        upper = lower + at_once
+        better = " or ".join(str(batch) for batch in (lower, upper) if batch)
+        unit = "train.micro_batch" if train.processes == 1 else "micro_batch x processes"
+        problems.append(
+            Problem(
+                "train.global_batch",
+                train.global_batch,
+                f"is not a multiple of {unit} = {at_once}",
+                f"use {better}",
+            )
+        )
+    if train.warmup_steps >= train.steps:
+        problems.append(
+            Problem(
+                "train.warmup_steps",
+                train.warmup_steps,
+                f"never ends within train.steps = {train.steps}",
+                f"use at most {train.steps - 1}",
+            )
+        )
+    return problems
+
+
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """What is allowed, but must be said loudly and recorded with the adapter."""
+    if not recipe.lora.allow_unusual:
+        return []
+    return [f"allowed on request: {problem}" for problem in lora_problems(recipe.lora)]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: With every problem of the document, not only the first.
+    """
+    document = read_toml(path)
+    recipe, problems = parse_recipe(document)
+    if recipe is None:
+        raise ConfigError(str(path), problems)
+    return recipe
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: There is no such file, or it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+
+
+def parse_recipe(document: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """Turn a document into a recipe, or into all its problems.
+
+    Sections are read one by one, so that a typing error in one hides no problem of another.
+    """
+    problems: list[Problem] = []
+    sections: dict[str, Section] = {}
+    for name, kind in section_kinds().items():
+        if name in document:
+            section, found = parse_section(document[name], kind, name)
+            problems += found
+            if section is not None:
+                sections[name] = section
+    plain = {key: value for key, value in document.items() if key not in section_kinds()}
+    problems += _top_level_problems(document, plain)
+    problems += rule_problems(sections)
+    if problems:
+        return None, problems
+    return Recipe.model_validate({**plain, **sections}), []
+
+
+def section_kinds() -> dict[str, type[Section]]:
+    """The recipe's sections by name."""
+    return {
+        name: field.annotation
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def parse_section(
+    value: object, kind: type[Section], where: str
+) -> tuple[Section | None, list[Problem]]:
+    """Validate one section, turning every complaint into a problem with its place."""
+    try:
+        return kind.model_validate(value), []
+    except ValidationError as error:
+        return None, problems_of(error, where, tuple(kind.model_fields))
+
+
+def problems_of(error: ValidationError, where: str, names: tuple[str, ...]) -> list[Problem]:
+    """Translate pydantic's complaints; `names` are the keys that would have been right."""
+    problems = []
+    for detail in error.errors():
+        place = ".".join([where, *(str(part) for part in detail["loc"])]).strip(".")
+        if detail["type"] == "missing":
+            problems.append(Problem(place, None, "is missing", ""))
+        elif detail["type"] == "extra_forbidden":
+            problems.append(_unknown(place, detail["input"], str(detail["loc"][-1]), names))
+        else:
+            value = detail["input"]
+            shown = value if isinstance(value, bool | int | float | str) else None
+            message = detail["msg"].replace("Input should be", "").strip()
+            problems.append(Problem(place, shown, "is wrong", f"use {message}"))
+    return problems
+
+
+def _unknown(place: str, value: object, name: str, names: tuple[str, ...]) -> Problem:
+    closest = difflib.get_close_matches(name, names, n=1)
+    use = f'did you mean "{closest[0]}"?' if closest else "known: " + ", ".join(names)
+    return Problem(place, value if not isinstance(value, dict) else None, "is not a setting", use)
+
+
+def _top_level_problems(document: Mapping[str, Any], plain: Mapping[str, Any]) -> list[Problem]:
+    """Faults outside the sections: the name, the version, unknown or absent sections."""
+    fields = Recipe.model_fields
+    problems = [
+        _unknown(key, value, key, tuple(fields))
+        for key, value in plain.items()
+        if key not in fields
+    ]
+    problems += [
+        Problem(f"[{name}]" if name in section_kinds() else name, None, "is missing")
+        for name, field in fields.items()
+        if field.is_required() and name not in document
+    ]
+    if "name" in plain:
+        problems += _scalar_problems({"name": plain["name"]})
+    if plain.get("schema_version", 1) != 1:
+        problems.append(Problem("schema_version", plain["schema_version"], "is unknown", "use 1"))
+    return problems
+
+
+class _Name(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+def _scalar_problems(values: Mapping[str, Any]) -> list[Problem]:
+    try:
+        _Name.model_validate(values)
+    except ValidationError:
+        return [
+            Problem(
+                "name",
+                values["name"],
+                "is not a model name",
+                "use lower-case letters, digits and dashes, at most 63",
+            )
+        ]
+    return []

@@ -1,0 +1,87 @@
+"""The run folder: what the trainer reads, what it leaves behind.
+
+    run.json                 RunSpec: the resolved recipe and the digests of what went in
+    records/<key>.safetensors   materialised records
+    events.jsonl             one JSON object a line, in the order of time (see `events`)
+    checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
+    adapter/                 the exported adapter, present once training has finished
+    outcome.json             TrainOutcome, also when training failed
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cogvx.recipe import Recipe
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sample(_Document):
+    """A clip as training sees it: names of its records, and where it came from."""
+
+    clip: str
+    caption: str
+    latents: str
+    prompt: str
+
+
+class RunSpec(_Document):
+    """Everything that decides an adapter's bits, in one document.
+
+    `run` is the digest of recipe, manifest, base and code version: the run's identity.
+    """
+
+    schema_version: Literal[1] = 1
+    run: str
+    recipe: Recipe
+    manifest: str
+    base_folder: str
+    base_fingerprint: str
+    code_version: str
+    train: tuple[Sample, ...]
+    heldout: tuple[Sample, ...]
+    empty_prompt: str
+    warnings: tuple[str, ...] = ()
+
+
+class TrainOutcome(_Document):
+    """How a run ended. `error_kind` is the name of the error's class in `cogvx.errors`.
+
+    Losses are means of squared error in v; `heldout_before` is the bare base model's.
+    """
+
+    schema_version: Literal[1] = 1
+    status: Literal["completed", "failed", "stopped"]
+    step: int
+    steps: int
+    train_loss: float | None = None
+    heldout_before: float | None = None
+    heldout_after: float | None = None
+    seconds: float = 0.0
+    resumed_from: int | None = None
+    adapter_sha256: str | None = None
+    error_kind: str | None = None
+    error: str | None = None
+
+
+class RunFolder:
+    """Names of the parts of a run folder."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` need not exist yet."""
+        self.root = root
+        self.spec = root / "run.json"
+        self.records = root / "records"
+        self.events = root / "events.jsonl"
+        self.checkpoints = root / "checkpoints"
+        self.latest = root / "checkpoints" / "latest.json"
+        self.adapter = root / "adapter"
+        self.outcome = root / "outcome.json"
+
+    def record(self, name: str) -> Path:
+        """Where a materialised record lies."""
+        return self.records / f"{name}.safetensors"

@@ -1,0 +1,283 @@
+"""The CogVideoX family: what each member was trained with, and how to tell which one a folder holds.
+
+A checkpoint is recognised by its configuration, never by its name; what the configuration says
+(channels, compression, token limit) is taken from there, and only what it does not say (frame rule,
+rate, dtype, sampler) comes from this table. A hub id that is not on this machine yet is described
+by the table for planning, and checked against its own configuration once it is loaded.
+
+Source: configurations of zai-org/CogVideoX-*; CogVideo README; arXiv:2408.06072.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cogvx.errors import ConfigError
+from cogvx.shapes import Compression, VideoSize, video_tokens
+
+DType = Literal["float32", "bfloat16", "float16"]
+Sampler = Literal["dpm", "ddim"]
+
+TRAIN_TIMESTEPS = 1000
+LORA_MATRICES_PER_TARGET = 2
+
+# Every linear layer of the transformer, as peft sees the ends of their names.
+BLOCK_LINEARS = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "norm1.linear",
+    "norm2.linear",
+)
+OTHER_LINEARS = (
+    "patch_embed.text_proj",
+    "time_embedding.linear_1",
+    "time_embedding.linear_2",
+    "norm_out.linear",
+    "proj_out",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a member of the family was trained with and its configuration does not say.
+
+    `frame_step` N means N*k + 1 frames up to `max_frames`. `fixed_size` forbids any other size:
+    5b-I2V has learned positions for one size only.
+    """
+
+    name: str
+    image_to_video: bool
+    rotary: bool
+    learned_positions: bool
+    patch_t: int | None
+    has_ofs: bool
+    frame_step: int
+    max_frames: int
+    default_frames: int
+    fps: int
+    dtype: DType
+    bad_dtype: DType
+    sampler: Sampler
+    fixed_size: bool
+
+    @property
+    def slices_rotary(self) -> bool:
+        """1.5 cuts its rotary grid out of the largest one; 1.0 stretches it over the crop."""
+        return self.patch_t is not None
+
+
+_V1 = {"patch_t": None, "has_ofs": False, "frame_step": 8, "max_frames": 49, "default_frames": 49}
+_V15 = {
+    "rotary": True,
+    "learned_positions": False,
+    "patch_t": 2,
+    "frame_step": 16,
+    "max_frames": 161,
+    "default_frames": 81,
+    "fps": 16,
+    "dtype": "bfloat16",
+    "bad_dtype": "float16",
+    "sampler": "dpm",
+    "fixed_size": False,
+}
+
+
+def _variant(name: str, **facts: Any) -> Variant:
+    return Variant(name=name, **facts)
+
+
+COGVIDEOX_2B = _variant(
+    "CogVideoX-2b",
+    **_V1,
+    image_to_video=False,
+    rotary=False,
+    learned_positions=False,
+    fps=8,
+    dtype="float16",
+    bad_dtype="bfloat16",
+    sampler="ddim",
+    fixed_size=False,
+)
+COGVIDEOX_5B = _variant(
+    "CogVideoX-5b",
+    **_V1,
+    image_to_video=False,
+    rotary=True,
+    learned_positions=False,
+    fps=8,
+    dtype="bfloat16",
+    bad_dtype="float16",
+    sampler="dpm",
+    fixed_size=False,
+)
+COGVIDEOX_5B_I2V = _variant(
+    "CogVideoX-5b-I2V",
+    **_V1,
+    image_to_video=True,
+    rotary=True,
+    learned_positions=True,
+    fps=8,
+    dtype="bfloat16",
+    bad_dtype="float16",
+    sampler="dpm",
+    fixed_size=True,
+)
+COGVIDEOX_15_5B = _variant("CogVideoX1.5-5B", **_V15, image_to_video=False, has_ofs=False)
+COGVIDEOX_15_5B_I2V = _variant("CogVideoX1.5-5B-I2V", **_V15, image_to_video=True, has_ofs=True)
+
+VARIANTS = (
+    COGVIDEOX_2B,
+    COGVIDEOX_5B,
+    COGVIDEOX_5B_I2V,
+    COGVIDEOX_15_5B,
+    COGVIDEOX_15_5B_I2V,
+)
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """A base model as its own configuration describes it, and the variant it behaves like.
+
+    `sample_size` is the native size in pixels; `text_tokens` the padded length of a caption.
+    """
+
+    variant: Variant
+    layers: int
+    heads: int
+    head_dim: int
+    in_channels: int
+    out_channels: int
+    patch: int
+    patch_t: int | None
+    text_tokens: int
+    text_dim: int
+    sample_size: VideoSize
+    compression: Compression
+    latent_channels: int
+    scaling_factor: float
+    snr_shift_scale: float
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Names of the linear layers, as a LoRA target may name them."""
+        first = () if self.patch_t is None else ("patch_embed.proj",)
+        return BLOCK_LINEARS + first + OTHER_LINEARS
+
+    def tokens(self, size: VideoSize) -> int:
+        """Length of the joint sequence of text and video."""
+        return self.text_tokens + video_tokens(
+            self.compression.latent(size), self.patch, self.patch_t
+        )
+
+
+_T5_XXL = {"text_tokens": 226, "text_dim": 4096}
+_VAE = {"compression": Compression(temporal=4, spatial=8), "latent_channels": 16}
+
+
+def _published(variant: Variant, layers: int, heads: int, **other: Any) -> BaseFacts:
+    in_channels = 32 if variant.image_to_video else 16
+    size = VideoSize(81, 2400, 2400) if variant.slices_rotary else VideoSize(49, 480, 720)
+    return BaseFacts(
+        variant=variant,
+        layers=layers,
+        heads=heads,
+        head_dim=64,
+        in_channels=in_channels,
+        out_channels=16,
+        patch=2,
+        patch_t=variant.patch_t,
+        sample_size=size,
+        **_T5_XXL,
+        **_VAE,
+        **other,
+    )
+
+
+_HALF = {"scaling_factor": 0.7, "snr_shift_scale": 1.0}
+PUBLISHED = {
+    facts.variant.name: facts
+    for facts in (
+        _published(COGVIDEOX_2B, 30, 30, scaling_factor=1.15258426, snr_shift_scale=3.0),
+        _published(COGVIDEOX_5B, 42, 48, **_HALF),
+        _published(COGVIDEOX_5B_I2V, 42, 48, **_HALF),
+        _published(COGVIDEOX_15_5B, 42, 48, **_HALF),
+        _published(COGVIDEOX_15_5B_I2V, 42, 48, **_HALF),
+    )
+}
+PUBLISHERS = ("zai-org", "THUDM")
+
+
+def published_facts(hub_id: str) -> BaseFacts | None:
+    """What the table says of a hub id, for planning before the checkpoint is here."""
+    publisher, _, name = hub_id.partition("/")
+    return PUBLISHED.get(name) if publisher in PUBLISHERS else None
+
+
+def read_facts(folder: Path) -> BaseFacts:
+    """Describe the diffusers folder of a CogVideoX model from its configuration files.
+
+    Raises:
+        ConfigError: The folder is not a complete CogVideoX, or is of no kind that the table knows.
+    """
+    transformer = _read_config(folder, "transformer/config.json", "CogVideoXTransformer3DModel")
+    vae = _read_config(folder, "vae/config.json", "AutoencoderKLCogVideoX")
+    scheduler = _read_config(folder, "scheduler/scheduler_config.json", "CogVideoX")
+    if scheduler.get("prediction_type") != "v_prediction":
+        raise ConfigError(f"{folder}: the scheduler does not predict v, as every CogVideoX does")
+    spatial = 2 ** (len(vae["block_out_channels"]) - 1)
+    patch_t = transformer.get("patch_size_t")
+    in_channels, out_channels = transformer["in_channels"], transformer["out_channels"]
+    traits = {
+        "image_to_video": in_channels == 2 * out_channels,
+        "rotary": bool(transformer.get("use_rotary_positional_embeddings")),
+        "learned_positions": bool(transformer.get("use_learned_positional_embeddings")),
+        "patch_t": patch_t,
+        "has_ofs": transformer.get("ofs_embed_dim") is not None,
+    }
+    matches = [
+        variant
+        for variant in VARIANTS
+        if all(getattr(variant, name) == value for name, value in traits.items())
+    ]
+    if len(matches) != 1:
+        raise ConfigError(f"{folder}: no known CogVideoX has {traits}; see cogvx/variants.py")
+    return BaseFacts(
+        variant=matches[0],
+        layers=transformer["num_layers"],
+        heads=transformer["num_attention_heads"],
+        head_dim=transformer["attention_head_dim"],
+        in_channels=in_channels,
+        out_channels=out_channels,
+        patch=transformer["patch_size"],
+        patch_t=patch_t,
+        text_tokens=transformer["max_text_seq_length"],
+        text_dim=transformer["text_embed_dim"],
+        sample_size=VideoSize(
+            transformer["sample_frames"],
+            transformer["sample_height"] * spatial,
+            transformer["sample_width"] * spatial,
+        ),
+        compression=Compression(int(vae["temporal_compression_ratio"]), spatial),
+        latent_channels=vae["latent_channels"],
+        scaling_factor=vae["scaling_factor"],
+        snr_shift_scale=scheduler.get("snr_shift_scale", 3.0),
+    )
+
+
+def _read_config(folder: Path, name: str, class_name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not a CogVideoX model: {name} is missing")
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if class_name not in str(config.get("_class_name", "")):
+        found = config.get("_class_name")
+        raise ConfigError(f"{path} describes {found}, not a {class_name}")
+    return config
