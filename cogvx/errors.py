@@ -1,12 +1,12 @@
 """The exceptions of this project; the type says who acts.
 
-    CogvxError
-      UserError            the person who wrote the recipe or brought the clips
-        ConfigError        ... by editing a recipe or a setting; carries every problem at once
-        DataError          ... by mending, adding or removing clips
-      IntegrityError       nobody yet: bytes are not what their name says, so they are refused
-      TrainingDiverged     the owner of the recipe, after looking at the curves
-      TransientError       nobody: try again
+CogvxError
+  UserError            the person who wrote the recipe or brought the clips
+    ConfigError        ... by editing a recipe or a setting; carries every problem at once
+    DataError          ... by mending, adding or removing clips
+  IntegrityError       nobody yet: bytes are not what their name says, so they are refused
+  TrainingDiverged     the owner of the recipe, after looking at the curves
+  TransientError       nobody: try again
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class IntegrityError(CogvxError):
     exit_code = 3
 
 
-class TrainingDiverged(CogvxError):
+class TrainingDiverged(CogvxError):  # noqa: N818 - the name that the contract gives
     """The loss or the gradients stopped being finite; the last good checkpoint is kept."""
 
     exit_code = 4

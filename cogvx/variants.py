@@ -1,4 +1,4 @@
-"""The CogVideoX family: what each member was trained with, and how to tell which one a folder holds.
+"""The CogVideoX family: what each member was trained with, and which member a folder holds.
 
 A checkpoint is recognised by its configuration, never by its name; what the configuration says
 (channels, compression, token limit) is taken from there, and only what it does not say (frame rule,
@@ -175,11 +175,14 @@ class BaseFacts:
         )
 
 
-_T5_XXL = {"text_tokens": 226, "text_dim": 4096}
-_VAE = {"compression": Compression(temporal=4, spatial=8), "latent_channels": 16}
-
-
-def _published(variant: Variant, layers: int, heads: int, **other: Any) -> BaseFacts:
+def _published(
+    variant: Variant,
+    layers: int,
+    heads: int,
+    *,
+    scaling_factor: float = 0.7,
+    snr_shift_scale: float = 1.0,
+) -> BaseFacts:
     in_channels = 32 if variant.image_to_video else 16
     size = VideoSize(81, 2400, 2400) if variant.slices_rotary else VideoSize(49, 480, 720)
     return BaseFacts(
@@ -192,21 +195,23 @@ def _published(variant: Variant, layers: int, heads: int, **other: Any) -> BaseF
         patch=2,
         patch_t=variant.patch_t,
         sample_size=size,
-        **_T5_XXL,
-        **_VAE,
-        **other,
+        text_tokens=226,
+        text_dim=4096,
+        compression=Compression(temporal=4, spatial=8),
+        latent_channels=16,
+        scaling_factor=scaling_factor,
+        snr_shift_scale=snr_shift_scale,
     )
 
 
-_HALF = {"scaling_factor": 0.7, "snr_shift_scale": 1.0}
 PUBLISHED = {
     facts.variant.name: facts
     for facts in (
         _published(COGVIDEOX_2B, 30, 30, scaling_factor=1.15258426, snr_shift_scale=3.0),
-        _published(COGVIDEOX_5B, 42, 48, **_HALF),
-        _published(COGVIDEOX_5B_I2V, 42, 48, **_HALF),
-        _published(COGVIDEOX_15_5B, 42, 48, **_HALF),
-        _published(COGVIDEOX_15_5B_I2V, 42, 48, **_HALF),
+        _published(COGVIDEOX_5B, 42, 48),
+        _published(COGVIDEOX_5B_I2V, 42, 48),
+        _published(COGVIDEOX_15_5B, 42, 48),
+        _published(COGVIDEOX_15_5B_I2V, 42, 48),
     )
 }
 PUBLISHERS = ("zai-org", "THUDM")

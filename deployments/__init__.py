@@ -1,0 +1,1 @@
+"""Recipes, suites, and what is deployed."""

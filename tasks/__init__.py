@@ -1,0 +1,1 @@
+"""Adapters to the world: settings, clients, and the Prefect tasks."""

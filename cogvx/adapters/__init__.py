@@ -1,0 +1,1 @@
+"""The adapter file that people share: written, verified, described."""

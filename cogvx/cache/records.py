@@ -48,7 +48,8 @@ def unpack(data: bytes, name: str) -> Tensor:
     ((tensor_name, tensor),) = tensors.items()
     if metadata.get("sha256") != _checksum(tensor_name, tensor):
         raise IntegrityError(f"record {name} is damaged: its checksum does not match")
-    return tensor
+    verified: Tensor = tensor
+    return verified
 
 
 def describe(data: bytes) -> dict[str, str]:
@@ -66,7 +67,8 @@ def _pack(tensor_name: str, tensor: Tensor, key: LatentKey | PromptKey) -> bytes
         "sha256": _checksum(tensor_name, whole),
         "made_from": canonical_json(asdict(key)).decode(),
     }
-    return save({tensor_name: whole}, metadata)
+    packed: bytes = save({tensor_name: whole}, metadata)
+    return packed
 
 
 def _checksum(tensor_name: str, tensor: Tensor) -> str:

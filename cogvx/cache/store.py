@@ -51,7 +51,7 @@ class ObjectStore(Protocol):
         """What is known of an object, or None if there is none."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects whose key begins with `prefix`, in the order of their keys."""
         ...
 
@@ -126,8 +126,8 @@ class LocalStore:
         path = self._path(key)
         return self._describe(path) if path.is_file() else None
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.list`."""
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.entries`."""
         start = self.root / prefix.rpartition("/")[0]
         paths = (path for path in start.rglob("*") if path.is_file() and not files.is_aside(path))
         infos = (self._describe(path) for path in paths)
@@ -135,7 +135,7 @@ class LocalStore:
             (info for info in infos if info.key.startswith(prefix)), key=lambda info: info.key
         )
 
-    def fetch(self, key: str, folder: Path) -> Path:
+    def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
         """The file itself: nothing is copied."""
         path = self._path(key)
         if not path.is_file():
@@ -198,8 +198,8 @@ class MemoryStore:
         data = self.objects.get(check_key(key))
         return None if data is None else ObjectInfo(key, len(data), str(self._stamps[key]))
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.list`."""
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.entries`."""
         for key in sorted(self.objects):
             if key.startswith(prefix):
                 yield ObjectInfo(key, len(self.objects[key]), str(self._stamps[key]))

@@ -30,7 +30,7 @@ class ClipFacts(_Document):
 
 
 class Clip(_Document):
-    """An accepted clip: `key` is its place below the dataset, `start_frame` where its window starts."""
+    """An accepted clip: its place below the dataset, and where its window starts in the source."""
 
     key: str
     sha256: str

@@ -1,0 +1,1 @@
+"""Generate videos from one loaded base model and any number of adapters."""

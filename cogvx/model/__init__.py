@@ -1,0 +1,1 @@
+"""The parts of a CogVideoX checkpoint, loaded with explicit precision. Heavy libraries start here."""

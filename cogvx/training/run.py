@@ -1,11 +1,11 @@
 """The run folder: what the trainer reads, what it leaves behind.
 
-    run.json                 RunSpec: the resolved recipe and the digests of what went in
-    records/<key>.safetensors   materialised records
-    events.jsonl             one JSON object a line, in the order of time (see `events`)
-    checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
-    adapter/                 the exported adapter, present once training has finished
-    outcome.json             TrainOutcome, also when training failed
+run.json                 RunSpec: the resolved recipe and the digests of what went in
+records/<key>.safetensors   materialised records
+events.jsonl             one JSON object a line, in the order of time (see `events`)
+checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
+adapter/                 the exported adapter, present once training has finished
+outcome.json             TrainOutcome, also when training failed
 """
 
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Typed clients for object storage, MLflow and the trainer process."""
