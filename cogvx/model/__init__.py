@@ -1,1 +1,1 @@
-"""The parts of a CogVideoX checkpoint, loaded with explicit precision. Heavy libraries start here."""
+"""The parts of a CogVideoX checkpoint, in explicit precision. Heavy libraries start here."""
