@@ -4,7 +4,6 @@ Changing how clips are decoded, resized or encoded means raising the matching ve
 records stay valid under their old names.
 """
 
-import unicodedata
 from dataclasses import asdict, dataclass
 
 from cogvx.digest import digest
@@ -73,8 +72,3 @@ class PromptKey:
 def record_path(kind: str, name: str) -> str:
     """Where a record lies: fanned out over its first two digits."""
     return f"records/{kind}/{name[:2]}/{name}.safetensors"
-
-
-def normalise_caption(text: str) -> str:
-    """One form for texts that mean the same to the tokenizer: NFC, single spaces, no ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
