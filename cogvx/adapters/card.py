@@ -1,0 +1,70 @@
+"""The card an adapter carries inside its file: what it is, and what it was made from.
+
+It is read without torch, so that a control machine can look at adapters.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cogvx.adapters.container import read_header
+from cogvx.errors import IntegrityError
+from cogvx.variants import DType
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+CARD_KEY = "cogvx_card"
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+
+
+class AdapterCard(BaseModel):
+    """What an adapter is and what it was made from.
+
+    `rank` and `alpha` are those of the training; the file's own strength is always 1, because
+    alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    run: str
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    targets: tuple[str, ...] = Field(min_length=1)
+    base_path: str
+    base_revision: str | None = None
+    base_fingerprint: str
+    base_dtype: DType
+    recipe: str
+    manifest: str
+    steps: int = Field(ge=0)
+    warnings: tuple[str, ...] = ()
+    libraries: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output was multiplied with while it was trained."""
+        return self.alpha / self.rank
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide an adapter's bits, for the card."""
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def read_card(path: Path) -> AdapterCard | None:
+    """The card inside an adapter file; None when another program wrote the file.
+
+    Raises:
+        IntegrityError: The file is damaged, or its card is not one of ours.
+    """
+    text = read_header(path).metadata.get(CARD_KEY)
+    if text is None:
+        return None
+    try:
+        return AdapterCard.model_validate_json(text)
+    except ValidationError as error:
+        raise IntegrityError(f"{path}: the card under {CARD_KEY} is damaged: {error}") from error
