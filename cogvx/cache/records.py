@@ -2,6 +2,9 @@
 
 A record of latents keeps the posterior's mean and log-variance, unscaled and unpadded, so that
 every epoch draws fresh latents and models with the same VAE share it.
+
+The label is one metadata entry of canonical JSON, because safetensors writes several in no fixed
+order and equal records should be equal bytes. The checksum covers the label and the tensor.
 """
 
 import hashlib
@@ -19,6 +22,7 @@ from cogvx.errors import IntegrityError
 
 MOMENTS = "moments_cfhw"
 EMBEDDING = "embedding_sd"
+LABEL = "record"
 _AXES = {MOMENTS: "2*channels, frames, height, width", EMBEDDING: "tokens, width"}
 
 
@@ -39,45 +43,48 @@ def unpack(data: bytes, name: str) -> Tensor:
         IntegrityError: The bytes are torn, altered, or another record's.
     """
     try:
+        # Verifies that the header ends inside the file and that the tensors fill the rest.
         tensors = load(data)
-        metadata = _metadata(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+        label = _read_label(data)
+        ((tensor_name, tensor),) = tensors.items()
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise IntegrityError(f"record {name} is damaged: {error}") from error
-    if metadata.get("key") != name or len(tensors) != 1:
-        raise IntegrityError(f"record {name} says that it is {metadata.get('key')}")
-    ((tensor_name, tensor),) = tensors.items()
-    if metadata.get("sha256") != _checksum(tensor_name, tensor):
+    if label.get("key") != name:
+        raise IntegrityError(f"record {name} is damaged: it says that it is {label.get('key')}")
+    checksum = label.pop("sha256", None)
+    if checksum != _checksum(label, tensor_name, tensor):
         raise IntegrityError(f"record {name} is damaged: its checksum does not match")
     verified: Tensor = tensor
     return verified
 
 
-def describe(data: bytes) -> dict[str, str]:
-    """What a record says of itself, without its tensor."""
-    return _metadata(data)
-
-
 def _pack(tensor_name: str, tensor: Tensor, key: LatentKey | PromptKey) -> bytes:
     whole = tensor.detach().cpu().contiguous()
-    metadata = {
+    label: dict[str, object] = {
         "key": key.digest,
         "axes": _AXES[tensor_name],
-        "shape": "x".join(str(extent) for extent in whole.shape),
+        "shape": list(whole.shape),
         "dtype": str(whole.dtype).removeprefix("torch."),
-        "sha256": _checksum(tensor_name, whole),
-        "made_from": canonical_json(asdict(key)).decode(),
+        "made_from": asdict(key),
     }
-    packed: bytes = save({tensor_name: whole}, metadata)
+    label["sha256"] = _checksum(label, tensor_name, whole)
+    packed: bytes = save({tensor_name: whole}, {LABEL: canonical_json(label).decode()})
     return packed
 
 
-def _checksum(tensor_name: str, tensor: Tensor) -> str:
-    hasher = hashlib.sha256(f"{tensor_name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    hasher.update(tensor.view(torch.uint8).numpy().tobytes())
+def _checksum(label: dict[str, object], tensor_name: str, tensor: Tensor) -> str:
+    """Sha256 of the label without its checksum, the header's own facts, and the elements."""
+    hasher = hashlib.sha256(canonical_json(label))
+    hasher.update(f"{tensor_name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    # Flattened first: a scalar cannot be viewed as bytes.
+    hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def _read_label(data: bytes) -> dict[str, object]:
     header_bytes = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_bytes])
-    return dict(header.get("__metadata__") or {})
+    label = json.loads((header.get("__metadata__") or {})[LABEL])
+    if not isinstance(label, dict):
+        raise ValueError("its label is not an object")  # noqa: TRY004 - the bytes are wrong
+    return label

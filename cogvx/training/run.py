@@ -13,20 +13,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.cache.plan import Sample
 from cogvx.recipe import Recipe
+
+__all__ = ["RunFolder", "RunSpec", "Sample", "TrainOutcome"]
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Sample(_Document):
-    """A clip as training sees it: names of its records, and where it came from."""
-
-    clip: str
-    caption: str
-    latents: str
-    prompt: str
 
 
 class RunSpec(_Document):
