@@ -1,0 +1,83 @@
+"""Between people's media and the transformer's: video to latents and back, captions to embeddings.
+
+Everything runs without gradients, in the precision that the given parts were loaded in.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from cogvx.errors import DataError
+from cogvx.model.load import TextEncoder
+from cogvx.shapes import Compression, VideoSize
+
+
+@torch.no_grad()
+def encode_video(vae: AutoencoderKLCogVideoX, rgb_bcfhw: Tensor) -> Tensor:
+    """Encode video into the parameters of the VAE's posterior.
+
+    The parameters are kept rather than a sample, so that every epoch can draw fresh latents.
+
+    Args:
+        vae: Frozen, on its device, in the dtype to encode in.
+        rgb_bcfhw: RGB in [-1, 1]; sizes as `Compression.latent` allows.
+
+    Returns:
+        Mean and log-variance stacked on channels, `(b, 2c, f, h, w)`, in the VAE's dtype and
+        unscaled: multiply a sample by `vae.config.scaling_factor` before adding noise.
+
+    Raises:
+        DataError: The clip does not divide evenly into latents, or overflows the VAE's dtype.
+
+    Source: diffusers `AutoencoderKLCogVideoX.encode`; paper arXiv:2408.06072.
+    """
+    compression = Compression(
+        temporal=int(vae.config.temporal_compression_ratio),
+        spatial=2 ** (len(vae.config.block_out_channels) - 1),
+    )
+    try:
+        compression.latent(VideoSize(*rgb_bcfhw.shape[2:]))
+    except ValueError as error:
+        raise DataError(f"a clip does not divide into latents: {error}") from error
+    moments_bcfhw: Tensor = vae.encode(
+        rgb_bcfhw.to(device=vae.device, dtype=vae.dtype)
+    ).latent_dist.parameters
+    if not moments_bcfhw.isfinite().all():
+        raise DataError(f"a clip's latents are not finite in {vae.dtype}; encode in float32")
+    return moments_bcfhw
+
+
+@torch.no_grad()
+def encode_prompts(text: TextEncoder, captions: Sequence[str], max_length: int) -> Tensor:
+    """Encode captions as the CogVideoX pipelines do: padded to `max_length`, nothing masked.
+
+    The model was trained on the embeddings of the padding too; a mask would be new to it.
+
+    Returns:
+        `(b, s, d)` with s = `max_length` tokens, in the encoder's dtype; a longer caption is cut.
+
+    Source: diffusers `CogVideoXPipeline._get_t5_prompt_embeds`.
+    """
+    tokens = text.tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=max_length,
+        truncation=True,
+        add_special_tokens=True,
+        return_tensors="pt",
+    )
+    embeds_bsd: Tensor = text.encoder(tokens.input_ids.to(text.encoder.device))[0]
+    return embeds_bsd.to(text.encoder.dtype)
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKLCogVideoX, latents_bcfhw: Tensor) -> Tensor:
+    """Decode scaled latents, as the transformer sees them, into RGB in [-1, 1].
+
+    Source: diffusers `CogVideoXPipeline.decode_latents`.
+    """
+    scaled = latents_bcfhw.to(device=vae.device, dtype=vae.dtype)
+    rgb_bcfhw: Tensor = vae.decode(1 / vae.config.scaling_factor * scaled).sample
+    return rgb_bcfhw.clamp(-1, 1)

@@ -1,0 +1,106 @@
+"""Which base model this is: its folder on this machine, and a name made from its bytes.
+
+Nothing heavy is imported, so that a control machine can plan without a GPU stack.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError, Problem, TransientError
+
+VAE_PARTS = ("vae",)
+TEXT_PARTS = ("text_encoder", "tokenizer")
+BASE_PARTS = ("transformer", "scheduler", "vae", "text_encoder", "tokenizer")
+
+_CONTENT_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
+_BUSY = (408, 429, 500, 502, 503, 504)
+
+
+def resolve_base(path: str, revision: str | None) -> Path:
+    """Find a base model on this machine, downloading it from the hub if it is not there.
+
+    Only configuration, safetensors and the tokenizer's files are downloaded.
+
+    Args:
+        path: A diffusers folder, or a hub id such as zai-org/CogVideoX-5b.
+        revision: Commit, tag or branch of the hub repository; a folder has none.
+
+    Raises:
+        ConfigError: `path` is neither, or a folder was given a revision.
+        TransientError: The hub is there but too busy to answer.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            problem = Problem(
+                "base.revision", revision, "means nothing for a folder", "remove it or use a hub id"
+            )
+            raise ConfigError(str(problem))
+        return folder
+    if path.count("/") != 1 or path.startswith(("/", ".", "~")):
+        raise ConfigError(str(Problem("base.path", path, "is not a folder on this machine")))
+    return _download(path, revision)
+
+
+def fingerprint(folder: Path, parts: Sequence[str]) -> str:
+    """Hex sha256 over the names and bytes of configuration and weights below some subfolders.
+
+    The same files give the same fingerprint wherever they lie; READMEs and what an interrupted
+    writer left behind do not count. A file is read once per process while its size and time stay.
+
+    Raises:
+        ConfigError: A subfolder is missing or holds nothing that counts.
+    """
+    hasher = hashlib.sha256()
+    for part in sorted(parts):
+        names = _content_files(folder / part)
+        if not names:
+            raise ConfigError(f"{folder} is not a complete CogVideoX model: {part}/ is missing")
+        for path in names:
+            stat = path.stat()
+            content = _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+            hasher.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return hasher.hexdigest()
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    wanted = [f"{part}/*{suffix}" for part in BASE_PARTS for suffix in _CONTENT_SUFFIXES]
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=["model_index.json", *wanted]
+            )
+        )
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in _BUSY:
+            raise TransientError(f"the hub did not give {hub_id} this time: {error}") from error
+        raise _not_a_base(hub_id, error) from error
+    except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_a_base(hub_id, error) from error
+
+
+def _not_a_base(hub_id: str, error: Exception) -> ConfigError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    wrong = f"is neither a folder nor a model that the hub can give: {reason}"
+    return ConfigError(str(Problem("base.path", hub_id, wrong)))
+
+
+def _content_files(part: Path) -> list[Path]:
+    """Files that decide what a part computes, ordered by their names below it."""
+    found = (
+        path
+        for path in part.rglob("*")
+        if path.is_file() and path.suffix in _CONTENT_SUFFIXES and not path.name.startswith(".")
+    )
+    return sorted(found, key=lambda path: path.relative_to(part).as_posix())
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - they key the memory
+    return sha256_file(path)
