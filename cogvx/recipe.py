@@ -206,9 +206,8 @@ def train_problems(train: TrainConfig) -> list[Problem]:
     problems = []
     at_once = train.micro_batch * train.processes
     if train.global_batch % at_once:
-        lower, upper = at_once * (train.global_batch // at_once), 0
-        upper = lower + at_once
-        better = " or ".join(str(batch) for batch in (lower, upper) if batch)
+        lower = at_once * (train.global_batch // at_once)
+        better = " or ".join(str(batch) for batch in (lower, lower + at_once) if batch)
         unit = "train.micro_batch" if train.processes == 1 else "micro_batch x processes"
         problems.append(
             Problem(
@@ -265,24 +264,25 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_recipe(document: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
-    """Turn a document into a recipe, or into all its problems.
+    """Turn a document into a recipe, or into all its problems."""
+    sections, problems = read_sections(document)
+    if problems:
+        return None, problems
+    plain = {key: value for key, value in document.items() if key not in section_kinds()}
+    return Recipe.model_validate({**plain, **sections}), []
 
-    Sections are read one by one, so that a typing error in one hides no problem of another.
-    """
-    problems: list[Problem] = []
+
+def read_sections(document: Mapping[str, Any]) -> tuple[dict[str, Section], list[Problem]]:
+    """Read the sections one by one, so that a slip in one hides no problem of another."""
+    problems = _top_level_problems(document)
     sections: dict[str, Section] = {}
     for name, kind in section_kinds().items():
-        if name in document:
-            section, found = parse_section(document[name], kind, name)
+        if name in document or not Recipe.model_fields[name].is_required():
+            section, found = parse_section(document.get(name, {}), kind, name)
             problems += found
             if section is not None:
                 sections[name] = section
-    plain = {key: value for key, value in document.items() if key not in section_kinds()}
-    problems += _top_level_problems(document, plain)
-    problems += rule_problems(sections)
-    if problems:
-        return None, problems
-    return Recipe.model_validate({**plain, **sections}), []
+    return sections, problems + rule_problems(sections)
 
 
 def section_kinds() -> dict[str, type[Section]]:
@@ -327,9 +327,10 @@ def _unknown(place: str, value: object, name: str, names: tuple[str, ...]) -> Pr
     return Problem(place, value if not isinstance(value, dict) else None, "is not a setting", use)
 
 
-def _top_level_problems(document: Mapping[str, Any], plain: Mapping[str, Any]) -> list[Problem]:
+def _top_level_problems(document: Mapping[str, Any]) -> list[Problem]:
     """Faults outside the sections: the name, the version, unknown or absent sections."""
     fields = Recipe.model_fields
+    plain = {key: value for key, value in document.items() if key not in section_kinds()}
     problems = [
         _unknown(key, value, key, tuple(fields))
         for key, value in plain.items()

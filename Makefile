@@ -1,0 +1,52 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv by themselves.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+DEMO    := .cogvx/demo
+RECIPE  := deployments/recipes/nano-demo.toml
+# The first interpreter between 3.11 and 3.13, or what PYTHON names.
+PYTHON  ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+    $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+    && echo $$name && break; done)
+
+.PHONY: demo test check up clean lock
+.DEFAULT_GOAL := demo
+
+# The whole chain on the embedded default: clips in, an evaluated and registered adapter out.
+demo: $(READY) $(DEMO)/base/model_index.json $(DEMO)/clips/metadata.jsonl
+	@$(BIN)/cogvx retrain $(RECIPE)
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/cogvx check $(RECIPE) --no-files
+
+# Prefect and MLflow in a browser, over what the demo made.
+up: $(READY)
+	@$(BIN)/cogvx up
+
+clean:
+	rm -rf .cogvx build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+lock:
+	PYTHON=$(PYTHON) infra/lock.sh
+
+$(DEMO)/base/model_index.json: | $(READY)
+	@$(BIN)/cogvx nano $(DEMO)/base
+
+$(DEMO)/clips/metadata.jsonl: | $(READY)
+	@$(BIN)/cogvx world $(DEMO)/clips --clips 24
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "cogvx needs Python 3.11, 3.12 or 3.13; name one with PYTHON=..."; exit 2; }
+	@echo "Setting up $(VENV) with $(PYTHON): about 2.5 GB, a few minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --progress-bar off --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

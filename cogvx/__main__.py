@@ -1,0 +1,85 @@
+"""The command line of what needs no server: `python -m cogvx`, and the first half of `cogvx`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cogvx.check import check_file
+from cogvx.errors import CogvxError
+from cogvx.files import is_aside
+
+app = typer.Typer(
+    help="Retrain, evaluate and promote CogVideoX LoRA adapters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+adapter_app = typer.Typer(help="Look at adapter files.", no_args_is_help=True)
+app.add_typer(adapter_app, name="adapter")
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
+
+
+@app.command()
+def check(recipe: RecipePath) -> None:
+    """List every problem of a recipe, or say what it will train."""
+    checked = check_file(recipe)
+    lora, train, facts = checked.recipe.lora, checked.recipe.train, checked.facts
+    for warning in checked.warnings:
+        typer.secho(f"WARNING: {warning}", fg="yellow", err=True)
+    typer.echo(f"{recipe}: no problems")
+    if facts is None:
+        typer.echo(f"  base     {checked.recipe.base.path}: not on this machine, checked when loaded")
+    else:
+        tokens = f"{facts.tokens(checked.recipe.video.size):,} tokens a clip"
+        layers = f"{facts.layers} layers of width {facts.heads * facts.head_dim}"
+        typer.echo(f"  base     {facts.variant.name} kind, {layers}, {tokens}")
+    targets = ", ".join(lora.targets)
+    typer.echo(f"  adapter  rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}")
+    typer.echo(
+        f"  training {train.steps} steps of {train.global_batch} clip(s): {train.processes} "
+        f"process(es) x {train.micro_batch} at once x {train.accumulation} accumulated"
+    )
+
+
+@app.command()
+def nano(
+    folder: Annotated[Path, typer.Argument(help="Where the model is written.")],
+    seed: Annotated[int, typer.Option(help="Decides the random weights.")] = 0,
+) -> None:
+    """Build the toy CogVideoX that the demo runs on, as an ordinary diffusers folder."""
+    from cogvx.model.nano.build import build_nano  # noqa: PLC0415 - loads torch
+
+    build_nano(folder, seed=seed)
+    mebibytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+    typer.echo(f"toy CogVideoX written to {folder}: {mebibytes:.1f} MiB")
+
+
+@app.command()
+def world(
+    folder: Annotated[Path, typer.Argument(help="Where the clips are written.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = 24,
+    seed: Annotated[int, typer.Option(help="Decides the clips.")] = 0,
+) -> None:
+    """Draw small captioned clips: flat shapes that move over flat backgrounds."""
+    from cogvx.model.nano.world import render_world  # noqa: PLC0415 - loads the codecs
+
+    render_world(folder, clips=clips, seed=seed)
+    found = sum(1 for file in folder.glob("*.mp4") if not is_aside(file))
+    typer.echo(f"{found} captioned clips written to {folder}")
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Run a command line; an error that we raised on purpose becomes its sentence and exit code."""
+    try:
+        command()
+    except CogvxError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    guarded(app)

@@ -1,0 +1,49 @@
+"""Progress that a person can follow: a line every few seconds, and a bar in the Prefect UI."""
+
+import logging
+import re
+import time
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Reports how far one piece of work has come; call it with what is done and the total."""
+
+    def __init__(self, what: str, unit: str, logger: logging.Logger) -> None:
+        """`what` names the work, `unit` what is counted."""
+        self._what = what
+        self._unit = unit
+        self._logger = logger
+        self._started = time.monotonic()
+        self._said = self._started
+        self._artifact: UUID | None = None
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Say where the work is, unless that was said a moment ago."""
+        now = time.monotonic()
+        finished = done >= total
+        if total < 1 or (not finished and now - self._said < _SECONDS_BETWEEN_LINES):
+            return
+        self._said = now
+        left = "" if finished or not done else f", {self._seconds_left(done, total):.0f} s left"
+        line = f"{self._what}: {done}/{total} {self._unit}{left}"
+        self._logger.info("%s%s", line, f" - {detail}" if detail else "")
+        self._show(100.0 * done / total)
+
+    def _seconds_left(self, done: int, total: int) -> float:
+        return (time.monotonic() - self._started) / done * (total - done)
+
+    def _show(self, percent: float) -> None:
+        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+            return
+        if self._artifact is None:
+            key = re.sub(r"[^a-z0-9]+", "-", self._what.lower()).strip("-")
+            created = create_progress_artifact(percent, key=key, description=self._what)
+            self._artifact = created if isinstance(created, UUID) else None
+        else:
+            update_progress_artifact(self._artifact, percent)

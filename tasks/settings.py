@@ -1,0 +1,91 @@
+"""Where things are and what opens them: the only reader of the environment.
+
+Every setting has the prefix COGVX_ and may also stand in a file `.env`. Without any, everything
+lives in one folder, `.cogvx`, on this machine.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one process; secrets never leave this object in clear."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COGVX_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    home: Path = Path(".cogvx")
+    """Folder of the embedded store, of MLflow's database and of run folders."""
+    store_url: str = ""
+    """Object store: s3://bucket/prefix, or empty for a folder below home."""
+    tracking_uri: str = ""
+    """MLflow server, or empty for an SQLite file below home."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where encoding and generation run."""
+    s3_endpoint_url: str | None = None
+    """Endpoint of an S3-compatible server; empty means AWS."""
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_region: str | None = None
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI, the embedded database by default."""
+        return self.tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
+
+    @property
+    def mlflow_artifacts(self) -> Path | None:
+        """Artifact folder of the embedded MLflow; a server has its own."""
+        return None if self.tracking_uri else (self.home / "mlflow-artifacts").resolve()
+
+    @property
+    def work(self) -> Path:
+        """Scratch folder for fetched clips and videos; may be deleted at any time."""
+        return self.home / "work"
+
+    def run_folder(self, run: str) -> Path:
+        """Where the trainer of this run works."""
+        return self.home / "runs" / run[:16]
+
+    def report_folder(self, run: str) -> Path:
+        """Where a person finds this run's report."""
+        return self.home / "reports" / run[:16]
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
+def prepare_process() -> None:
+    """Set the defaults that Prefect, MLflow and the hub read when they are imported.
+
+    What the environment already says wins. Telemetry is off; Prefect's database lies with
+    everything else; our loggers reach the Prefect UI.
+    """
+    home = settings().home.resolve()
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvx,tasks,flows",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

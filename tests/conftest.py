@@ -1,0 +1,26 @@
+"""What every test may use: the toy model, a small dataset, and the S3 server's fixtures."""
+
+from pathlib import Path
+
+import pytest
+
+from cogvx.model.nano.build import build_nano
+from cogvx.model.nano.world import render_world
+
+pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.radosgw"]
+
+
+@pytest.fixture(scope="session")
+def nano_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy CogVideoX as a diffusers folder; do not change it."""
+    folder = tmp_path_factory.mktemp("nano") / "base"
+    build_nano(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve captioned clips in the videofolder form; do not change them."""
+    folder = tmp_path_factory.mktemp("world") / "clips"
+    render_world(folder, clips=12, seed=1)
+    return folder
