@@ -1,0 +1,160 @@
+"""What a video file says of itself, and whether it can be read at all.
+
+Frames are counted from the packets, because containers often do not say, or say what an edit list
+then hides. The file's first frame is decoded: it proves that there is a decoder, and only it knows
+the display rotation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from cogvx.data.manifest import ClipFacts
+from cogvx.errors import DataError
+
+# Raise it when the same file may be described differently; remembered facts are then forgotten.
+PROBE_VERSION = 1
+
+# A declared rate is kept over the measured one if they agree: Matroska rounds times to 1 ms.
+_RATE_TOLERANCE = Fraction(1, 100)
+
+
+@dataclass(frozen=True)
+class Track:
+    """The video track that players choose.
+
+    `ticks` are the times of its frames in units of `time_base` seconds, ascending; `hidden` counts
+    the packets that an edit list tells players not to show. `height` and `width` are of the picture
+    as shown: after `rotation` (degrees counterclockwise) and with square pixels.
+    """
+
+    codec: str
+    pixel_format: str
+    height: int
+    width: int
+    rotation: int
+    fps: Fraction
+    time_base: Fraction
+    ticks: tuple[int, ...]
+    hidden: int
+
+    @property
+    def times_s(self) -> tuple[Fraction, ...]:
+        """When each frame is shown, in seconds."""
+        return tuple(tick * self.time_base for tick in self.ticks)
+
+
+def probe(path: Path) -> ClipFacts:
+    """Describe a clip.
+
+    Raises:
+        DataError: The file is no video, is cut short, or its first frame does not decode.
+    """
+    track = read_track(path)
+    return ClipFacts(
+        width=track.width,
+        height=track.height,
+        frames=len(track.ticks),
+        fps=float(track.fps),
+        codec=track.codec,
+    )
+
+
+def read_track(path: Path) -> Track:
+    """Read the clock and the picture size of a file's video track.
+
+    Raises:
+        DataError: As `probe`.
+    """
+    if path.stat().st_size == 0:
+        raise DataError("the file is empty")
+    with open_video(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        shown = [packet for packet in packets if not packet.is_discard]
+        ticks = sorted(_tick(packet) for packet in shown)
+        if not ticks:
+            raise DataError("its video track has no frames")
+        time_base = Fraction(stream.time_base)
+        fps = _rate(ticks, time_base, stream)
+        _require_whole(stream, len(packets), ticks, Fraction(1) / (fps * time_base))
+        codec = str(stream.codec_context.codec.canonical_name)
+    rotation, pixel_format, height, width = _first_picture(path)
+    return Track(
+        codec=codec,
+        pixel_format=pixel_format,
+        height=height,
+        width=width,
+        rotation=rotation,
+        fps=fps,
+        time_base=time_base,
+        ticks=tuple(ticks),
+        hidden=len(packets) - len(shown),
+    )
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its best video stream, the one that players and decord show.
+
+    Raises:
+        DataError: The file is no video; also for what fails while the container is open.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                kinds = sorted({str(other.type) for other in container.streams})
+                raise DataError(f"the file holds no video, only {', '.join(kinds) or 'nothing'}")
+            yield container, stream
+    except PermissionError as error:
+        raise DataError("the file may not be read") from error
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "its text is not UTF-8"
+        raise DataError(f"the file cannot be read as a video: {reason}") from error
+
+
+def _tick(packet: Any) -> int:
+    tick = packet.dts if packet.pts is None else packet.pts
+    if tick is None:
+        raise DataError("its frames carry no times")
+    return int(tick)
+
+
+def _rate(ticks: list[int], time_base: Fraction, stream: Any) -> Fraction:
+    declared = Fraction(stream.average_rate) if stream.average_rate else None
+    span = (ticks[-1] - ticks[0]) * time_base
+    measured = (len(ticks) - 1) / span if span > 0 else None
+    if measured is None and declared is None:
+        raise DataError("it is a single picture without a frame rate")
+    if declared and (measured is None or abs(declared / measured - 1) <= _RATE_TOLERANCE):
+        return declared
+    assert measured is not None
+    return measured
+
+
+def _require_whole(stream: Any, packets: int, ticks: list[int], frame_ticks: Fraction) -> None:
+    # Fewer packets than declared is also what a trimmed clip has, but its duration is trimmed too.
+    if packets >= stream.frames or not stream.duration:
+        return
+    if ticks[-1] - ticks[0] + frame_ticks < stream.duration - frame_ticks:
+        raise DataError(f"the file is cut short: {packets} of its {stream.frames} frames are there")
+
+
+def _first_picture(path: Path) -> tuple[int, str, int, int]:
+    """Rotation, pixel format, height and width as shown."""
+    with open_video(path) as (container, stream):
+        frame = next(iter(container.decode(stream)), None)
+        if frame is None:
+            raise DataError("none of its frames can be decoded")
+        rotation = int(frame.rotation)
+        if rotation % 90:
+            raise DataError(f"it is to be shown rotated by {rotation} degrees; use 0, 90, 180, 270")
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        height, width = int(frame.height), round(frame.width * aspect)
+        upright = (height, width) if rotation % 180 == 0 else (width, height)
+        return rotation, str(frame.format.name), *upright
