@@ -48,7 +48,8 @@ def attach_lora(
         target_modules=list(lora.targets),
         init_lora_weights=True,
     )
-    with _undisturbed_random_state(transformer.device):
+    on_gpu = [transformer.device] if transformer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_gpu):
         transformer.add_adapter(config, adapter_name=ADAPTER)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in _lora_parameters(transformer).items():
@@ -101,10 +102,6 @@ def _lora_parameters(transformer: CogVideoXTransformer3DModel) -> dict[str, nn.P
         for name, parameter in transformer.named_parameters()
         if f".{ADAPTER}." in name and ".lora_" in name
     }
-
-
-def _undisturbed_random_state(device: torch.device) -> "torch.random.fork_rng":
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _require_targets(transformer: CogVideoXTransformer3DModel, targets: tuple[str, ...]) -> None:

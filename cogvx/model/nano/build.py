@@ -15,7 +15,7 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
-from torch import nn
+from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 from cogvx import files
@@ -42,7 +42,7 @@ def build_nano(folder: Path, *, seed: int = 0) -> None:
         FileExistsError: Something stands at `folder`.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         pipeline = CogVideoXPipeline(
             tokenizer=build_tokenizer(),
             text_encoder=build_text_encoder(),
@@ -98,12 +98,13 @@ def build_vae() -> AutoencoderKLCogVideoX:
         sample_width=SIDE,
         scaling_factor=SCALING_FACTOR,
     )
-    last: nn.Conv3d = vae.encoder.conv_out.conv
+    weight: Tensor = vae.encoder.conv_out.conv.weight
+    bias: Tensor = vae.encoder.conv_out.conv.bias
     with torch.no_grad():
-        last.weight[:LATENT_CHANNELS] *= _MEAN_GAIN
-        last.bias[:LATENT_CHANNELS] = 0.0
-        last.weight[LATENT_CHANNELS:] *= 0.01
-        last.bias[LATENT_CHANNELS:] = _POSTERIOR_LOG_VARIANCE
+        weight[:LATENT_CHANNELS] *= _MEAN_GAIN
+        weight[LATENT_CHANNELS:] *= 0.01
+        bias[:LATENT_CHANNELS] = 0.0
+        bias[LATENT_CHANNELS:] = _POSTERIOR_LOG_VARIANCE
     return vae.eval()
 
 

@@ -1,0 +1,313 @@
+"""Generate videos from one loaded base model and any number of adapters, switched by weight.
+
+Adapters are never merged into the base, so taking them away gives the base back bit for bit.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.model.encode import encode_prompts
+from cogvx.model.load import (
+    TextEncoder,
+    load_scheduler,
+    load_text,
+    load_transformer,
+    load_vae,
+)
+from cogvx.shapes import VideoSize
+from cogvx.variants import TRAIN_TIMESTEPS, BaseFacts, DType, Sampler, read_facts
+
+_LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes a video. `steps` divides 1000; `guidance` 1 means none."""
+
+    steps: int
+    guidance: float
+    sampler: Sampler
+    dynamic_guidance: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to generate; `fps` is the rate that it is meant to be played at."""
+
+    prompt: str
+    seed: int
+    size: VideoSize
+    fps: int
+    sampling: Sampling
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An adapter in a session: layers that it changes, and alpha / rank as they apply it."""
+
+    name: str
+    modules: int
+    scale: float
+
+
+class Session:
+    """A base model in memory, its adapters, and the weights that they act with."""
+
+    facts: BaseFacts
+    transformer: CogVideoXTransformer3DModel
+
+    def __init__(
+        self, base_folder: Path, facts: BaseFacts, *, text: TextEncoder, pipeline: CogVideoXPipeline
+    ) -> None:
+        """Take loaded parts; `open` loads them."""
+        self.facts = facts
+        self.transformer = pipeline.transformer
+        self._base_folder = base_folder
+        self._text = text
+        self._pipeline = pipeline
+        self._embeddings: dict[str, Tensor] = {}
+        self._attached: dict[str, Attached] = {}
+        self._keys: dict[str, str] = {}
+        self._loads = 0
+        self._weights: dict[str, float] = {}
+
+    @classmethod
+    def open(
+        cls, base_folder: Path, *, dtype: DType, device: str = "cpu", tiling: bool = False
+    ) -> "Session":
+        """Load a base model once, for any number of videos.
+
+        Args:
+            base_folder: The diffusers folder of a text-to-video CogVideoX.
+            dtype: Precision of every part.
+            device: Where every part lies.
+            tiling: Decode in tiles: less memory, slightly other pixels.
+
+        Raises:
+            ConfigError: The folder holds no such model.
+        """
+        facts = read_facts(base_folder)
+        if facts.variant.image_to_video:
+            raise ConfigError(
+                f"{base_folder} is {facts.variant.name}, which starts from an image; use a"
+                " text-to-video model"
+            )
+        text = load_text(base_folder, dtype=dtype, device=device)
+        pipeline = CogVideoXPipeline(
+            tokenizer=text.tokenizer,
+            text_encoder=text.encoder,
+            vae=load_vae(base_folder, dtype=dtype, device=device, tiling=tiling),
+            transformer=load_transformer(base_folder, dtype=dtype, device=device),
+            scheduler=load_scheduler(base_folder, facts.variant.sampler),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return cls(base_folder, facts, text=text, pipeline=pipeline)
+
+    def attach(self, name: str, adapter_file: Path) -> Attached:
+        """Load an adapter file the way that every diffusers user does.
+
+        It changes no video before `use` gives it a weight. diffusers accepts a file of which it
+        knows only some tensors, or none; here every pair of tensors must have found its layer.
+
+        Raises:
+            ConfigError: There is no such file, or the name is taken.
+            IntegrityError: The file is no adapter of this model; the session is as before.
+
+        Source: diffusers `CogVideoXLoraLoaderMixin.load_lora_weights`.
+        """
+        if name in self._attached:
+            raise ConfigError(f'an adapter "{name}" is already attached; detach it first')
+        pairs = _count_pairs(adapter_file)
+        # A key of our own, as peft takes no dots in names, and diffusers looks for a name anywhere
+        # in the names of tensors before it warns.
+        key = f"adapter_{self._loads:04d}"
+        self._loads += 1
+        scales = self._load(key, adapter_file)
+        if len(scales) != pairs:
+            self._forget(key)
+            raise IntegrityError(
+                f"{adapter_file} holds {pairs} adapted layers, of which {len(scales)} exist in"
+                f" {self._base_folder}"
+            )
+        self._keys[name] = key
+        self._attached[name] = Attached(name=name, modules=len(scales), scale=max(scales))
+        self._apply()
+        return self._attached[name]
+
+    def use(self, weights: Mapping[str, float]) -> None:
+        """Set the weight of every adapter; what is not named has none, so `{}` is the base.
+
+        Weights are absolute: 0.5 twice is 0.5. At 1.0 an adapter acts as it was trained.
+
+        Raises:
+            ConfigError: An adapter is not attached, or a weight is not finite; nothing changes.
+        """
+        problems = [
+            Problem(f"adapters.{name}", weight, "is not attached", "attach its file first")
+            for name, weight in weights.items()
+            if name not in self._attached
+        ]
+        problems += [
+            Problem(f"adapters.{name}", weight, "is not finite", "use a number such as 1.0")
+            for name, weight in weights.items()
+            if not math.isfinite(weight)
+        ]
+        if problems:
+            raise ConfigError("these adapters cannot be used", problems)
+        self._weights = dict(weights)
+        self._apply()
+
+    def detach(self, name: str) -> None:
+        """Remove an adapter from memory; the others keep their weights.
+
+        Raises:
+            ConfigError: It is not attached.
+        """
+        if name not in self._attached:
+            raise ConfigError(f'no adapter "{name}" is attached')
+        del self._attached[name]
+        self._weights.pop(name, None)
+        self._forget(self._keys.pop(name))
+
+    def generate(self, request: Request) -> np.ndarray:
+        """Generate one video; the same request and weights give the same pixels.
+
+        Returns:
+            uint8 `(f, h, w, 3)` of exactly the request's size.
+
+        Raises:
+            ConfigError: The request cannot be sampled with this model.
+            IntegrityError: The model gave pixels that are not finite.
+        """
+        self._require_possible(request)
+        sampling, size = request.sampling, request.size
+        guided = sampling.guidance > 1
+        self._pipeline.scheduler = load_scheduler(self._base_folder, sampling.sampler)
+        video_bfhwc = self._pipeline(
+            prompt_embeds=self._embed(request.prompt),
+            negative_prompt_embeds=self._embed(request.negative_prompt) if guided else None,
+            height=size.height,
+            width=size.width,
+            num_frames=size.frames,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            use_dynamic_cfg=sampling.dynamic_guidance,
+            max_sequence_length=self.facts.text_tokens,
+            # on the CPU, so that a seed means the same noise on every device
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="np",
+        ).frames
+        if not np.isfinite(video_bfhwc).all():
+            raise IntegrityError(
+                f"{self.facts.variant.name} in {self.transformer.dtype} gave pixels that are not"
+                f" finite for seed {request.seed}"
+            )
+        rgb_fhwc: np.ndarray = np.rint(video_bfhwc[0] * 255).astype(np.uint8)
+        return rgb_fhwc
+
+    def _require_possible(self, request: Request) -> None:
+        problems = []
+        steps, size = request.sampling.steps, request.size
+        if steps < 1 or TRAIN_TIMESTEPS % steps:
+            better = min(_divisors(TRAIN_TIMESTEPS), key=lambda divisor: abs(divisor - steps))
+            wrong = f"does not divide {TRAIN_TIMESTEPS}, so steps would overlap"
+            problems.append(Problem("sampling.steps", steps, wrong, f"use {better}"))
+        patch = self.facts.compression.spatial * self.facts.patch
+        try:
+            self.facts.compression.latent(size)
+        except ValueError as error:
+            problems.append(Problem("size", str(size), f"does not suit the model: {error}"))
+        if size.height % patch or size.width % patch:
+            wrong = f"has a side that is not a multiple of {patch}"
+            problems.append(Problem("size", str(size), wrong))
+        if problems:
+            raise ConfigError("this video cannot be generated", problems)
+
+    def _embed(self, prompt: str) -> Tensor:
+        if prompt not in self._embeddings:
+            embeds_bsd = encode_prompts(self._text, [prompt], self.facts.text_tokens)
+            self._embeddings[prompt] = embeds_bsd.to(self.transformer.dtype)
+        return self._embeddings[prompt]
+
+    def _load(self, key: str, adapter_file: Path) -> list[float]:
+        """Load a file under a key; the scale of each layer that it changed."""
+        try:
+            with warnings.catch_warnings():
+                # several adapters in one model are what a session is for
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                self._pipeline.load_lora_weights(
+                    adapter_file.parent,
+                    weight_name=adapter_file.name,
+                    adapter_name=key,
+                    local_files_only=True,
+                )
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            self._forget(key)
+            raise IntegrityError(f"{adapter_file} does not fit the base model: {error}") from error
+        return [
+            float(module.scaling[key])
+            for module in self.transformer.modules()
+            if key in getattr(module, "lora_A", ())
+        ]
+
+    def _apply(self) -> None:
+        """Make the layers agree with `_weights`; a weight of zero is no adapter at all."""
+        if not self._attached:
+            return
+        acting = {self._keys[name]: weight for name, weight in self._weights.items() if weight}
+        if acting:
+            self.transformer.enable_lora()
+            self.transformer.set_adapters(list(acting), list(acting.values()))
+        else:
+            self.transformer.disable_lora()
+
+    def _forget(self, key: str) -> None:
+        """Drop an adapter's tensors; without any left, the plain layers come back."""
+        if not self._attached:
+            self._pipeline.unload_lora_weights()
+            return
+        if key in self.transformer.peft_config:
+            self.transformer.delete_adapters(key)
+        self._apply()
+
+
+def _count_pairs(adapter_file: Path) -> int:
+    """How many layers a file adapts.
+
+    Raises:
+        ConfigError: There is no such file.
+        IntegrityError: It is no adapter.
+    """
+    if not adapter_file.is_file():
+        raise ConfigError(f"{adapter_file}: there is no such adapter file")
+    try:
+        with safe_open(adapter_file, framework="pt") as tensors:
+            names: list[str] = list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{adapter_file} is damaged: {error}") from error
+    ends = {end: _stems(names, end) for end in (_LORA_A, _LORA_B)}
+    if not ends[_LORA_A]:
+        raise IntegrityError(f"{adapter_file} holds no LoRA tensors in diffusers' form")
+    alone = ends[_LORA_A] ^ ends[_LORA_B]
+    if alone:
+        raise IntegrityError(f"{adapter_file} holds one of two tensors for {min(alone)}")
+    return len(ends[_LORA_A])
+
+
+def _stems(names: list[str], end: str) -> set[str]:
+    return {name.removesuffix(end) for name in names if name.endswith(end)}
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
