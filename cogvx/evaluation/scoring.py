@@ -1,0 +1,98 @@
+"""From files to an arm's scores: every mp4 is decoded once, checked, and measured."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from cogvx.evaluation.documents import AdapterUse, ArmResult, HeldoutScore, VideoScore
+from cogvx.evaluation.metrics import measure, sanity_faults
+from cogvx.evaluation.render import Arm, Rendered
+from cogvx.evaluation.suite import Suite
+from cogvx.mp4 import Mp4, read_mp4
+from cogvx.recipe import VideoConfig
+
+
+class ClipLoss(Protocol):
+    """A held-out loss as the trainer's measurement gives it."""
+
+    @property
+    def clip(self) -> str:
+        """Which clip."""
+        ...
+
+    @property
+    def timestep(self) -> int:
+        """At which timestep."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Mean squared error of v."""
+        ...
+
+
+def score_arm(
+    arm: Arm,
+    videos: Sequence[Rendered],
+    *,
+    suite: Suite,
+    video: VideoConfig,
+    heldout: Iterable[ClipLoss] = (),
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ArmResult:
+    """Measure an arm's videos. A broken one is reported as a fault, never left out.
+
+    Args:
+        arm: Whose videos these are.
+        videos: As `render_arm` returns them.
+        suite: What they were rendered under.
+        video: The size and rate that every file must have.
+        heldout: The arm's held-out losses, where it was measured on clips.
+        on_progress: Called with videos scored and videos in all.
+
+    Raises:
+        DataError: A file cannot be decoded at all.
+    """
+    scores = []
+    for rendered in videos:
+        decoded = read_mp4(rendered.path)
+        scores.append(
+            VideoScore(
+                prompt=rendered.prompt_id,
+                seed=rendered.seed,
+                key=rendered.key,
+                values=measure(decoded.rgb_fhwc),
+                faults=(*shape_faults(decoded, video), *sanity_faults(decoded.rgb_fhwc)),
+            )
+        )
+        on_progress(len(scores), len(videos))
+    losses = list(heldout)
+    return ArmResult(
+        name=arm.name,
+        suite=suite.digest,
+        adapters=tuple(
+            AdapterUse(sha256=adapter.sha256, weight=adapter.weight) for adapter in arm.adapters
+        ),
+        videos=tuple(scores),
+        heldout=tuple(
+            HeldoutScore(clip=loss.clip, timestep=loss.timestep, loss=loss.loss)
+            for loss in losses
+            if math.isfinite(loss.loss)
+        ),
+        faults=tuple(
+            f"{arm.name}'s held-out loss of {loss.clip} at timestep {loss.timestep} is not finite."
+            for loss in losses
+            if not math.isfinite(loss.loss)
+        ),
+    )
+
+
+def shape_faults(decoded: Mp4, video: VideoConfig) -> tuple[str, ...]:
+    """Where a file's frames, size or rate are not what was asked for."""
+    frames, height, width = decoded.rgb_fhwc.shape[:3]
+    faults = []
+    if (frames, height, width) != (video.frames, video.height, video.width):
+        faults.append(f"is {frames}x{height}x{width}, not {video.size}")
+    if not math.isclose(decoded.fps, video.fps, rel_tol=1e-3):
+        faults.append(f"plays at {decoded.fps:g} frames a second, not {video.fps}")
+    return tuple(faults)
