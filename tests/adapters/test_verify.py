@@ -1,0 +1,208 @@
+"""The reload check: it passes what is the trained adapter and refuses everything else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from safetensors.torch import load_file, save_file
+
+from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.adapters.export import export_adapter
+from cogvx.adapters.verify import verify_export
+from cogvx.errors import IntegrityError
+from cogvx.model.lora import attach_lora
+from cogvx.model.nano.build import build_nano
+from cogvx.recipe import LoraConfig
+from cogvx.shapes import Compression, VideoSize
+from cogvx.variants import VARIANTS, BaseFacts, DType, Variant, read_facts
+from tests.adapters.toys import toy_card, trained
+
+
+@pytest.fixture(scope="module")
+def facts(nano_base: Path) -> BaseFacts:
+    return read_facts(nano_base)
+
+
+@pytest.fixture
+def exported(nano_base: Path, tmp_path: Path) -> tuple[CogVideoXTransformer3DModel, Path]:
+    transformer = trained(nano_base, rank=8, alpha=4)
+    return transformer, export_adapter(transformer, tmp_path / "adapter", card=toy_card())
+
+
+def altered(file: Path, folder: Path, factor: float, ending: str = ".lora_B.weight") -> Path:
+    folder.mkdir()
+    tensors = {
+        name: tensor * factor if name.endswith(ending) else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    return folder / ADAPTER_FILE
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("rank", "alpha"), [(8, 8), (8, 4), (6, 4)])
+def test_what_was_exported_is_what_was_trained(
+    nano_base: Path, tmp_path: Path, facts: BaseFacts, dtype: DType, rank: int, alpha: int
+) -> None:
+    transformer = trained(nano_base, rank=rank, alpha=alpha, dtype=dtype)
+    card = toy_card(rank=rank, alpha=alpha, base_dtype=dtype)
+    file = export_adapter(transformer, tmp_path, card=card)
+    check = verify_export(transformer, file, base_folder=nano_base, facts=facts)
+    assert check.modules == 4 * facts.layers
+    assert check.effect > 0
+    assert check.strength_ratio == pytest.approx(1, abs=1e-6 if dtype == "float32" else 1e-3)
+
+
+def toy_facts(variant: Variant) -> BaseFacts:
+    """A member of the family at toy size."""
+    channels = 4
+    return BaseFacts(
+        variant=variant,
+        layers=2,
+        heads=2,
+        head_dim=16,
+        in_channels=2 * channels if variant.image_to_video else channels,
+        out_channels=channels,
+        patch=2,
+        patch_t=variant.patch_t,
+        text_tokens=6,
+        text_dim=8,
+        sample_size=VideoSize(9 if variant.patch_t is None else 13, 32, 32),
+        compression=Compression(4, 8),
+        latent_channels=channels,
+        scaling_factor=0.7,
+        snr_shift_scale=1.0,
+    )
+
+
+def toy_transformer(facts: BaseFacts) -> CogVideoXTransformer3DModel:
+    side = facts.sample_size.height // facts.compression.spatial
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=facts.heads,
+        attention_head_dim=facts.head_dim,
+        in_channels=facts.in_channels,
+        out_channels=facts.out_channels,
+        time_embed_dim=16,
+        ofs_embed_dim=16 if facts.variant.has_ofs else None,
+        text_embed_dim=facts.text_dim,
+        num_layers=facts.layers,
+        sample_width=side,
+        sample_height=side,
+        sample_frames=facts.sample_size.frames,
+        patch_size=facts.patch,
+        patch_size_t=facts.patch_t,
+        max_text_seq_length=facts.text_tokens,
+        use_rotary_positional_embeddings=facts.variant.rotary,
+        use_learned_positional_embeddings=facts.variant.learned_positions,
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_member_of_the_family_can_be_verified(variant: Variant, tmp_path: Path) -> None:
+    facts = toy_facts(variant)
+    torch.manual_seed(0)
+    toy_transformer(facts).save_pretrained(tmp_path / "transformer")
+    transformer = CogVideoXTransformer3DModel.from_pretrained(tmp_path, subfolder="transformer")
+    attach_lora(transformer, LoraConfig(rank=4, alpha=2, allow_unusual=True), seed=0)
+    for name, parameter in transformer.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_()
+    file = export_adapter(transformer, tmp_path / "adapter", card=toy_card(rank=4, alpha=2))
+    check = verify_export(transformer, file, base_folder=tmp_path, facts=facts)
+    assert check.modules == 8
+    assert check.strength_ratio == pytest.approx(1, abs=1e-6)
+    assert check.effect > 1e-3
+
+
+def test_the_trained_transformer_is_left_as_it_was(
+    nano_base: Path, facts: BaseFacts, exported: tuple[CogVideoXTransformer3DModel, Path]
+) -> None:
+    transformer, file = exported
+    transformer.train()
+    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    trainable = [name for name, part in transformer.named_parameters() if part.requires_grad]
+    random_state = torch.get_rng_state()
+    verify_export(transformer, file, base_folder=nano_base, facts=facts)
+    after = transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert trainable == [
+        name for name, part in transformer.named_parameters() if part.requires_grad
+    ]
+    assert transformer.training
+    assert list(transformer.peft_config) == ["default"]
+    assert torch.equal(random_state, torch.get_rng_state())
+
+
+def test_a_file_that_lost_alpha_is_refused_with_its_strength(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    unbaked = altered(file, tmp_path / "unbaked", 2.0)
+    with pytest.raises(IntegrityError, match=r"acts at 2\.0000 times"):
+        verify_export(transformer, unbaked, base_folder=nano_base, facts=facts)
+
+
+def test_a_strength_that_is_off_by_a_thousandth_is_noticed(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    weaker = altered(file, tmp_path / "weaker", 0.999)
+    with pytest.raises(IntegrityError, match=r"0\.9990 times"):
+        verify_export(transformer, weaker, base_folder=nano_base, facts=facts)
+
+
+def test_another_adapter_of_the_same_strength_is_refused(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    opposite = altered(file, tmp_path / "opposite", -1.0)
+    with pytest.raises(IntegrityError, match="output differs"):
+        verify_export(transformer, opposite, base_folder=nano_base, facts=facts)
+
+
+def test_another_base_is_refused(
+    facts: BaseFacts, exported: tuple[CogVideoXTransformer3DModel, Path], tmp_path: Path
+) -> None:
+    transformer, file = exported
+    build_nano(tmp_path / "other", seed=9)
+    with pytest.raises(IntegrityError, match="output differs"):
+        verify_export(transformer, file, base_folder=tmp_path / "other", facts=facts)
+
+
+def test_a_file_without_the_prefix_reaches_no_module_and_is_refused(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    tensors = {name.removeprefix("transformer."): part for name, part in load_file(file).items()}
+    save_file(tensors, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match="to 0 modules"):
+        verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
+
+
+def test_a_file_that_lacks_a_layer_is_refused(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    kept = {
+        name: part for name, part in load_file(file).items() if "_blocks.0.attn1.to_q" not in name
+    }
+    save_file(kept, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match=f"to {4 * facts.layers - 1} modules"):
+        verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
