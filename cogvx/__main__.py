@@ -32,13 +32,17 @@ def check(recipe: RecipePath) -> None:
         typer.secho(f"WARNING: {warning}", fg="yellow", err=True)
     typer.echo(f"{recipe}: no problems")
     if facts is None:
-        typer.echo(f"  base     {checked.recipe.base.path}: not on this machine, checked when loaded")
+        typer.echo(
+            f"  base     {checked.recipe.base.path}: not on this machine, checked when loaded"
+        )
     else:
         tokens = f"{facts.tokens(checked.recipe.video.size):,} tokens a clip"
         layers = f"{facts.layers} layers of width {facts.heads * facts.head_dim}"
         typer.echo(f"  base     {facts.variant.name} kind, {layers}, {tokens}")
     targets = ", ".join(lora.targets)
-    typer.echo(f"  adapter  rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}")
+    typer.echo(
+        f"  adapter  rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}"
+    )
     typer.echo(
         f"  training {train.steps} steps of {train.global_batch} clip(s): {train.processes} "
         f"process(es) x {train.micro_batch} at once x {train.accumulation} accumulated"

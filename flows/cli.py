@@ -1,0 +1,119 @@
+"""The command `cogvx`: what needs no server, and one command for each flow."""
+
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from cogvx.__main__ import RecipePath, app, guarded
+from cogvx.check import check_file
+from cogvx.recipe import Recipe
+from tasks import summary
+from tasks.settings import prepare_process
+
+# Prefect is imported inside the commands: it reads its settings on import, and `cogvx check`
+# should not wait for it.
+
+
+@app.command()
+def retrain(recipe: RecipePath) -> None:
+    """Run the whole chain; stops at once when nothing changed since the last verdict."""
+    loaded = _begin(recipe)
+    from flows.retrain import retrain as flow  # noqa: PLC0415
+
+    _show(f"retrain {loaded.name}", summary.summary_rows(flow(loaded)))
+
+
+@app.command()
+def cache(recipe: RecipePath) -> None:
+    """Survey the clips and encode what the cache lacks."""
+    loaded = _begin(recipe)
+    from flows.cache import cache as flow  # noqa: PLC0415
+
+    _show(f"cache {loaded.name}", summary.cache_rows(flow(loaded)))
+
+
+@app.command()
+def train(recipe: RecipePath) -> None:
+    """Train the adapter on what was cached; goes on where an interrupted run stopped."""
+    loaded = _begin(recipe)
+    from flows.train import train as flow  # noqa: PLC0415
+
+    _show(f"train {loaded.name}", summary.train_rows(flow(loaded)))
+
+
+@app.command()
+def register(recipe: RecipePath) -> None:
+    """Register the trained adapter in MLflow as the challenger."""
+    loaded = _begin(recipe)
+    from flows.register import register as flow  # noqa: PLC0415
+
+    _show(f"register {loaded.name}", summary.register_rows(flow(loaded)))
+
+
+@app.command()
+def evaluate(recipe: RecipePath) -> None:
+    """Judge the challenger against the champion, or against the base if there is none."""
+    loaded = _begin(recipe)
+    from flows.evaluate import evaluate as flow  # noqa: PLC0415
+
+    _show(f"evaluate {loaded.name}", summary.evaluate_rows(flow(loaded)))
+
+
+@app.command()
+def promote(recipe: RecipePath) -> None:
+    """Make the challenger the champion, if it was judged better and the recipe allows it."""
+    loaded = _begin(recipe)
+    from flows.promote import promote as flow  # noqa: PLC0415
+
+    _show(f"promote {loaded.name}", summary.promote_rows(flow(loaded)))
+
+
+@app.command()
+def up() -> None:
+    """Serve Prefect's and MLflow's pages over what was made here, until Ctrl-C."""
+    prepare_process()
+    _log_to_terminal()
+    from tasks.clients.servers import serve_until_interrupted  # noqa: PLC0415
+
+    serve_until_interrupted()
+
+
+def _begin(path: Path) -> Recipe:
+    """Check the recipe before anything slow is imported, and set up this process."""
+    checked = check_file(path)
+    prepare_process()
+    _log_to_terminal()
+    return checked.recipe
+
+
+def _log_to_terminal() -> None:
+    """Show our own loggers on stderr; Prefect shows its warnings by itself."""
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, show_level=False, log_time_format="[%X]"
+    )
+    for name in ("cogvx", "tasks", "flows"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def _show(title: str, rows: list[summary.Row]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in rows:
+        table.add_row(name, fact)
+    Console(file=sys.stdout).print(table)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    guarded(app)
+
+
+if __name__ == "__main__":
+    main()

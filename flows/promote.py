@@ -1,0 +1,14 @@
+"""Move the alias `champion` to a challenger that was judged better."""
+
+from prefect import flow
+
+from cogvx.recipe import Recipe
+from tasks.documents import PromoteReport
+from tasks.promote import promote_adapter
+from tasks.workbench import open_workbench
+
+
+@flow(name="promote", flow_run_name="promote {recipe.name}")
+def promote(recipe: Recipe) -> PromoteReport:
+    """Promote if the verdict is PROMOTE and the recipe allows it; otherwise say why not."""
+    return promote_adapter(open_workbench(recipe))

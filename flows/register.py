@@ -1,0 +1,14 @@
+"""Register the trained adapter in MLflow as the challenger."""
+
+from prefect import flow
+
+from cogvx.recipe import Recipe
+from tasks.documents import RegisterReport
+from tasks.register import register_adapter
+from tasks.workbench import open_workbench
+
+
+@flow(name="register", flow_run_name="register {recipe.name}")
+def register(recipe: Recipe) -> RegisterReport:
+    """Register the recipe's newest adapter; the same run is never registered twice."""
+    return register_adapter(open_workbench(recipe))

@@ -1,0 +1,17 @@
+"""Train the adapter of a recipe on what the cache holds."""
+
+from prefect import flow
+
+from cogvx.recipe import Recipe
+from tasks.documents import TrainReport
+from tasks.train import train_adapter
+from tasks.workbench import open_workbench
+
+
+@flow(name="train", flow_run_name="train {recipe.name}")
+def train(recipe: Recipe) -> TrainReport:
+    """Train, export and verify one adapter; an interrupted run goes on where it stopped.
+
+    The trainer is launched by a direct call: a submitted task would never hear a cancellation.
+    """
+    return train_adapter(open_workbench(recipe))

@@ -1,0 +1,85 @@
+"""What the stages hand on and print: small JSON documents, one a stage."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CacheReport(_Document):
+    """What the cache stage found and did; `manifest` is the digest of the accepted clips."""
+
+    dataset: str
+    manifest: str
+    accepted: int
+    heldout: int
+    rejected: dict[str, int]
+    records_encoded: int
+    records_reused: int
+
+
+class TrainReport(_Document):
+    """The adapter of a run; `trained` is False when it was there already."""
+
+    run: str
+    trained: bool
+    steps: int
+    resumed_from: int | None
+    train_loss: float | None
+    heldout_before: float | None
+    heldout_after: float | None
+    adapter: str
+    adapter_sha256: str
+
+
+class RegisterReport(_Document):
+    """The registered version; `created` is False when this run was registered before."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: bool
+
+
+class EvaluateReport(_Document):
+    """The verdict on a version and where a person reads why."""
+
+    name: str
+    version: int
+    reference: str
+    verdict: str
+    reasons: tuple[str, ...]
+    report: str
+    videos_rendered: int
+    videos_reused: int
+
+
+class PromoteReport(_Document):
+    """What happened to the aliases, in a sentence."""
+
+    name: str
+    version: int
+    promoted: bool
+    aliases: tuple[str, ...]
+    reason: str
+
+
+class Unchanged(_Document):
+    """Nothing changed since this version was judged."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    verdict: str
+
+
+class RetrainReport(_Document):
+    """One retraining from clips to verdict; or `unchanged` alone when there was nothing to do."""
+
+    unchanged: Unchanged | None = None
+    cache: CacheReport | None = None
+    train: TrainReport | None = None
+    register_: RegisterReport | None = None
+    evaluate: EvaluateReport | None = None
+    promote: PromoteReport | None = None

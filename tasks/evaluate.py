@@ -1,0 +1,162 @@
+"""Judge the registered adapter: who it is compared with, the verdict, and where it is kept."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cogvx.data.manifest import Manifest
+from cogvx.errors import ConfigError
+from cogvx.evaluation.documents import EvaluationReport
+from cogvx.evaluation.judge import judge
+from cogvx.evaluation.suite import Suite, load_suite, overlap_problems
+from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Point, Registry, Version
+from tasks.documents import EvaluateReport
+from tasks.lineage import JUDGED_TAG, NO_CHAMPION, REFERENCE_TAG, VERDICT_TAG, judgement
+from tasks.register import open_registry, registered_version
+from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.workbench import Workbench, code_version
+
+if TYPE_CHECKING:
+    from cogvx.evaluation.render import Arm
+    from tasks.measure import MeasuredArm
+
+logger = logging.getLogger(__name__)
+
+
+@task(
+    name="evaluate adapter",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def evaluate_adapter(bench: Workbench) -> EvaluateReport:
+    """Compare the newest version with the champion, or with the bare base while there is none.
+
+    Raises:
+        ConfigError: The adapter is not registered, or the suite asks for training captions.
+        IntegrityError: An adapter has no effect, or a file is not the registered one.
+    """
+    manifest, registry = bench.latest_manifest(), open_registry(bench)
+    version = registered_version(bench, registry)
+    champion = registry.get_alias(bench.recipe.name, CHAMPION)
+    if champion is not None and champion.version == version.version:
+        champion = None
+    suite = _suite(bench, manifest)
+
+    from tasks.measure import measure_arms  # noqa: PLC0415 - loads the GPU stack
+
+    arms = measure_arms(bench, _arms(bench, registry, version, champion), suite, manifest)
+    report = judge(
+        suite,
+        model=bench.recipe.name,
+        candidate=arms[-1].result,
+        reference=arms[-2].result,
+        base=arms[0].result if len(arms) > 2 else None,
+        provenance=_provenance(bench, manifest, version),
+    )
+    page = _write(bench, registry, version, report, arms)
+    reference = NO_CHAMPION if champion is None else str(champion.version)
+    registry.tag_version(
+        version.name,
+        version.version,
+        {
+            VERDICT_TAG: report.verdict.outcome,
+            REFERENCE_TAG: reference,
+            JUDGED_TAG: judgement(bench.recipe, suite),
+        },
+    )
+    videos = [video for arm in arms for video in arm.videos]
+    rendered = sum(video.fresh for video in videos)
+    return EvaluateReport(
+        name=version.name,
+        version=version.version,
+        reference=report.verdict.reference,
+        verdict=report.verdict.outcome,
+        reasons=report.verdict.reasons,
+        report=str(page),
+        videos_rendered=rendered,
+        videos_reused=len(videos) - rendered,
+    )
+
+
+def _suite(bench: Workbench, manifest: Manifest) -> Suite:
+    path = bench.recipe.evaluation.suite
+    suite = load_suite(Path(path))
+    problems = overlap_problems(suite, [clip.caption for clip in manifest.train])
+    if problems:
+        raise ConfigError(path, problems)
+    return suite
+
+
+def _arms(
+    bench: Workbench, registry: Registry, version: Version, champion: Version | None
+) -> "tuple[Arm, ...]":
+    """Base, champion if there is one, and last the challenger."""
+    from cogvx.evaluation.render import AdapterAtWeight, Arm  # noqa: PLC0415 - loads torch
+
+    arms = [Arm("base")]
+    for role, found in (("champion", champion), ("challenger", version)):
+        if found is not None:
+            folder = bench.work / "adapters" / f"{found.name}-{found.version}"
+            path = registry.download(found.name, found.version, folder)
+            adapter = AdapterAtWeight(found.tags[ADAPTER_TAG], path)
+            arms.append(Arm(f"{role} v{found.version}", (adapter,)))
+    return tuple(arms)
+
+
+def _provenance(bench: Workbench, manifest: Manifest, version: Version) -> dict[str, str]:
+    return {
+        "registered as": version.uri,
+        "recipe": bench.recipe.training_digest(),
+        "clips": f"{bench.dataset.url} ({len(manifest.clips)} accepted)",
+        "manifest": manifest.content_digest(),
+        "base": f"{bench.recipe.base.path} {bench.base_fingerprint[:16]}",
+        "adapter": version.tags[ADAPTER_TAG],
+        "run": bench.run_identity(manifest),
+        "cogvx": code_version(),
+    }
+
+
+def _write(
+    bench: Workbench,
+    registry: Registry,
+    version: Version,
+    report: EvaluationReport,
+    arms: "tuple[MeasuredArm, ...]",
+) -> Path:
+    """Write the report, keep it with the MLflow run, and return the page's path."""
+    from cogvx.evaluation.report import write_report  # noqa: PLC0415 - decodes videos
+
+    videos = {
+        (arm.arm.name, video.prompt_id, video.seed): video.path
+        for arm in arms
+        for video in arm.videos
+    }
+    folder = bench.settings.report_folder(bench.run_identity(bench.latest_manifest()))
+    files = write_report(report, videos, folder)
+    registry.log_artifact(version.run_id, folder, folder="evaluation")
+    registry.log_metrics(version.run_id, _points(report))
+    return files.html
+
+
+def _points(report: EvaluationReport) -> list[Point]:
+    """Both arms' means and the effect with its bounds, for each metric."""
+    points = []
+    for row in report.verdict.comparisons:
+        values = {
+            "reference": row.reference,
+            "candidate": row.candidate,
+            "effect": row.effect.mean,
+            "effect_low": row.effect.low,
+            "effect_high": row.effect.high,
+        }
+        points += [
+            Point(f"eval/{row.metric}/{name}", value)
+            for name, value in values.items()
+            if value is not None
+        ]
+    return points

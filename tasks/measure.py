@@ -1,0 +1,127 @@
+"""Measure the arms of an evaluation. Loads the GPU stack: import it inside a task's body.
+
+One model is loaded for all arms, and only if a video or a held-out loss is missing from the store.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cogvx.cache.keys import record_path
+from cogvx.cache.materialise import materialise
+from cogvx.cache.plan import Sample, samples
+from cogvx.data.manifest import Manifest
+from cogvx.digest import canonical_json, digest
+from cogvx.evaluation.documents import ArmResult, HeldoutScore
+from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm
+from cogvx.evaluation.scoring import score_arm
+from cogvx.evaluation.suite import Suite
+from cogvx.inference.session import Session
+from cogvx.training.heldout import heldout_losses
+from cogvx.training.objective import Objective
+from tasks.progress import Progress
+from tasks.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+# Raised when the way of measuring changes, so that losses of before are not compared with it.
+_HELDOUT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MeasuredArm:
+    """An arm's videos on this machine and what was measured on them."""
+
+    arm: Arm
+    videos: tuple[Rendered, ...]
+    result: ArmResult
+
+
+def measure_arms(
+    bench: Workbench, arms: Sequence[Arm], suite: Suite, manifest: Manifest
+) -> tuple[MeasuredArm, ...]:
+    """Render, measure and score every arm, one after the other."""
+    setting = Setting(
+        video=bench.recipe.video,
+        base_fingerprint=bench.base_fingerprint,
+        dtype=bench.recipe.base.dtype,
+    )
+    heldout = samples(manifest.heldout, bench.recipe, facts=bench.facts, ids=bench.ids)
+    open_session = functools.cache(lambda: _open_session(bench))
+    measured = []
+    for arm in arms:
+        videos = render_arm(
+            open_session,
+            arm,
+            suite,
+            setting=setting,
+            store=bench.store,
+            work=bench.work / "videos",
+            on_progress=Progress(f"render {arm.name}", "videos", logger),
+        )
+        losses = _heldout(bench, arm, heldout, open_session)
+        result = score_arm(arm, videos, suite=suite, video=bench.recipe.video, heldout=losses)
+        measured.append(MeasuredArm(arm, videos, result))
+    return tuple(measured)
+
+
+def _open_session(bench: Workbench) -> Session:
+    logger.info("load %s for generation", bench.recipe.base.path)
+    return Session.open(bench.base, dtype=bench.recipe.base.dtype, device=bench.device)
+
+
+def _heldout(
+    bench: Workbench, arm: Arm, heldout: Sequence[Sample], open_session: Callable[[], Session]
+) -> tuple[HeldoutScore, ...]:
+    """Held-out losses of an arm; measured once, then read from the store."""
+    name = digest(
+        {
+            "version": _HELDOUT_VERSION,
+            "base": bench.base_fingerprint,
+            "dtype": bench.recipe.base.dtype,
+            "adapters": [[adapter.sha256, adapter.weight] for adapter in arm.adapters],
+            "samples": [[sample.latents, sample.prompt] for sample in heldout],
+            "strata": bench.recipe.train.heldout_strata,
+        }
+    )
+    key = f"heldout/{name[:2]}/{name}.json"
+    if bench.store.info(key) is None:
+        scores = _measure_heldout(bench, arm, heldout, open_session())
+        document = [score.model_dump(mode="json", exclude={"clip"}) for score in scores]
+        bench.store.write(key, canonical_json(document))
+    rows = json.loads(bench.store.read(key))
+    clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
+    return tuple(HeldoutScore(clip=clip, **row) for clip, row in zip(clips, rows, strict=True))
+
+
+def _measure_heldout(
+    bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
+) -> tuple[HeldoutScore, ...]:
+    records = bench.work / "records"
+    wanted = {sample.latents: record_path("latents", sample.latents) for sample in heldout}
+    wanted |= {sample.prompt: record_path("prompts", sample.prompt) for sample in heldout}
+    quiet = Progress("fetch records", "records", logger)
+    materialise(wanted, bench.store, records, on_progress=quiet)
+    objective = Objective.of(bench.base, bench.recipe.video.size, device=bench.device)
+    names = [f"heldout{number}" for number, _ in enumerate(arm.adapters)]
+    for name, adapter in zip(names, arm.adapters, strict=True):
+        session.attach(name, adapter.path)
+    session.use({n: a.weight for n, a in zip(names, arm.adapters, strict=True)})
+    try:
+        losses = heldout_losses(
+            session.transformer,
+            objective,
+            samples=heldout,
+            records=records,
+            strata=bench.recipe.train.heldout_strata,
+            on_progress=Progress(f"held-out loss of {arm.name}", "losses", logger),
+        )
+    finally:
+        session.use({})
+        for name in names:
+            session.detach(name)
+    return tuple(
+        HeldoutScore(clip=loss.clip, timestep=loss.timestep, loss=loss.loss) for loss in losses
+    )

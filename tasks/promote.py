@@ -1,0 +1,61 @@
+"""Move the champion's alias, if the verdict and the recipe say so."""
+
+import logging
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cogvx.errors import ConfigError
+from tasks.clients.registry import CHAMPION, Registry, Version
+from tasks.documents import PromoteReport
+from tasks.lineage import JUDGED_TAG, NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG
+from tasks.register import open_registry, registered_version
+from tasks.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+
+@task(name="promote adapter", cache_policy=NO_CACHE)
+def promote_adapter(bench: Workbench) -> PromoteReport:
+    """Promote a version that was judged better than the champion of that moment.
+
+    Raises:
+        ConfigError: The version was never judged.
+        UserError: The champion changed since the verdict.
+    """
+    registry = open_registry(bench)
+    version = registered_version(bench, registry)
+    verdict = version.tags.get(VERDICT_TAG)
+    if verdict is None:
+        raise ConfigError(
+            f"{version.name} version {version.version} has no verdict; run `cogvx evaluate` first"
+        )
+    promoted, reason = _decide(bench, registry, version, verdict)
+    settled = {SETTLED_TAG: version.tags[JUDGED_TAG]}
+    registry.tag_version(version.name, version.version, settled)
+    now = registry.version(version.name, version.version)
+    logger.info("%s", reason)
+    return PromoteReport(
+        name=now.name, version=now.version, promoted=promoted, aliases=now.aliases, reason=reason
+    )
+
+
+def _decide(
+    bench: Workbench, registry: Registry, version: Version, verdict: str
+) -> tuple[bool, str]:
+    """Promote or not, and the sentence that says why."""
+    who = f"version {version.version}"
+    if CHAMPION in version.aliases:
+        return False, f"{who} is the champion already"
+    if verdict != "PROMOTE":
+        return False, f"{who} stays challenger: the verdict is {verdict}"
+    if not bench.recipe.evaluation.auto_promote:
+        return (
+            False,
+            f"{who} stays challenger: evaluation.auto_promote is false, so a person decides",
+        )
+    reference = version.tags[REFERENCE_TAG]
+    expected = None if reference == NO_CHAMPION else int(reference)
+    registry.promote(version.name, version.version, expected_champion=expected)
+    before = "the first" if expected is None else f"instead of version {expected}"
+    return True, f"{who} is now the champion, {before}"

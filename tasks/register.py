@@ -1,0 +1,110 @@
+"""Register the trained adapter, once, and find out whether there is anything to do at all."""
+
+import logging
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cogvx.data.manifest import Manifest
+from cogvx.errors import ConfigError
+from cogvx.evaluation.suite import load_suite
+from tasks.clients.registry import CHAMPION, Registry, Serving, Version
+from tasks.documents import RegisterReport, Unchanged
+from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG, judgement
+from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.train import fetch_adapter, finished_run
+from tasks.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+
+@task(
+    name="register adapter",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def register_adapter(bench: Workbench) -> RegisterReport:
+    """Make the newest adapter a version with the alias challenger.
+
+    Raises:
+        ConfigError: Nothing was trained for the newest manifest.
+    """
+    recipe, registry = bench.recipe, open_registry(bench)
+    run = bench.run_identity(bench.latest_manifest())
+    outcome = finished_run(bench, run)
+    run_id = registry.find_run(recipe.name, run)
+    if outcome is None or run_id is None:
+        raise ConfigError(
+            f"nothing was trained yet for {recipe.name} with these clips; run `cogvx train` first"
+        )
+    before = registry.find_version(recipe.name, run)
+    version = before or registry.register(
+        recipe.name, fetch_adapter(bench, outcome), run_id=run_id, serving=_serving(bench)
+    )
+    return RegisterReport(
+        name=version.name,
+        version=version.version,
+        aliases=version.aliases,
+        created=before is None,
+    )
+
+
+@task(name="compare with the last verdict", cache_policy=NO_CACHE)
+def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
+    """The version that was judged on exactly this, if nothing would come out differently now."""
+    registry, name = open_registry(bench), bench.recipe.name
+    version = registry.find_version(name, bench.run_identity(manifest))
+    if version is None:
+        return None
+    suite = load_suite(Path(bench.recipe.evaluation.suite))
+    champion = registry.get_alias(name, CHAMPION)
+    holder = NO_CHAMPION if champion is None else str(champion.version)
+    still = holder in (str(version.version), version.tags.get(REFERENCE_TAG))
+    if version.tags.get(SETTLED_TAG) != judgement(bench.recipe, suite) or not still:
+        return None
+    return Unchanged(
+        name=name,
+        version=version.version,
+        aliases=version.aliases,
+        verdict=version.tags[VERDICT_TAG],
+    )
+
+
+def open_registry(bench: Workbench) -> Registry:
+    """The MLflow of these settings."""
+    return Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
+
+
+def registered_version(bench: Workbench, registry: Registry) -> Version:
+    """The version of the newest manifest's adapter.
+
+    Raises:
+        ConfigError: It is not registered.
+    """
+    run = bench.run_identity(bench.latest_manifest())
+    version = registry.find_version(bench.recipe.name, run)
+    if version is None:
+        raise ConfigError(
+            f"the adapter of {bench.recipe.name} for these clips is not registered; "
+            "run `cogvx register` first"
+        )
+    return version
+
+
+def _serving(bench: Workbench) -> Serving:
+    recipe, suite = bench.recipe, load_suite(Path(bench.recipe.evaluation.suite))
+    return Serving(
+        base=recipe.base.path,
+        revision=recipe.base.revision,
+        dtype=recipe.base.dtype,
+        size=recipe.video.size,
+        fps=recipe.video.fps,
+        sampler=suite.sampling.sampler,
+        steps=suite.sampling.steps,
+        guidance=suite.sampling.guidance,
+        dynamic_guidance=suite.sampling.dynamic_guidance,
+        negative_prompt=suite.sampling.negative_prompt,
+    )

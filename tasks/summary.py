@@ -1,0 +1,92 @@
+"""The summary of a retraining: the same lines in the terminal, and a page in the Prefect UI."""
+
+from prefect.artifacts import create_markdown_artifact
+
+from tasks.documents import (
+    CacheReport,
+    EvaluateReport,
+    PromoteReport,
+    RegisterReport,
+    RetrainReport,
+    TrainReport,
+    Unchanged,
+)
+
+Row = tuple[str, str]
+
+
+def summary_rows(report: RetrainReport) -> list[Row]:
+    """What happened, as pairs of a short name and a fact, in the order in which it happened."""
+    if report.unchanged is not None:
+        return _unchanged_rows(report.unchanged)
+    rows: list[Row] = []
+    rows += cache_rows(report.cache) if report.cache else []
+    rows += train_rows(report.train) if report.train else []
+    aliases = report.promote.aliases if report.promote else ()
+    rows += register_rows(report.register_, aliases) if report.register_ else []
+    rows += evaluate_rows(report.evaluate) if report.evaluate else []
+    rows += promote_rows(report.promote) if report.promote else []
+    return rows
+
+
+def cache_rows(report: CacheReport) -> list[Row]:
+    """Clips and records."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items())
+    rejected = f"{sum(report.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
+    return [
+        ("clips", f"{report.accepted} accepted ({report.heldout} held out), {rejected}"),
+        ("records", f"{report.records_encoded} encoded, {report.records_reused} reused"),
+    ]
+
+
+def train_rows(report: TrainReport) -> list[Row]:
+    """Steps, losses and the adapter's file."""
+    how = f"{report.steps} steps" if report.trained else f"{report.steps} steps, done before"
+    if report.trained and report.resumed_from:
+        how += f", resumed from step {report.resumed_from}"
+    heldout = ""
+    if report.heldout_before is not None and report.heldout_after is not None:
+        heldout = f", held-out loss {report.heldout_before:.4f} -> {report.heldout_after:.4f}"
+    loss = "" if report.train_loss is None else f", loss {report.train_loss:.4f}"
+    return [("training", how + loss + heldout), ("adapter", report.adapter)]
+
+
+def register_rows(report: RegisterReport, aliases: tuple[str, ...] = ()) -> list[Row]:
+    """Name, version and aliases; `aliases` are those after promotion, where that is known."""
+    names = aliases or report.aliases
+    known = "" if report.created else " (registered before)"
+    version = f"{report.name} version {report.version}{known}"
+    return [("registry", f"{version}, aliases: {', '.join(names) or 'none'}")]
+
+
+def evaluate_rows(report: EvaluateReport) -> list[Row]:
+    """Report, verdict and its reasons."""
+    videos = f"{report.videos_rendered} rendered, {report.videos_reused} reused"
+    rows = [
+        ("videos", videos),
+        ("report", report.report),
+        ("verdict", f"{report.verdict} against {report.reference}"),
+    ]
+    return rows + [("", f"- {reason}") for reason in report.reasons]
+
+
+def promote_rows(report: PromoteReport) -> list[Row]:
+    """What happened to the champion."""
+    return [("champion", report.reason)]
+
+
+def _unchanged_rows(unchanged: Unchanged) -> list[Row]:
+    version = f"{unchanged.name} version {unchanged.version}"
+    aliases = ", ".join(unchanged.aliases) or "none"
+    return [
+        ("unchanged", "neither the clips, nor the recipe, nor the base model changed"),
+        ("registry", f"{version}, aliases: {aliases}, verdict {unchanged.verdict}"),
+        ("next", "add clips or edit the recipe; nothing was encoded, trained or rendered"),
+    ]
+
+
+def publish_summary(report: RetrainReport) -> RetrainReport:
+    """Show the summary in the Prefect UI; returns the report."""
+    rows = "\n".join(f"| {name} | {fact} |" for name, fact in summary_rows(report))
+    create_markdown_artifact(f"| | |\n|---|---|\n{rows}\n", key="retrain", description="Retraining")
+    return report

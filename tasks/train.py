@@ -1,0 +1,224 @@
+"""Train one adapter: fill the run folder, launch the trainer, relay its words, keep the result."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cogvx import files
+from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.cache.keys import record_path
+from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, samples
+from cogvx.data.manifest import Manifest
+from cogvx.digest import canonical_json, sha256_file
+from cogvx.errors import CogvxError, IntegrityError, TransientError
+from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from tasks.clients.launch import launch_training
+from tasks.clients.registry import Point, Registry
+from tasks.clients.runs import RUN_TAG
+from tasks.documents import TrainReport
+from tasks.lineage import run_tags
+from tasks.progress import Progress
+from tasks.workbench import Workbench, code_version
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_FLUSHES = 5.0
+
+
+@task(name="train adapter", cache_policy=NO_CACHE)
+def train_adapter(bench: Workbench) -> TrainReport:
+    """Train on the newest manifest, or find that this very adapter exists already.
+
+    The result is kept in the store, the outcome last; what a killed run left in its folder is
+    taken up again.
+
+    Raises:
+        ConfigError: The clips have not been cached yet.
+        TrainingDiverged: The loss stopped being finite.
+    """
+    manifest = bench.latest_manifest()
+    run = bench.run_identity(manifest)
+    known = finished_run(bench, run)
+    if known is not None:
+        return _report(bench, run, known, trained=False)
+    folder = _prepare(bench, manifest, run)
+    outcome = _launch(bench, folder, run)
+    _keep(bench, folder, run, outcome)
+    return _report(bench, run, outcome, trained=True)
+
+
+def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
+    """The outcome of a run whose adapter is in the store."""
+    if bench.store.info(_outcome_key(run)) is None:
+        return None
+    return TrainOutcome.model_validate_json(bench.store.read(_outcome_key(run)))
+
+
+def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
+    """The adapter file of a finished run on this machine, verified.
+
+    Raises:
+        IntegrityError: The file is not the one that the run made.
+    """
+    sha256 = outcome.adapter_sha256 or ""
+    path = bench.store.fetch(_adapter_key(sha256), bench.work / "adapters")
+    if sha256_file(path) != sha256:
+        raise IntegrityError(f"{path} is not the adapter {sha256} that was trained")
+    return path
+
+
+def _outcome_key(run: str) -> str:
+    return f"runs/{run}/outcome.json"
+
+
+def _adapter_key(sha256: str) -> str:
+    return f"adapters/{sha256}/{ADAPTER_FILE}"
+
+
+def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
+    """Write the run's document and bring its records to this machine."""
+    folder = RunFolder(bench.settings.run_folder(run))
+    spec = _spec(bench, manifest, run)
+    if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
+        raise IntegrityError(f"{folder.root} belongs to another run; move it away")
+    files.write_document(folder.spec, spec)
+    wanted = {sample.latents: record_path("latents", sample.latents) for sample in _all(spec)}
+    wanted |= {sample.prompt: record_path("prompts", sample.prompt) for sample in _all(spec)}
+    wanted[spec.empty_prompt] = record_path("prompts", spec.empty_prompt)
+    from cogvx.cache.materialise import materialise  # noqa: PLC0415 - loads torch
+
+    progress = Progress("fetch records", "records", logger)
+    materialise(wanted, bench.store, folder.records, on_progress=progress)
+    return folder
+
+
+def _all(spec: RunSpec) -> tuple[Any, ...]:
+    return (*spec.train, *spec.heldout)
+
+
+def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
+    recipe, facts, ids = bench.recipe, bench.facts, bench.ids
+    return RunSpec(
+        run=run,
+        recipe=recipe,
+        manifest=manifest.content_digest(),
+        base_folder=str(bench.base.resolve()),
+        base_fingerprint=bench.base_fingerprint,
+        code_version=code_version(),
+        train=samples(manifest.train, recipe, facts=facts, ids=ids),
+        heldout=samples(manifest.heldout, recipe, facts=facts, ids=ids),
+        empty_prompt=prompt_key(EMPTY_CAPTION, recipe, ids, facts).digest,
+        warnings=bench.warnings,
+    )
+
+
+def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
+    """Run the trainer with an MLflow run open, which ends the way the trainer ends."""
+    recipe = bench.recipe
+    registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
+    run_id = registry.find_run(recipe.name, run)
+    if run_id is None:
+        run_id = registry.start_run(recipe.name, f"{recipe.name} {run[:8]}", tags={RUN_TAG: run})
+        registry.log_params(run_id, recipe.model_dump(mode="json"))
+    registry.reopen_run(run_id)
+    registry.set_run_tags(run_id, run_tags(bench, folder))
+    relay = _Relay(registry, run_id)
+    status: Any = "KILLED"
+    try:
+        outcome = launch_training(
+            folder.root,
+            processes=recipe.train.processes,
+            on_event=relay,
+            log=folder.root / "trainer.log",
+        )
+        status = "FINISHED"
+    except CogvxError:
+        status = "FAILED"
+        raise
+    finally:
+        relay.flush()
+        registry.end_run(run_id, status)
+    return outcome
+
+
+def _keep(bench: Workbench, folder: RunFolder, run: str, outcome: TrainOutcome) -> None:
+    """Put the adapter into the store, and then the outcome, which says that it is there."""
+    sha256 = sha256_file(folder.adapter_file)
+    if sha256 != outcome.adapter_sha256:
+        raise IntegrityError(f"{folder.adapter_file} is not the adapter that the trainer reported")
+    bench.store.upload(folder.adapter_file, _adapter_key(sha256))
+    bench.store.write(_outcome_key(run), canonical_json(outcome))
+
+
+def _report(bench: Workbench, run: str, outcome: TrainOutcome, *, trained: bool) -> TrainReport:
+    return TrainReport(
+        run=run,
+        trained=trained,
+        steps=outcome.step,
+        resumed_from=outcome.resumed_from,
+        train_loss=outcome.train_loss,
+        heldout_before=outcome.heldout_before,
+        heldout_after=outcome.heldout_after,
+        adapter=str(fetch_adapter(bench, outcome)),
+        adapter_sha256=outcome.adapter_sha256 or "",
+    )
+
+
+class _Relay:
+    """Hands the trainer's events on: metrics to MLflow in batches, the rest to the log."""
+
+    def __init__(self, registry: Registry, run_id: str) -> None:
+        self._registry = registry
+        self._run_id = run_id
+        self._points: list[Point] = []
+        self._flushed = time.monotonic()
+        self._progress = Progress("train", "steps", logger)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "progress":
+            self._progress(event["step"], event["steps"])
+        elif kind == "metrics":
+            self._add(event, {f"train/{name}": value for name, value in event["values"].items()})
+        elif kind == "heldout":
+            values = {f"heldout/t{t}": loss for t, loss in event["by_timestep"].items()}
+            self._add(event, {"heldout/loss": event["loss"], **values})
+            logger.info("step %d: held-out loss %.4f", event["step"], event["loss"])
+        elif kind == "warning":
+            logger.warning("trainer: %s", event["text"])
+        elif kind == "phase":
+            logger.info("trainer: %s", event["name"])
+        elif kind == "resumed":
+            logger.info("trainer: goes on from step %d", event["step"])
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._flush_if_possible()
+
+    def flush(self) -> None:
+        """Send what is left.
+
+        Raises:
+            TransientError: MLflow does not answer; the events stay in the run folder.
+        """
+        if self._points:
+            self._registry.log_metrics(self._run_id, self._points)
+        self._points.clear()
+        self._flushed = time.monotonic()
+
+    def _add(self, event: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        self._points += [
+            Point(name, value, step=event["step"], when=event["time"])
+            for name, value in values.items()
+        ]
+
+    def _flush_if_possible(self) -> None:
+        """Training is dearer than a curve: while MLflow is away, points wait here."""
+        try:
+            self.flush()
+        except TransientError as error:
+            self._flushed = time.monotonic()
+            logger.warning("metrics wait: %s", error)
