@@ -13,7 +13,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.cache.plan import Sample
+from cogvx.digest import sha256_file
+from cogvx.files import read_document
 from cogvx.recipe import Recipe
 
 __all__ = ["RunFolder", "RunSpec", "Sample", "TrainOutcome"]
@@ -74,8 +77,25 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.latest = root / "checkpoints" / "latest.json"
         self.adapter = root / "adapter"
+        self.adapter_file = root / "adapter" / ADAPTER_FILE
         self.outcome = root / "outcome.json"
 
     def record(self, name: str) -> Path:
         """Where a materialised record lies."""
-        return self.records / f"{name}.safetensors"
+        return record_file(self.records, name)
+
+    def completed(self) -> TrainOutcome | None:
+        """The outcome of a finished run whose adapter is still the one that it made.
+
+        Anything less, a failed try or an adapter that was altered, is None: training goes on.
+        """
+        if not self.outcome.is_file() or not self.adapter_file.is_file():
+            return None
+        outcome = read_document(self.outcome, TrainOutcome)
+        whole = outcome.adapter_sha256 == sha256_file(self.adapter_file)
+        return outcome if outcome.status == "completed" and whole else None
+
+
+def record_file(folder: Path, name: str) -> Path:
+    """Where a record lies below the folder of materialised records."""
+    return folder / f"{name}.safetensors"

@@ -1,0 +1,202 @@
+"""`accelerate launch -m cogvx.training RUN_DIR`: train or go on training the run in a folder.
+
+What happened is in the folder: events.jsonl while it runs, outcome.json at the end, the adapter
+when it has completed. Run again, it does nothing; killed anywhere and run again, it finishes with
+the bits it would have had. It exits with 0, with the code of its error's kind, or with 143 when it
+was asked to stop and has saved a checkpoint.
+"""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from cogvx.adapters.card import AdapterCard, library_versions
+from cogvx.adapters.export import export_adapter
+from cogvx.adapters.verify import verify_export
+from cogvx.digest import sha256_file
+from cogvx.errors import CogvxError, ConfigError
+from cogvx.files import is_aside, read_document, write_document
+from cogvx.training.loop import train
+from cogvx.training.prepare import Trainer, prepare
+from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from cogvx.training.stop import EXIT_STOPPED, Stop
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train the run in the one folder that is named; returns the exit code."""
+    if len(arguments) != 1:
+        _say("usage: accelerate launch -m cogvx.training RUN_DIR")
+        return ConfigError.exit_code
+    folder = RunFolder(Path(arguments[0]))
+    stop = Stop()
+    stop.listen()
+    try:
+        if not folder.spec.is_file():
+            raise ConfigError(f"{folder.root} is no run folder: it has no {folder.spec.name}")
+        spec = read_document(folder.spec, RunSpec)
+        if folder.completed() is not None:
+            return 0
+        with _Attempt(folder, spec) as attempt:
+            return attempt.run(stop)
+    except CogvxError as error:
+        _say(f"{type(error).__name__}: {error}")
+        return error.exit_code
+
+
+class _Attempt:
+    """One try at a run; whatever ends it is written to outcome.json and then goes its way."""
+
+    trainer: Trainer | None
+
+    def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.trainer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Write down an error, of whichever process; it is not held back."""
+        if kind is None or not issubclass(kind, Exception):
+            return
+        ours = issubclass(kind, CogvxError)
+        self._write_outcome(
+            status="failed",
+            error_kind=kind.__name__ if ours else CogvxError.__name__,
+            error=str(error) if ours else f"{kind.__name__}: {error}",
+        )
+
+    def run(self, stop: Stop) -> int:
+        """Train, export, verify; returns the exit code."""
+        accelerator = _accelerator()
+        stop.join(accelerator.num_processes)
+        if accelerator.is_main_process:
+            self._clear()
+        self.trainer = prepare(self.folder, self.spec, accelerator=accelerator, stop=stop)
+        journal = self.trainer.journal
+        journal.events.write("phase", name="training")
+        journal.begin()
+        train(self.trainer.learner, journal, stop)
+        journal.checkpoint()
+        finished = journal.step == self.spec.recipe.train.steps
+        heldout_after = journal.measure_heldout() if finished else None
+        if self.spec.heldout and heldout_after is None:
+            finished = False
+        if accelerator.is_main_process:
+            if finished:
+                self._export(heldout_after)
+            else:
+                self._write_outcome(status="stopped", error=_stopped_sentence(journal.step))
+        accelerator.end_training()
+        return 0 if finished else EXIT_STOPPED
+
+    def _export(self, heldout_after: float | None) -> None:
+        assert self.trainer is not None
+        folder, trainer, spec = self.folder, self.trainer, self.spec
+        events = trainer.journal.events
+        events.write("phase", name="exporting")
+        path = export_adapter(trainer.transformer, folder.adapter, card=adapter_card(spec))
+        events.write("phase", name="verifying")
+        verify_export(
+            trainer.transformer,
+            path,
+            base_folder=Path(spec.base_folder),
+            facts=trainer.learner.objective.facts,
+        )
+        self._write_outcome(
+            status="completed", heldout_after=heldout_after, adapter_sha256=sha256_file(path)
+        )
+        events.write("phase", name="completed")
+
+    def _clear(self) -> None:
+        """Remove what an earlier try left: its outcome, and files that it was still writing."""
+        self.folder.outcome.unlink(missing_ok=True)
+        for parent in (self.folder.root, self.folder.adapter):
+            for path in parent.glob("*"):
+                if is_aside(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _write_outcome(
+        self,
+        *,
+        status: Literal["completed", "failed", "stopped"],
+        heldout_after: float | None = None,
+        adapter_sha256: str | None = None,
+        error_kind: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        trainer = self.trainer
+        journal = None if trainer is None else trainer.journal
+        outcome = TrainOutcome(
+            status=status,
+            step=0 if journal is None else journal.step,
+            steps=self.spec.recipe.train.steps,
+            train_loss=None if journal is None else journal.train_loss,
+            heldout_before=None if journal is None else journal.heldout_before,
+            heldout_after=heldout_after,
+            seconds=0.0 if journal is None else round(journal.seconds, 3),
+            resumed_from=None if trainer is None else trainer.resumed_from,
+            adapter_sha256=adapter_sha256,
+            error_kind=error_kind,
+            error=error,
+        )
+        write_document(self.folder.outcome, outcome)
+
+
+def adapter_card(spec: RunSpec) -> AdapterCard:
+    """What the adapter's file will say of itself."""
+    recipe = spec.recipe
+    return AdapterCard(
+        name=recipe.name,
+        run=spec.run,
+        rank=recipe.lora.rank,
+        alpha=recipe.lora.alpha,
+        targets=recipe.lora.targets,
+        base_path=recipe.base.path,
+        base_revision=recipe.base.revision,
+        base_fingerprint=spec.base_fingerprint,
+        base_dtype=recipe.base.dtype,
+        recipe=recipe.training_digest(),
+        manifest=spec.manifest,
+        steps=recipe.train.steps,
+        warnings=spec.warnings,
+        libraries=library_versions(),
+    )
+
+
+def _accelerator() -> Accelerator:
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        # the same bits from the same run folder; where an operation cannot promise it, it warns
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # nothing in the transformer is a running statistic, so buffers need no sending around
+    no_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[no_buffers])
+
+
+def _stopped_sentence(step: int) -> str:
+    return f"training was asked to stop and saved step {step}; run it again to go on from there"
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

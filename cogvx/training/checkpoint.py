@@ -1,0 +1,204 @@
+"""Checkpoints: saved aside, renamed, read back, pointed at, and only then are old ones removed.
+
+checkpoints/step-00000200/
+    lora.safetensors        the adapter's weights, alpha not baked in
+    optimiser.safetensors   Adam's moments, one named tensor each
+    state.json              CheckpointState: whose it is, how far, digests of the two files
+checkpoints/latest.json     Pointer, written last
+
+A run goes on from its newest checkpoint, or not at all. A damaged one is never passed over, since
+that would quietly undo work: the error names what to remove, and a person decides.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from cogvx import files
+from cogvx.digest import sha256_bytes, sha256_file
+from cogvx.errors import ConfigError, IntegrityError
+from cogvx.training.run import RunFolder
+
+LORA_FILE = "lora.safetensors"
+OPTIMISER_FILE = "optimiser.safetensors"
+STATE_FILE = "state.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Progress(_Document):
+    """How far a run is, besides its tensors.
+
+    `losses` are those since the last log line; `train_loss` is the mean of the window before it;
+    `scaler` is what fp16's gradient scaler needs, empty elsewhere.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: tuple[float, ...] = ()
+    train_loss: float | None = None
+    heldout_before: float | None = None
+    scaler: dict[str, float] = {}
+
+
+class CheckpointState(_Document):
+    """state.json. `libraries` are versions that the next bits may depend on."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    progress: Progress
+    sha256: dict[str, str]
+    libraries: dict[str, str]
+
+
+class Pointer(_Document):
+    """latest.json: the newest whole checkpoint, for readers from outside."""
+
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    progress: Progress
+    lora: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+    libraries: Mapping[str, str]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; one process writes, any may read."""
+
+    def __init__(self, folder: RunFolder, *, run: str, keep: int) -> None:
+        """`run` is the digest that every checkpoint must carry; `keep` newest ones stay."""
+        self.folder = folder.checkpoints
+        self.latest = folder.latest
+        self.run = run
+        self.keep = keep
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        """Write a checkpoint, verify it, move the pointer, remove what is too old.
+
+        Returns:
+            The name of its folder.
+
+        Raises:
+            IntegrityError: What the disk gives back is not what was written.
+        """
+        name = f"step-{checkpoint.progress.step:08d}"
+        tensors = {
+            LORA_FILE: save(dict(checkpoint.lora)),
+            OPTIMISER_FILE: save(dict(checkpoint.optimiser)),
+        }
+        state = CheckpointState(
+            run=self.run,
+            progress=checkpoint.progress,
+            sha256={file: sha256_bytes(data) for file, data in tensors.items()},
+            libraries=dict(checkpoint.libraries),
+        )
+
+        def fill(aside: Path) -> None:
+            for file, data in tensors.items():
+                (aside / file).write_bytes(data)
+            files.write_document(aside / STATE_FILE, state)
+
+        files.write_folder(self.folder / name, fill)
+        self._verified_state(self.folder / name)
+        self._point_at(name)
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old)
+        return name
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from; None when the run has none yet.
+
+        Raises:
+            ConfigError: It was made by another recipe, other clips, another base or other code.
+            IntegrityError: It is damaged or gone.
+        """
+        folders = self._folders()
+        self._require_pointed_at(folders)
+        if not folders:
+            return None
+        folder = folders[-1]
+        state = self._verified_state(folder)
+        if state.run != self.run:
+            raise ConfigError(
+                f"{folder} belongs to run {state.run[:12]}, but run.json says {self.run[:12]}: "
+                "recipe, clips, base or code have changed; use a new run folder, or restore them"
+            )
+        return Checkpoint(
+            progress=state.progress,
+            lora=load_file(folder / LORA_FILE),
+            optimiser=load_file(folder / OPTIMISER_FILE),
+            libraries=state.libraries,
+        )
+
+    def tidy(self) -> None:
+        """Finish or remove what a killed writer left: folders written aside, a pointer not moved.
+
+        A folder under its own name is whole, since it was renamed when it was; the pointer follows.
+        """
+        for path in self.folder.glob("*") if self.folder.is_dir() else ():
+            if files.is_aside(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folders, pointed_at = self._folders(), self._pointed_at()
+        if folders and (pointed_at is None or pointed_at < folders[-1].name):
+            self._point_at(folders[-1].name)
+
+    def _folders(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        found = self.folder.glob("step-*") if self.folder.is_dir() else ()
+        return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
+
+    def _pointed_at(self) -> str | None:
+        return files.read_document(self.latest, Pointer).folder if self.latest.is_file() else None
+
+    def _point_at(self, name: str) -> None:
+        step = int(name.removeprefix("step-"))
+        files.write_document(self.latest, Pointer(step=step, folder=name))
+
+    def _require_pointed_at(self, folders: list[Path]) -> None:
+        pointed_at = self._pointed_at()
+        if pointed_at is None or pointed_at in {folder.name for folder in folders}:
+            return
+        raise IntegrityError(
+            f"{self.folder / pointed_at} is gone, though {self.latest} names it; put it back, or "
+            f"remove {self.latest} {_else_go_on_from(folders)}"
+        )
+
+    def _verified_state(self, folder: Path) -> CheckpointState:
+        """The state of a checkpoint whose every file is what it was when it was written."""
+        faults = []
+        try:
+            state = files.read_document(folder / STATE_FILE, CheckpointState)
+            for file, wanted in state.sha256.items():
+                if sha256_file(folder / file) != wanted:
+                    faults.append(f"{file} is not what was written")
+        except FileNotFoundError as error:
+            faults.append(f"{Path(error.filename).name} is missing")
+        except IntegrityError:
+            faults.append(f"{STATE_FILE} cannot be read")
+        if faults:
+            older = [other for other in self._folders() if other != folder]
+            raise IntegrityError(
+                f"checkpoint {folder} is damaged: {'; '.join(faults)}. Remove it and {self.latest} "
+                f"{_else_go_on_from(older)}"
+            )
+        return state
+
+
+def _else_go_on_from(folders: list[Path]) -> str:
+    return f"to go on from {folders[-1].name}" if folders else "to start again from step 0"

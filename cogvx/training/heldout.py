@@ -1,0 +1,110 @@
+"""The loss on clips that are never trained on, at fixed timesteps and with fixed noise.
+
+A training loss of CogVideoX says little: it is dominated by which timesteps were drawn. Here every
+clip meets the same timesteps and the same noise, whoever measures and whenever, so two adapters can
+be compared clip by clip. Nothing is drawn from, or left in, anyone's random state.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx.training.dataset import Records
+from cogvx.training.objective import Objective, mean_latents, pad_front
+from cogvx.training.randomness import generator
+from cogvx.training.run import Sample
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """Mean squared error in v of one clip, named as in its sample, at one timestep."""
+
+    clip: str
+    timestep: int
+    loss: float
+
+
+def heldout_timesteps(timesteps: int, strata: int) -> tuple[int, ...]:
+    """The middle of each of `strata` equal parts of the timesteps: floor((k + 1/2) T / K)."""
+    return tuple((2 * k + 1) * timesteps // (2 * strata) for k in range(strata))
+
+
+def heldout_losses(
+    transformer: CogVideoXTransformer3DModel,
+    objective: Objective,
+    *,
+    samples: Sequence[Sample],
+    records: Path,
+    strata: int,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[HeldoutLoss, ...]:
+    """Measure a transformer, with whatever adapters are active in it.
+
+    Args:
+        transformer: On its device, not wrapped for distribution; left as it was.
+        objective: Of its base, at the records' size.
+        samples: The held-out clips.
+        records: Folder of their records, one file a name.
+        strata: Number of timesteps for each clip.
+        on_progress: Called with losses measured and losses wanted after each one.
+
+    Returns:
+        One loss for each clip and timestep, in their order.
+
+    Raises:
+        IntegrityError: A record is absent or damaged.
+    """
+    losses: list[HeldoutLoss] = []
+    for loss in measure(transformer, objective, samples=samples, records=records, strata=strata):
+        losses.append(loss)
+        on_progress(len(losses), len(samples) * strata)
+    return tuple(losses)
+
+
+def measure(
+    transformer: CogVideoXTransformer3DModel,
+    objective: Objective,
+    *,
+    samples: Sequence[Sample],
+    records: Path,
+    strata: int,
+) -> Iterator[HeldoutLoss]:
+    """Like `heldout_losses`, one at a time, so that a caller in a hurry may stop in between."""
+    read = Records(records)
+    timesteps = heldout_timesteps(objective.schedule.timesteps, strata)
+    for sample in samples:
+        latents_bfchw = pad_front(
+            mean_latents(
+                read.moments(sample).unsqueeze(0),
+                scaling_factor=objective.facts.scaling_factor,
+            ),
+            objective.facts.patch_t,
+        ).to(transformer.device)
+        prompts_bsd = read.prompt(sample.prompt).unsqueeze(0)
+        for timestep in timesteps:
+            with torch.no_grad():
+                noise_bfchw = torch.randn(
+                    latents_bfchw.shape, generator=generator(sample.latents, "heldout", timestep)
+                )
+                loss_b = objective.loss_b(
+                    transformer,
+                    latents_bfchw,
+                    noise_bfchw=noise_bfchw.to(transformer.device),
+                    timesteps_b=torch.tensor([timestep]),
+                    prompts_bsd=prompts_bsd,
+                )
+            yield HeldoutLoss(clip=sample.clip, timestep=timestep, loss=loss_b.item())
+
+
+def mean_loss(losses: Sequence[HeldoutLoss]) -> float:
+    """Mean over clips and timesteps.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not losses:
+        raise ValueError("there are no held-out losses to average")
+    return sum(loss.loss for loss in losses) / len(losses)

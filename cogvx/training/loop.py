@@ -1,0 +1,95 @@
+"""The training loop: draw, noise, predict, score, step, record."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from cogvx.recipe import TrainConfig
+from cogvx.training.batch import Batches
+from cogvx.training.journal import Journal
+from cogvx.training.objective import Objective
+from cogvx.training.optimiser import clip_gradients, lr_at
+from cogvx.training.stop import Stop
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What changes while training, and what it is changed with.
+
+    `model` is the transformer with its adapter, wrapped when there are several processes.
+    `parameters` are the adapter's. `scaler` does nothing except for a float16 base on a GPU.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    parameters: tuple[nn.Parameter, ...]
+    optimiser: AdamW
+    scaler: torch.amp.GradScaler
+    objective: Objective
+    batches: Batches
+    train: TrainConfig
+
+
+def train(learner: Learner, journal: Journal, stop: Stop) -> None:
+    """Train from where the journal stands to the last update, or until asked to stop.
+
+    Raises:
+        TrainingDiverged: The loss is not finite any more.
+        IntegrityError: A record is damaged.
+    """
+    for step in range(journal.step, learner.train.steps):
+        if stop.agreed():
+            break
+        loss = accumulate(learner, step)
+        norm = update(learner, step)
+        journal.record(step + 1, loss, norm)
+
+
+def accumulate(learner: Learner, step: int) -> Tensor:
+    """Add up the gradients of one update's micro-batches.
+
+    Gradients end as those of the mean loss over the global batch; processes exchange them once, in
+    the last micro-batch.
+
+    Returns:
+        The mean loss over this process's share, on the device.
+    """
+    accelerator, parts = learner.accelerator, learner.train.accumulation
+    total = torch.zeros((), device=accelerator.device)
+    for micro in range(parts):
+        batch = learner.batches.draw(
+            step, micro=micro, rank=accelerator.process_index, device=accelerator.device
+        )
+        apart = micro < parts - 1
+        with accelerator.no_sync(learner.model) if apart else nullcontext():
+            loss_b = learner.objective.loss_b(
+                learner.model,
+                batch.latents_bfchw,
+                noise_bfchw=batch.noise_bfchw,
+                timesteps_b=batch.timesteps_b,
+                prompts_bsd=batch.prompts_bsd,
+            )
+            loss = loss_b.mean() / parts
+            torch.autograd.backward(learner.scaler.scale(loss))
+        total += loss.detach()
+    return total
+
+
+def update(learner: Learner, step: int) -> Tensor:
+    """Clip the gradient of the whole global batch, and move the weights once.
+
+    Returns:
+        The gradient's norm before clipping, on the device.
+    """
+    learner.scaler.unscale_(learner.optimiser)
+    norm = clip_gradients(learner.parameters, learner.train.max_grad_norm)
+    for group in learner.optimiser.param_groups:
+        group["lr"] = lr_at(step, learner.train)
+    learner.scaler.step(learner.optimiser)
+    learner.scaler.update()
+    learner.optimiser.zero_grad(set_to_none=True)
+    return norm

@@ -1,0 +1,167 @@
+"""From a run folder to a learner that stands where its newest checkpoint left it."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx.adapters.card import library_versions
+from cogvx.errors import ConfigError
+from cogvx.model.load import load_transformer
+from cogvx.model.lora import attach_lora, lora_state, set_lora_state
+from cogvx.training.batch import Batches
+from cogvx.training.checkpoint import Checkpoint, Checkpoints, Progress
+from cogvx.training.dataset import Records
+from cogvx.training.events import EventWriter, Recorder, Silent
+from cogvx.training.journal import Journal, Watch
+from cogvx.training.loop import Learner
+from cogvx.training.objective import Objective
+from cogvx.training.optimiser import make_optimiser, optimiser_state, set_optimiser_state
+from cogvx.training.run import RunFolder, RunSpec
+from cogvx.training.stop import Stop
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One process's share of a run. `transformer` is bare; `resumed_from` None for a new run."""
+
+    learner: Learner
+    journal: Journal
+    transformer: CogVideoXTransformer3DModel
+    resumed_from: int | None
+
+
+def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop: Stop) -> Trainer:
+    """Load the base, attach the adapter, and put back the newest checkpoint if there is one.
+
+    Raises:
+        ConfigError: The base cannot be trained, the processes are not those of the recipe, or the
+            checkpoint belongs to another run.
+        DataError: There is no clip to train on.
+        IntegrityError: Records are absent, or the checkpoint is damaged.
+    """
+    recipe, train = spec.recipe, spec.recipe.train
+    _require_processes(train.processes, accelerator.num_processes)
+    base, device = Path(spec.base_folder), accelerator.device
+    objective = Objective.of(base, recipe.video.size, device=device)
+    batches = _batches(folder, spec, objective)
+    events: Recorder = EventWriter(folder.events) if accelerator.is_main_process else Silent()
+    events.write("phase", name="loading")
+
+    checkpoints = Checkpoints(folder, run=spec.run, keep=train.keep_checkpoints)
+    if accelerator.is_main_process:
+        checkpoints.tidy()
+    accelerator.wait_for_everyone()
+    found = checkpoints.newest()
+
+    transformer = load_transformer(base, dtype=recipe.base.dtype, device=str(device))
+    parameters = attach_lora(transformer, recipe.lora, seed=train.seed)
+    if train.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    half = recipe.base.dtype == "float16" and device.type == "cuda"
+    learner = Learner(
+        accelerator=accelerator,
+        model=accelerator.prepare_model(transformer),
+        parameters=parameters,
+        optimiser=make_optimiser(parameters, train),
+        scaler=torch.amp.GradScaler(device.type, enabled=half),
+        objective=objective,
+        batches=batches,
+        train=train,
+    )
+    if found is not None:
+        _restore(learner, transformer, found, events)
+    journal = Journal(
+        Watch(accelerator, transformer, batches, spec.heldout, stop),
+        train,
+        progress=Progress() if found is None else found.progress,
+        events=events,
+        save=_Saver(learner, transformer, checkpoints),
+    )
+    return Trainer(
+        learner=learner,
+        journal=journal,
+        transformer=transformer,
+        resumed_from=None if found is None else found.progress.step,
+    )
+
+
+def bit_deciding_versions() -> dict[str, str]:
+    """What the next bits may depend on besides recipe and clips, kept with every checkpoint."""
+    return {
+        **library_versions(),
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+@dataclass(frozen=True)
+class _Saver:
+    """Writes a checkpoint, in the first process only; the others' weights are the same."""
+
+    learner: Learner
+    transformer: CogVideoXTransformer3DModel
+    checkpoints: Checkpoints
+
+    def __call__(self, progress: Progress) -> str | None:
+        if not self.learner.accelerator.is_main_process:
+            return None
+        lora = lora_state(self.transformer)
+        return self.checkpoints.save(
+            Checkpoint(
+                progress=progress.model_copy(update={"scaler": self.learner.scaler.state_dict()}),
+                lora=lora,
+                optimiser=optimiser_state(self.learner.optimiser, list(lora)),
+                libraries=bit_deciding_versions(),
+            )
+        )
+
+
+def _restore(
+    learner: Learner,
+    transformer: CogVideoXTransformer3DModel,
+    found: Checkpoint,
+    events: Recorder,
+) -> None:
+    set_lora_state(transformer, found.lora)
+    set_optimiser_state(learner.optimiser, list(found.lora), found.optimiser)
+    if found.progress.scaler:
+        learner.scaler.load_state_dict(dict(found.progress.scaler))
+    events.write("resumed", step=found.progress.step)
+    now = bit_deciding_versions()
+    changed = [
+        f"{name} was {found.libraries.get(name)} and is {now[name]}"
+        for name in now
+        if found.libraries.get(name) != now[name]
+    ]
+    if changed:
+        text = f"resumed on another footing, so bits may differ: {'; '.join(changed)}"
+        events.write("warning", text=text)
+
+
+def _batches(folder: RunFolder, spec: RunSpec, objective: Objective) -> Batches:
+    records = Records(folder.records)
+    batches = Batches(
+        records=records,
+        samples=spec.train,
+        empty_prompt=spec.empty_prompt,
+        objective=objective,
+        train=spec.recipe.train,
+    )
+    names = [
+        name for sample in spec.train + spec.heldout for name in (sample.latents, sample.prompt)
+    ]
+    records.require([*names, spec.empty_prompt])
+    return batches
+
+
+def _require_processes(wanted: int, found: int) -> None:
+    if wanted != found:
+        raise ConfigError(
+            f"train.processes = {wanted} but {found} were started; use accelerate launch "
+            f"--num_processes {wanted}, or change the recipe"
+        )
