@@ -40,12 +40,20 @@ class Clip(_Document):
     split: Split = "train"
 
 
-class Rejected(_Document):
-    """A clip that is not used. `reason` is one word for counting, `detail` a sentence."""
+class Fault(_Document):
+    """Why a clip is not used. `reason` is one word for counting, `detail` a sentence.
 
-    key: str
+    Reasons: unreadable, missing, outside, caption, duplicate, too_slow, too_short, too_small.
+    """
+
     reason: str
     detail: str
+
+
+class Rejected(Fault):
+    """A clip that is not used."""
+
+    key: str
 
 
 class Manifest(_Document):

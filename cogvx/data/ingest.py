@@ -1,0 +1,210 @@
+"""A dataset at this moment as a manifest: found, probed, screened, split.
+
+Bad clips are set aside with their reason and counted; too many of them stop the run.
+"""
+
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvx.data.ledger import Ledger, Probed
+from cogvx.data.manifest import Clip, Fault, Manifest, Rejected
+from cogvx.data.probe import probe
+from cogvx.data.screen import fault_of
+from cogvx.data.sources import CaptionedClip, find_clips
+from cogvx.data.split import choose_heldout
+from cogvx.digest import sha256_file
+from cogvx.errors import DataError, IntegrityError
+from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.store import ObjectInfo, ObjectStore
+
+__all__ = ["Ledger", "ingest"]
+
+Progress = Callable[[int, int], None]
+
+# Fetching waits for the network and probing for the disk.
+_PROBERS = 8
+_SAVE_EVERY = 500
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class _Usable:
+    key: str
+    caption: str
+    probed: Probed
+
+
+def ingest(
+    dataset: ObjectStore,
+    *,
+    config: DatasetConfig,
+    video: VideoConfig,
+    ledger: Ledger,
+    work: Path,
+    on_progress: Progress,
+) -> Manifest:
+    """Find, probe, screen and split the clips of a dataset.
+
+    Clips that the ledger knows, by key, size and stamp, are not fetched. The ledger is saved on the
+    way and at the end, so an interrupted call loses little.
+
+    Args:
+        dataset: The store rooted at the dataset.
+        config: Says how many clips are held out, and how many may be rejected.
+        video: The size that every clip must be able to give.
+        ledger: What is known of this dataset's clips.
+        work: A folder for clips on their way; nothing is left there.
+        on_progress: Called with the clips looked at and their number.
+
+    Raises:
+        DataError: There are no usable clips, too many are rejected, or too few are left to hold
+            some out.
+        IntegrityError: A document of the dataset vanished while it was read.
+        TransientError: A store did not answer this time; what was probed so far is kept.
+    """
+    clips = find_clips(dataset)
+    faults = _probe_all(dataset, clips, ledger=ledger, work=work, on_progress=on_progress)
+    usable: list[_Usable] = []
+    rejected: list[Rejected] = []
+    first_keys: dict[str, str] = {}
+    for clip in clips:
+        fault = clip.fault or faults.get(clip.key)
+        probed = ledger.last(clip.key) if fault is None else None
+        if probed is not None:
+            fault = _fault_of(probed, first_keys, video)
+        if fault is None and probed is not None and clip.caption is not None:
+            first_keys[probed.sha256] = clip.key
+            usable.append(_Usable(clip.key, clip.caption, probed))
+        elif fault is not None:
+            rejected.append(Rejected(key=clip.key, reason=fault.reason, detail=fault.detail))
+    _require_enough(dataset.url, len(usable), rejected, config)
+    heldout = choose_heldout([clip.probed.sha256 for clip in usable], config=config)
+    return Manifest(
+        dataset=dataset.url,
+        clips=tuple(_manifest_clip(clip, heldout) for clip in usable),
+        rejected=tuple(rejected),
+    )
+
+
+def _fault_of(probed: Probed, first_keys: dict[str, str], video: VideoConfig) -> Fault | None:
+    if probed.fault is not None or probed.facts is None:
+        return probed.fault
+    fault = fault_of(probed.facts, video=video)
+    if fault is None and probed.sha256 in first_keys:
+        detail = f"it is the same file as {first_keys[probed.sha256]}"
+        return Fault(reason="duplicate", detail=detail)
+    return fault
+
+
+def _manifest_clip(clip: _Usable, heldout: frozenset[str]) -> Clip:
+    assert clip.probed.facts is not None
+    return Clip(
+        key=clip.key,
+        sha256=clip.probed.sha256,
+        caption=clip.caption,
+        facts=clip.probed.facts,
+        split="heldout" if clip.probed.sha256 in heldout else "train",
+    )
+
+
+def _probe_all(
+    dataset: ObjectStore,
+    clips: Sequence[CaptionedClip],
+    *,
+    ledger: Ledger,
+    work: Path,
+    on_progress: Progress,
+) -> dict[str, Fault]:
+    """Bring the ledger up to date; returns faults that are not of the bytes, so not remembered."""
+    infos = [clip.info for clip in clips if clip.fault is None and clip.info is not None]
+    ledger.forget_others({clip.key for clip in clips})
+    unknown = [info for info in infos if ledger.known(info) is None]
+    done, total = len(clips) - len(unknown), len(clips)
+    on_progress(done, total)
+    faults: dict[str, Fault] = {}
+    work.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="probe-"))
+        examined = stack.enter_context(
+            closing(_examine_all(dataset, unknown, ledger, Path(folder)))
+        )
+        for info, found in examined:
+            if isinstance(found, Probed):
+                ledger.remember(info.key, found)
+            else:
+                faults[info.key] = found
+            done += 1
+            on_progress(done, total)
+            if done % _SAVE_EVERY == 0:
+                ledger.save()
+    ledger.save()
+    return faults
+
+
+def _examine_all(
+    dataset: ObjectStore, infos: Sequence[ObjectInfo], ledger: Ledger, folder: Path
+) -> Generator[tuple[ObjectInfo, Probed | Fault], None, None]:
+    with ThreadPoolExecutor(_PROBERS) as pool:
+        futures: list[Future[Probed | Fault]] = [
+            pool.submit(_examine, dataset, info, ledger.last(info.key), folder) for info in infos
+        ]
+        try:
+            for info, future in zip(infos, futures, strict=True):
+                yield info, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _examine(
+    dataset: ObjectStore, info: ObjectInfo, before: Probed | None, folder: Path
+) -> Probed | Fault:
+    """Fetch one file and look into it; the same bytes under a new stamp are as they were."""
+    try:
+        path = dataset.fetch(info.key, folder)
+    except IntegrityError:
+        return Fault(reason="missing", detail="it was removed while the dataset was read")
+    try:
+        sha256 = sha256_file(path)
+        if before is not None and before.sha256 == sha256:
+            return before.model_copy(update={"size": info.size, "stamp": info.stamp})
+        found = {"size": info.size, "stamp": info.stamp, "sha256": sha256}
+        try:
+            return Probed.model_validate({**found, "facts": probe(path)})
+        except DataError as error:
+            fault = Fault(reason="unreadable", detail=str(error))
+            return Probed.model_validate({**found, "facts": None, "fault": fault})
+    except PermissionError:
+        return Fault(reason="unreadable", detail="the file may not be read")
+    finally:
+        if path.is_relative_to(folder):
+            path.unlink(missing_ok=True)
+
+
+def _require_enough(
+    url: str, usable: int, rejected: Sequence[Rejected], config: DatasetConfig
+) -> None:
+    total = usable + len(rejected)
+    share = len(rejected) / total
+    if usable and share <= config.max_rejected_share:
+        return
+    too_many = f", more than dataset.max_rejected_share = {config.max_rejected_share}"
+    counts = Manifest(dataset=url, clips=(), rejected=tuple(rejected)).rejected_counts()
+    by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    summary = f"{len(rejected)} of {total} clips are rejected{too_many if usable else ''}"
+    lines = [f"{url}: {summary} ({by_reason}); mend or remove them"]
+    lines += [f"  - {item.key}: {item.detail}" for item in _examples(rejected)]
+    raise DataError("\n".join(lines))
+
+
+def _examples(rejected: Sequence[Rejected]) -> list[Rejected]:
+    """A few clips, with as many different reasons as can be."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for item in rejected:
+        ranked.append((seen.get(item.reason, 0), item))
+        seen[item.reason] = seen.get(item.reason, 0) + 1
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])[:_EXAMPLES]]

@@ -1,0 +1,115 @@
+"""What is already known of a dataset's clips, so that an unchanged clip is never fetched again."""
+
+from collections.abc import Collection
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cogvx.data.manifest import ClipFacts, Fault
+from cogvx.data.probe import PROBE_VERSION
+from cogvx.digest import canonical_json, digest
+from cogvx.errors import IntegrityError
+from cogvx.store import ObjectInfo, ObjectStore
+
+
+class Probed(BaseModel):
+    """What was found in one file's bytes: facts, or the fault of bytes that cannot be used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    stamp: str
+    sha256: str
+    facts: ClipFacts | None
+    fault: Fault | None = None
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    probe_version: int
+    dataset: str
+    clips: dict[str, Probed]
+
+
+class Ledger:
+    """One small document in the record store for each dataset; the last writer wins.
+
+    What a lost entry costs is one more look at one clip.
+    """
+
+    def __init__(self, store: ObjectStore, dataset_url: str) -> None:
+        """Start empty; use `load` for what is already known."""
+        self._store = store
+        self._dataset = dataset_url
+        self._clips: dict[str, Probed] = {}
+        self._saved: dict[str, Probed] = {}
+
+    @classmethod
+    def load(cls, store: ObjectStore, dataset_url: str) -> Self:
+        """Read back what is known of a dataset; facts of an older probe are forgotten.
+
+        Raises:
+            IntegrityError: The document is damaged; the message says which to delete.
+        """
+        ledger = cls(store, dataset_url)
+        if store.info(ledger.path) is None:
+            return ledger
+        try:
+            document = _Document.model_validate_json(store.read(ledger.path))
+        except ValidationError as error:
+            raise IntegrityError(
+                f"{ledger.path} in {store.url} is damaged; delete it, and clips are probed anew"
+            ) from error
+        if document.probe_version == PROBE_VERSION:
+            ledger._clips = dict(document.clips)
+            ledger._saved = dict(document.clips)
+        return ledger
+
+    @property
+    def path(self) -> str:
+        """Where the document lies in the store."""
+        return f"probes/{digest(self._dataset)}.json"
+
+    def known(self, info: ObjectInfo) -> Probed | None:
+        """What was found in this file, if it is unchanged since."""
+        probed = self._clips.get(info.key)
+        unchanged = probed is not None and (probed.size, probed.stamp) == (info.size, info.stamp)
+        return probed if unchanged else None
+
+    def last(self, key: str) -> Probed | None:
+        """What was found under this key, whether or not it changed since."""
+        return self._clips.get(key)
+
+    def remember(self, key: str, probed: Probed) -> None:
+        """Keep what was found, until the next `save` in memory only."""
+        self._clips[key] = probed
+
+    def refuse(self, key: str, reason: str, detail: str) -> None:
+        """Rule a clip out for as long as its bytes stay the same.
+
+        For faults that show only when the clip is decoded.
+
+        Raises:
+            ValueError: The clip was never probed.
+        """
+        probed = self._clips.get(key)
+        if probed is None:
+            raise ValueError(f"{key} was never probed")
+        fault = Fault(reason=reason, detail=detail)
+        self._clips[key] = probed.model_copy(update={"fault": fault})
+
+    def forget_others(self, keys: Collection[str]) -> None:
+        """Drop clips that the dataset no longer has."""
+        self._clips = {key: probed for key, probed in self._clips.items() if key in keys}
+
+    def save(self) -> None:
+        """Write the document, unless nothing changed."""
+        if self._clips == self._saved:
+            return
+        document = _Document(
+            probe_version=PROBE_VERSION, dataset=self._dataset, clips=dict(self._clips)
+        )
+        self._store.write(self.path, canonical_json(document))
+        self._saved = dict(self._clips)
