@@ -84,7 +84,7 @@ def test_the_table_holds_the_published_sizes() -> None:
 
 
 def test_a_folder_that_is_no_cogvideox_is_refused_with_its_missing_part(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="transformer/config.json is missing"):
+    with pytest.raises(ConfigError, match=r"transformer/config\.json is missing"):
         read_facts(tmp_path)
     save_tiny(tmp_path)
     config = tmp_path / "vae" / "config.json"

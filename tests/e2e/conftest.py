@@ -1,0 +1,142 @@
+"""A place to run the real command in: its own home, recipe and suite; Prefect's home is shared."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SUITE = """
+schema_version = 1
+name = "tiny"
+split = "gate"
+seeds = [1]
+
+[sampling]
+steps = 4
+guidance = 1.0
+sampler = "dpm"
+
+[[prompts]]
+id = "circle"
+prompt = "a red circle over a black background"
+
+[[prompts]]
+id = "square"
+prompt = "a blue square over a white background"
+
+[gate]
+primaries = ["heldout_loss"]
+"""
+
+RECIPE = """
+schema_version = 1
+name = "{name}"
+
+[base]
+path = "{base}"
+dtype = "float32"
+
+[dataset]
+uri = "{clips}"
+min_heldout = 3
+
+[video]
+frames = 9
+height = 48
+width = 48
+fps = 8
+
+[lora]
+rank = 64
+alpha = 32
+
+[train]
+steps = {steps}
+global_batch = 2
+micro_batch = 2
+learning_rate = 2e-3
+warmup_steps = 2
+gradient_checkpointing = false
+checkpoint_every = 4
+heldout_every = 8
+heldout_strata = 4
+log_every = 2
+
+[evaluation]
+suite = "{suite}"
+auto_promote = true
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a recipe, and the command line run in it."""
+
+    root: Path
+    recipe: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *words]
+
+    def run(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run `cogvx WORDS` here and give back what it printed."""
+        return subprocess.run(
+            self.command(*words),
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def succeed(self, *words: str, timeout: float = 300) -> str:
+        done = self.run(*words, timeout=timeout)
+        assert done.returncode == 0, f"{words} ended with {done.returncode}\n{done.stderr[-6000:]}"
+        return done.stdout
+
+
+def write_recipe(path: Path, *, clips: str, base: Path, name: str = "tiny", steps: int = 8) -> Path:
+    suite = path.with_name("suite.toml")
+    suite.write_text(SUITE)
+    path.write_text(RECIPE.format(name=name, base=base, clips=clips, steps=steps, suite=suite))
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+def make_place(root: Path, recipe: Path, prefect_home: Path, **settings: str) -> Place:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("COGVX_")
+    }
+    environment |= {
+        "COGVX_HOME": str(root / "home"),
+        "PREFECT_HOME": str(prefect_home),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "COLUMNS": "300",
+        **settings,
+    }
+    return Place(root, recipe, environment)
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    nano_base: Path,
+    world_clips: Path,
+    prefect_home: Path,
+) -> Place:
+    root = tmp_path_factory.mktemp("place")
+    recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
+    return make_place(root, recipe, prefect_home)

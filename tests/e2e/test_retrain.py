@@ -1,0 +1,184 @@
+"""The main job: clips in, a registered, evaluated and promoted adapter out; then nothing to do."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cogvx.digest import sha256_file
+from cogvx.mp4 import read_mp4
+from tests.e2e.conftest import Place, make_place, write_recipe
+
+
+@pytest.fixture(scope="module")
+def first(place: Place) -> str:
+    """What the first retraining printed."""
+    return place.succeed("retrain", str(place.recipe))
+
+
+def adapters(place: Place) -> list[Path]:
+    return sorted((place.home / "store" / "adapters").rglob("*.safetensors"))
+
+
+def test_the_summary_tells_the_story_in_order(place: Place, first: str) -> None:
+    told = [
+        "12 accepted",
+        "0 rejected",
+        "encoded",
+        "8 steps",
+        "held-out loss",
+        "pytorch_lora_weights.safetensors",
+        "tiny version 1",
+        "challenger",
+        "report.html",
+    ]
+    positions = [first.find(part) for part in told]
+    assert -1 not in positions, f"{told[positions.index(-1)]} is missing in\n{first}"
+    assert positions == sorted(positions)
+    assert any(verdict in first for verdict in ("PROMOTE", "HOLD", "REJECT"))
+
+
+def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (place.home / "store").rglob("*")}
+    loaded = place.root / "loaded"
+    program = (
+        "import atexit, sys, pathlib\n"
+        f"atexit.register(lambda: pathlib.Path({str(loaded)!r}).write_text("
+        "'\\n'.join(sorted(sys.modules))))\n"
+        f"sys.argv = ['cogvx', 'retrain', {str(place.recipe)!r}]\n"
+        "from flows.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place.root,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "unchanged" in done.stdout
+    assert "tiny version 1" in done.stdout
+    modules = loaded.read_text().split("\n")
+    assert "prefect" in modules
+    assert not {"torch", "diffusers", "transformers"} & set(modules)
+    after = {path: path.stat().st_mtime_ns for path in (place.home / "store").rglob("*")}
+    changed = {path.name for path in after if path.is_file() and after[path] != before.get(path)}
+    assert all("records" not in str(path) for path in after if path not in before)
+    assert changed <= {"latest"} | {path.name for path in (place.home / "store/probes").rglob("*")}
+
+
+def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str) -> None:
+    recipe = str(place.recipe)
+    assert "0 encoded" in place.succeed("cache", recipe)
+    assert "done before" in place.succeed("train", recipe)
+    assert "registered before" in place.succeed("register", recipe)
+    assert "0 rendered" in place.succeed("evaluate", recipe)
+
+
+def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
+    place: Place, first: str, nano_base: Path, world_clips: Path
+) -> None:
+    clips = place.root / "more-clips"
+    shutil.copytree(world_clips, clips)
+    lines = (clips / "metadata.jsonl").read_text().splitlines()
+    extra = json.loads(lines[0])
+    from cogvx.model.nano.world import render_world
+
+    render_world(place.root / "extra", clips=1, seed=99)
+    (added,) = (place.root / "extra").glob("*.mp4")
+    shutil.copy(added, clips / "added.mp4")
+    extra |= {"file_name": "added.mp4", "text": "an added clip of a red circle"}
+    (clips / "metadata.jsonl").write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
+    recipe = write_recipe(place.root / "more.toml", clips=str(clips), base=nano_base)
+
+    printed = place.succeed("retrain", str(recipe))
+    assert "13 accepted" in printed
+    assert "2 encoded" in printed  # the clip and its caption
+    assert "tiny version 2" in printed
+
+
+def test_an_interrupted_retraining_ends_with_the_same_adapter(
+    place: Place, first: str, nano_base: Path, world_clips: Path, prefect_home: Path
+) -> None:
+    root = place.root / "killed"
+    root.mkdir()
+    recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
+    other = make_place(root, recipe, prefect_home)
+    process = subprocess.Popen(
+        other.command("retrain", str(recipe)),
+        cwd=root,
+        env=other.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 200
+    while not list((other.home / "runs").glob("*/checkpoints/latest.json")):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + 30
+    while _trainers(other.home):
+        assert time.monotonic() < until, "the trainer outlived the flow"
+        time.sleep(0.2)
+
+    printed = other.succeed("retrain", str(recipe))
+    assert "resumed from step" in printed
+    mine = {sha256_file(path) for path in adapters(other)}
+    assert mine <= {sha256_file(path) for path in adapters(place)}
+    assert mine
+
+
+def _trainers(home: Path) -> list[int]:
+    """Processes that work on a run folder below `home`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(home / "runs").encode() in words and b"cogvx.training" in words:
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_champion_generates_through_mlflow(place: Place, first: str) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{place.home}/mlflow.db")
+    if "champion" not in client.get_registered_model("tiny").aliases:
+        client.set_registered_model_alias("tiny", "champion", "1")
+    program = (
+        "import mlflow, sys\n"
+        f"mlflow.set_tracking_uri('sqlite:///{place.home}/mlflow.db')\n"
+        "model = mlflow.pyfunc.load_model('models:/tiny@champion')\n"
+        "rows = model.predict([{'prompt': 'a red circle', 'seed': 3.0}],"
+        " params={'output_dir': 'served'})\n"
+        "assert not {'cogvx', 'tasks', 'flows'} & set(sys.modules), 'this project was imported'\n"
+        "rows = rows.to_dict('records') if hasattr(rows, 'to_dict') else rows\n"
+        "print(rows[0]['path'])\n"
+    )
+    environment = {k: v for k, v in place.environment.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    video = read_mp4(place.root / done.stdout.strip().split("\n")[-1])
+    assert video.rgb_fhwc.shape == (9, 48, 48, 3)
+    assert video.fps == 8
