@@ -173,11 +173,11 @@ class Journal:
         self._logged_step, self._logged_time = self.step, time.monotonic()
         samples_per_second = rate * self.train.global_batch
         values = {
-            "train/loss": self.train_loss,
-            "train/grad_norm": norms[-1],
-            "train/learning_rate": lr_at(self.step - 1, self.train),
-            "train/epoch": self.watch.batches.sampler.epoch(self.step),
-            "train/samples_per_second": samples_per_second,
+            "loss": self.train_loss,
+            "grad_norm": norms[-1],
+            "learning_rate": lr_at(self.step - 1, self.train),
+            "epoch": self.watch.batches.sampler.epoch(self.step),
+            "samples_per_second": samples_per_second,
         }
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self.events.write("metrics", step=self.step, values=finite)

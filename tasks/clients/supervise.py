@@ -1,0 +1,168 @@
+"""Run a command so that nothing it started outlives whoever asked for it.
+
+    python -m tasks.clients.supervise [--parent PID] [--grace SECONDS] -- COMMAND [ARGUMENT ...]
+
+Launchers of training start processes of their own, in sessions of their own, and forward signals
+badly or not at all: killing the launcher, or its process group, leaves trainers behind that hold
+GPUs. So this process adopts every orphan below it, hears of its parent's death, and then, or when
+it is told to stop, sends SIGTERM to the whole tree, waits for checkpoints to be saved, and sends
+SIGKILL to the rest. It ends with the command's exit code, or 128 + n after signal n.
+
+Only the standard library is imported, so that it starts at once and cannot fail with the rest. On
+systems other than Linux only the command itself is looked after, and it says so.
+
+Source: prctl(2), PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER; proc(5), stat.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+GRACE_SECONDS = 25.0  # Prefect's workers kill after 30
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_POLL_SECONDS = 0.1
+_PROC = Path("/proc")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Supervise the command; returns the exit code to end with."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.clients.supervise")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="end when it has ended")
+    parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds to save in")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args(arguments)
+    supervisor = Supervisor(parent=options.parent, grace=options.grace)
+    return supervisor.run(options.command)
+
+
+class Supervisor:
+    """One command and everything below it.
+
+    Attributes:
+        parent: Process whose end is the command's end.
+        grace: Seconds between SIGTERM and SIGKILL.
+    """
+
+    parent: int
+    grace: float
+    _asked: bool
+    _deadline: float | None
+
+    def __init__(self, *, parent: int, grace: float) -> None:
+        """Nothing is started yet."""
+        self.parent = parent
+        self.grace = grace
+        self._asked = False
+        self._deadline = None
+
+    def run(self, command: Sequence[str]) -> int:
+        """Start the command, wait for its whole tree, return the exit code to end with."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask)
+        _watch_family()
+        child = subprocess.Popen(command)
+        code: int | None = None
+        while True:
+            ended = reap()
+            code = ended.get(child.pid, code)
+            tree = descendants(os.getpid(), child.pid)
+            if code is not None and not tree:
+                return code
+            # an orphan whose command has ended has nobody left to work for
+            if self._asked or code is not None or os.getppid() != self.parent:
+                self._end(tree)
+            time.sleep(_POLL_SECONDS)
+
+    def _end(self, tree: Sequence[int]) -> None:
+        """Ask once, and insist when the time is up."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self.grace
+            send(signal.SIGTERM, tree)
+        elif time.monotonic() > self._deadline:
+            send(signal.SIGKILL, tree)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+
+def descendants(root: int, *more: int) -> list[int]:
+    """Living processes below `root`, by /proc; without it, those of `more` that are alive."""
+    if not (_PROC / "self" / "stat").is_file():
+        return [pid for pid in more if _is_alive(pid)]
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (parent := _parent_of_living(entry)) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def send(number: signal.Signals, pids: Sequence[int]) -> None:
+    """Send a signal to each process that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def reap() -> dict[int, int]:
+    """Collect every child that has ended, adopted ones too: exit code, or 128 + n, by process."""
+    ended: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            code = os.waitstatus_to_exitcode(status)
+            ended[pid] = code if code >= 0 else 128 - code
+    return ended
+
+
+def _parent_of_living(entry: Path) -> int | None:
+    """The parent of a process, or None for one that has ended, reaped or not."""
+    try:
+        # the name stands in brackets and may hold anything, so count from the last one
+        fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in {"Z", "X"} else int(fields[1])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _watch_family() -> None:
+    """Ask the kernel for the parent's death as SIGTERM, and for every orphan below."""
+    if sys.platform != "linux":
+        sys.stderr.write(
+            "supervise: this is not Linux, so only the command itself is stopped, and only while "
+            "this process lives\n"
+        )
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((_PR_SET_PDEATHSIG, signal.SIGTERM), (_PR_SET_CHILD_SUBREAPER, 1)):
+        if libc.prctl(option, int(value), 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
