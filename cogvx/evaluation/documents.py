@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.evaluation.suite import SamplingConfig
+
 Outcome = Literal["PROMOTE", "HOLD", "REJECT", "INVALID"]
 Role = Literal["primary", "guard", "ceiling", "info"]
 Result = Literal["better", "not worse", "under limit", "undecided", "worse", "over limit", "info"]
@@ -172,6 +174,7 @@ class EvaluationReport(_Document):
     model: str
     suite_name: str
     suite: str
+    sampling: SamplingConfig
     prompts: dict[str, str]
     seeds: tuple[int, ...]
     arms: tuple[ArmSummary, ...]

@@ -49,6 +49,7 @@ def judge(
         model=model,
         suite_name=suite.name,
         suite=suite.digest,
+        sampling=suite.sampling,
         prompts={prompt.id: prompt.prompt for prompt in suite.prompts},
         seeds=suite.seeds,
         arms=tuple(

@@ -34,10 +34,12 @@ class Metric:
     """A number and how to read it.
 
     `direction` is +1 where more is better, -1 where less is, 0 where any change is a departure.
+    `short` is for captions under videos.
     A metric of kind "video" is averaged over the seeds of a prompt; "heldout" is per clip.
     """
 
     name: str
+    short: str
     unit: str
     direction: Literal[-1, 0, 1]
     kind: Literal["video", "heldout"]
@@ -122,6 +124,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric(
             HELDOUT_LOSS,
+            "loss",
             "mse of v",
             -1,
             "heldout",
@@ -129,23 +132,27 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "temporal_flickering",
+            "calm",
             "0..1",
             1,
             "video",
-            "calm between frames (VBench); a frozen video scores best",
+            "calm between frames as VBench defines it; a frozen video scores best",
             temporal_flickering,
         ),
         Metric(
             "motion_magnitude",
+            "motion",
             "px/frame",
             1,
             "video",
             "speed of the fastest 5 % of the picture, short side 256; noise counts as motion",
             motion_magnitude,
         ),
-        Metric("brightness", "0..255", 0, "video", "mean luma", brightness),
-        Metric("contrast", "0..127", 0, "video", "spread of luma within a frame", contrast),
-        Metric("saturation", "0..1", 0, "video", "mean HSV saturation", saturation),
+        Metric("brightness", "brightness", "0..255", 0, "video", "mean luma", brightness),
+        Metric(
+            "contrast", "contrast", "0..127", 0, "video", "spread of luma within a frame", contrast
+        ),
+        Metric("saturation", "saturation", "0..1", 0, "video", "mean HSV saturation", saturation),
     )
 }
 
