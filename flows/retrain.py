@@ -11,8 +11,8 @@ from flows.train import train
 from tasks.dispatch import run_child
 from tasks.documents import RetrainReport
 from tasks.ingest import survey_clips
+from tasks.publish import publish_summary
 from tasks.register import find_unchanged
-from tasks.summary import publish_summary
 from tasks.workbench import open_workbench
 
 

@@ -2,11 +2,11 @@
 
 import logging
 
-from cogvx.data.ingest import Ledger
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cogvx.cache.plan import CachePlan, plan_cache
+from cogvx.data.ingest import Ledger
 from cogvx.data.manifest import Manifest
 from tasks.documents import CacheReport
 from tasks.ingest import survey_clips

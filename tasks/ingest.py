@@ -2,10 +2,10 @@
 
 import logging
 
-from cogvx.data.ingest import Ledger, ingest
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient

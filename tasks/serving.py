@@ -14,16 +14,21 @@ a row leaves out comes from the version's own configuration; its fields are thos
 import hashlib
 import json
 import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
 
 _FIRST_SEED = 0
 _MAX_PIXEL = 255
+_ENCODER = {"crf": "18", "preset": "medium"}
+_BT601, _LIMITED_RANGE = 6, 1  # as ITU-T H.273 numbers them
 
 
 @dataclass(frozen=True)
@@ -79,23 +84,29 @@ class CogVideoXAdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.pipeline = _load_pipeline(self.settings, Path(context.artifacts["adapter"]))
 
     def predict(
-        self, context: Any, model_input: Any, params: Mapping[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> list[dict[str, object]]:
         """Generate one mp4 for every row.
 
         Args:
             context: Not used: everything was loaded once.
-            model_input: A data frame, or a list of dictionaries; see the top of this file.
+            model_input: Rows as at the top of this file; MLflow makes a frame of a list of them.
             params: `output_dir`; without it the files go to a new temporary folder.
 
         Returns:
             For every row its `prompt`, its `seed` and the `path` of the file.
+
+        Raises:
+            MlflowException: A row has no prompt, or a size that the model cannot make; no video was
+                made then.
         """
         del context
         named = str((params or {}).get("output_dir") or "")
         folder = Path(named or tempfile.mkdtemp(prefix="cogvx-")).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [_row(given, self.settings) for given in _dictionaries(model_input)]
+        rows = [_row(given, self.settings) for given in model_input.to_dict("records")]
+        for row in rows:
+            _require_size(row, self.pipeline)
         return [
             {"prompt": row.prompt, "seed": row.seed, "path": str(self._generate(row, folder))}
             for row in rows
@@ -151,17 +162,12 @@ def _load_pipeline(settings: Settings, adapter: Path) -> Any:
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _dictionaries(model_input: Any) -> list[dict[str, Any]]:
-    """Rows as dictionaries, without what a data frame fills in for absent values."""
-    rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-    return [{key: value for key, value in row.items() if _is_given(value)} for row in rows]
-
-
 def _is_given(value: Any) -> bool:
     return value is not None and value == value  # noqa: PLR0124 - NaN stands for an empty cell
 
 
-def _row(given: Mapping[str, Any], settings: Settings) -> Row:
+def _row(cells: Mapping[str, Any], settings: Settings) -> Row:
+    given = {name: value for name, value in cells.items() if _is_given(value)}
     if not str(given.get("prompt", "")).strip():
         raise MlflowException.invalid_parameter_value(
             'every row needs a "prompt" that is not empty'
@@ -177,17 +183,43 @@ def _row(given: Mapping[str, Any], settings: Settings) -> Row:
     )
 
 
-def _write_mp4(path: Path, rgb_fhwc: Any, *, fps: int) -> None:
-    """H.264 under a temporary name, then renamed: a reader never sees half a video."""
-    import av  # noqa: PLC0415 - registering a version must not load it
+def _require_size(row: Row, pipeline: Any) -> None:
+    """Refuse a size that the model would silently bring to another one."""
+    frames = 2 * pipeline.vae_scale_factor_temporal
+    pixels = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size
+    if row.frames < 1 or (row.frames - 1) % frames:
+        raise MlflowException.invalid_parameter_value(
+            f"frames = {row.frames} is not a multiple of {frames}, plus 1"
+        )
+    if row.height < pixels or row.width < pixels or row.height % pixels or row.width % pixels:
+        raise MlflowException.invalid_parameter_value(
+            f"height x width = {row.height}x{row.width} is not in multiples of {pixels}"
+        )
 
-    aside = path.with_name(f".aside-{path.name}")
-    with av.open(str(aside), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+
+def _write_mp4(path: Path, rgb_fhwc: Any, *, fps: int) -> None:
+    """H.264 under a temporary name, then renamed: a reader never sees half a video.
+
+    One thread and stated colours, so that the same pixels are the same bytes everywhere.
+    """
+    import av  # noqa: PLC0415 - registering a version must not load it
+    from av.video.reformatter import Colorspace  # noqa: PLC0415
+
+    aside = path.with_name(f".aside-{uuid.uuid4().hex}-{path.name}")
+    options = {"movflags": "faststart", "fflags": "+bitexact"}
+    with av.open(str(aside), "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps, options=_ENCODER)
         stream.height, stream.width = rgb_fhwc.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for image_hwc in rgb_fhwc:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_hwc, format="rgb24")))
+        context = stream.codec_context
+        context.thread_count = 1
+        context.colorspace = context.color_primaries = context.color_trc = _BT601
+        context.color_range = _LIMITED_RANGE
+        for number, image_hwc in enumerate(rgb_fhwc):
+            frame = av.VideoFrame.from_ndarray(image_hwc, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601)
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     aside.replace(path)
 

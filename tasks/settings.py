@@ -72,7 +72,7 @@ def prepare_process() -> None:
     """Set the defaults that Prefect, MLflow and the hub read when they are imported.
 
     What the environment already says wins. Telemetry is off; Prefect's database lies with
-    everything else; our loggers reach the Prefect UI.
+    everything else; our loggers reach the Prefect UI, and its own lines stay out of the terminal.
     """
     home = settings().home.resolve()
     defaults = {
@@ -82,7 +82,7 @@ def prepare_process() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvx,tasks,flows",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "TOKENIZERS_PARALLELISM": "false",

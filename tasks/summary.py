@@ -1,6 +1,4 @@
-"""The summary of a retraining: the same lines in the terminal, and a page in the Prefect UI."""
-
-from prefect.artifacts import create_markdown_artifact
+"""What a stage did, as pairs of a short name and a fact; the terminal and the UI show the same."""
 
 from tasks.documents import (
     CacheReport,
@@ -83,10 +81,3 @@ def _unchanged_rows(unchanged: Unchanged) -> list[Row]:
         ("registry", f"{version}, aliases: {aliases}, verdict {unchanged.verdict}"),
         ("next", "add clips or edit the recipe; nothing was encoded, trained or rendered"),
     ]
-
-
-def publish_summary(report: RetrainReport) -> RetrainReport:
-    """Show the summary in the Prefect UI; returns the report."""
-    rows = "\n".join(f"| {name} | {fact} |" for name, fact in summary_rows(report))
-    create_markdown_artifact(f"| | |\n|---|---|\n{rows}\n", key="retrain", description="Retraining")
-    return report

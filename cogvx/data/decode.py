@@ -1,10 +1,11 @@
 """A window of a clip as a tensor: the right frames, upright, covering the size, cut to it.
 
 decord reads the clips that it reads right; PyAV reads the others, and everything where decord has
-no wheel. Both give the same bytes. What was found of decord 0.6, and why it is not asked for those:
-it repeats frames where an edit list hides some, fails on rotated clips, knows no AV1, is off by up
-to 97 of 255 on 10 bits, and fills damage with whatever lies near. The last cannot be seen from
-outside, so PyAV decodes the window strictly first.
+no wheel. Both give the same bytes. What was measured of decord 0.6, and why it is not asked there:
+over an edit list it repeats frames; with open groups of pictures, in AVI and in MPEG-4 it seeks to
+wrong frames; 10 bits come out wrong by up to 97 of 255; AV1 and some narrow sizes fail; and damage
+is filled with whatever lies near, which cannot be seen from outside, so that PyAV decodes the
+window strictly first.
 
 Both turn YUV into RGB with the BT.601 matrix whatever the file's tag says, as the clips that
 CogVideoX was trained on were turned.
@@ -29,7 +30,7 @@ from cogvx.shapes import VideoSize, cover_and_crop
 
 Backend = Literal["auto", "decord", "pyav"]
 
-_DECORD_CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg"})
+_DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
 _DECORD_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 # Frames that decord hands over at once: 16 of 1080p are 100 MB.
 _BATCH = 16
@@ -87,54 +88,54 @@ def _read(
     path: Path, track: Track, indices: Sequence[int], backend: Backend
 ) -> Iterator[np.ndarray]:
     """The frames at `indices`, as shown, in uint8 `hwc`."""
-    reader = None if backend == "pyav" else _open_decord(path, track)
-    if reader is None and backend == "decord":
-        raise ConfigError('decord is not installed here or cannot read this clip; use "pyav"')
-    if reader is None:
-        return _read_with_pyav(path, track, indices)
-    return _read_with_decord(reader, path, track, indices)
+    done = 0
+    if backend != "pyav" and _is_for_decord(track):
+        for _ in _decode_strictly(path, track, indices[-1]):
+            pass
+        for rgb_hwc in _read_with_decord(path, track, indices):
+            yield rgb_hwc
+            done += 1
+    if done < len(indices):
+        if backend == "decord":
+            raise ConfigError('decord is not installed here or cannot read this clip; use "pyav"')
+        yield from _read_with_pyav(path, track, indices[done:])
 
 
 def _read_with_pyav(path: Path, track: Track, indices: Sequence[int]) -> Iterator[np.ndarray]:
     wanted = iter(indices)
-    index = next(wanted, None)
+    index = next(wanted)
     for position, frame in _decode_strictly(path, track, indices[-1]):
         if position == index:
-            rgb_hwc = _upright(frame.to_ndarray(format="rgb24"), track)
+            rgb_hwc = np.rot90(frame.to_ndarray(format="rgb24"), track.rotation // 90)
         while position == index:
-            yield rgb_hwc
-            index = next(wanted, None)
+            yield np.ascontiguousarray(rgb_hwc)
+            index = next(wanted, -1)
 
 
-def _read_with_decord(
-    reader: Any, path: Path, track: Track, indices: Sequence[int]
-) -> Iterator[np.ndarray]:
-    for _ in _decode_strictly(path, track, indices[-1]):
-        pass
-    try:
-        for first in range(0, len(indices), _BATCH):
-            yield from reader.get_batch(list(indices[first : first + _BATCH])).asnumpy()
-    except _decord().DECORDError as error:
-        raise DataError("the file's frames cannot be decoded") from error
-
-
-def _open_decord(path: Path, track: Track) -> Any:
-    """A reader, or None where decord is not to be trusted with this clip."""
-    trusted = (
-        track.codec in _DECORD_CODECS
-        and track.pixel_format in _DECORD_FORMATS
-        and not track.rotation
-        and not track.hidden
-    )
+def _read_with_decord(path: Path, track: Track, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """As many of the frames as decord can give, which is all or none of almost every clip."""
     decord = _decord()
-    if not trusted or decord is None:
-        return None
     decord.logging.set_level(decord.logging.QUIET)  # its FFmpeg writes to the terminal
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
+        if len(reader) != len(track.ticks):
+            return
+        for first in range(0, len(indices), _BATCH):
+            yield from reader.get_batch(list(indices[first : first + _BATCH])).asnumpy()
     except decord.DECORDError:
-        return None
-    return reader if len(reader) == len(track.ticks) else None
+        return
+
+
+def _is_for_decord(track: Track) -> bool:
+    return (
+        track.codec in _DECORD_CODECS
+        and track.pixel_format in _DECORD_FORMATS
+        and track.timed
+        and track.closed
+        and not track.hidden
+        and not track.rotation
+        and _decord() is not None
+    )
 
 
 def _decord() -> Any:
@@ -153,20 +154,15 @@ def _decode_strictly(path: Path, track: Track, last: int) -> Iterator[tuple[int,
     """
     with open_video(path) as (container, stream):
         stream.codec_context.options = {"err_detect": "explode"}
-        timed = container.format.name != "avi"  # AVI stores the order of decoding only
         position = -1
         for position, frame in enumerate(container.decode(stream)):
-            misplaced = timed and frame.pts not in (None, track.ticks[position])
+            misplaced = track.timed and frame.pts not in (None, track.ticks[position])
             if frame.is_corrupt or misplaced:
                 raise DataError(f"the file is damaged at frame {position}")
             yield position, frame
             if position == last:
                 return
     raise DataError(f"the file is damaged: frame {position + 1} of {len(track.ticks)} is lost")
-
-
-def _upright(rgb_hwc: np.ndarray, track: Track) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(rgb_hwc, track.rotation // 90))
 
 
 def _fit(rgb_hwc: np.ndarray, track: Track, size: VideoSize) -> Tensor:
