@@ -5,7 +5,7 @@ then hides. The file's first frame is decoded: it proves that there is a decoder
 the display rotation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,8 +29,10 @@ class Track:
     """The video track that players choose.
 
     `ticks` are the times of its frames in units of `time_base` seconds, ascending; `hidden` counts
-    the packets that an edit list tells players not to show. `height` and `width` are of the picture
-    as shown: after `rotation` (degrees counterclockwise) and with square pixels.
+    the packets that an edit list tells players not to show. `timed` is false for AVI, which stores
+    the order of decoding instead of the times of showing. `closed` is true where decoding may begin
+    at any key frame, because nothing shown before it is stored after it. `height` and `width` are
+    of the picture as shown: after `rotation` (degrees counterclockwise), with square pixels.
     """
 
     codec: str
@@ -42,6 +44,8 @@ class Track:
     time_base: Fraction
     ticks: tuple[int, ...]
     hidden: int
+    timed: bool
+    closed: bool
 
     @property
     def times_s(self) -> tuple[Fraction, ...]:
@@ -82,6 +86,7 @@ def read_track(path: Path) -> Track:
         time_base = Fraction(stream.time_base)
         fps = _rate(ticks, time_base, stream)
         _require_whole(stream, len(packets), ticks, Fraction(1) / (fps * time_base))
+        timed = container.format.name != "avi"
         codec = str(stream.codec_context.codec.canonical_name)
     rotation, pixel_format, height, width = _first_picture(path)
     return Track(
@@ -94,6 +99,8 @@ def read_track(path: Path) -> Track:
         time_base=time_base,
         ticks=tuple(ticks),
         hidden=len(packets) - len(shown),
+        timed=timed,
+        closed=_is_closed(packets),
     )
 
 
@@ -123,6 +130,16 @@ def _tick(packet: Any) -> int:
     if tick is None:
         raise DataError("its frames carry no times")
     return int(tick)
+
+
+def _is_closed(packets: Sequence[Any]) -> bool:
+    key_tick = None
+    for packet in packets:
+        if packet.is_keyframe:
+            key_tick = _tick(packet)
+        elif key_tick is not None and _tick(packet) < key_tick:
+            return False
+    return True
 
 
 def _rate(ticks: list[int], time_base: Fraction, stream: Any) -> Fraction:
