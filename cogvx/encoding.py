@@ -76,7 +76,7 @@ def encode_missing(
         dataset: Where the plan's clips lie.
         store: Where the records go.
         work: A folder for clips on their way; none is left there.
-        on_progress: Called with "latents" or "prompts", how many are done, and of how many.
+        on_progress: Called with "clips" or "captions", how many are done, and of how many.
 
     Returns:
         Counts, and the clips that are gone, changed since the manifest was made, or undecodable.
@@ -134,7 +134,7 @@ def _encode_clips(
         else:
             moments_cfhw = _encode_clip(vae, rgb, clip)
             store.create(key.path, pack_latents(key, moments_cfhw))
-        on_progress("latents", done, len(clips))
+        on_progress("clips", done, len(clips))
     return tuple(refused)
 
 
@@ -159,10 +159,10 @@ def _encode_captions(
         embedding_sd = encode_prompts(text, [key.text], key.max_length)[0]
         if not embedding_sd.isfinite().all():
             raise DataError(
-                f'the embedding of "{key.text}" is not finite in {key.dtype}; use another base.dtype'
+                f'the embedding of "{key.text}" is not finite in {key.dtype}; change base.dtype'
             )
         store.create(key.path, pack_prompt(key, embedding_sd))
-        on_progress("prompts", done, len(prompts))
+        on_progress("captions", done, len(prompts))
 
 
 @dataclass(frozen=True)
