@@ -168,13 +168,14 @@ class Session:
             better = min(_divisors(TRAIN_TIMESTEPS), key=lambda divisor: abs(divisor - steps))
             wrong = f"does not divide {TRAIN_TIMESTEPS}, so steps would overlap"
             problems.append(Problem("sampling.steps", steps, wrong, f"use {better}"))
-        patch = self.facts.compression.spatial * self.facts.patch
-        try:
-            self.facts.compression.latent(size)
-        except ValueError as error:
-            problems.append(Problem("size", str(size), f"does not suit the model: {error}"))
-        if size.height % patch or size.width % patch:
-            wrong = f"has a side that is not a multiple of {patch}"
+        step = self.facts.variant.frame_step
+        if size.frames < 1 or (size.frames - 1) % step:
+            # the pipeline takes 5 frames and returns 8: the VAE decodes latents in pairs
+            wrong = f"has frames that are not {step}k + 1"
+            problems.append(Problem("size", str(size), wrong, f"use {step + 1} frames"))
+        side = self.facts.compression.spatial * self.facts.patch
+        if size.height < 1 or size.width < 1 or size.height % side or size.width % side:
+            wrong = f"has a side that is not a multiple of {side}"
             problems.append(Problem("size", str(size), wrong))
         if problems:
             raise ConfigError("this video cannot be generated", problems)

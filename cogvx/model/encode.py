@@ -76,8 +76,15 @@ def encode_prompts(text: TextEncoder, captions: Sequence[str], max_length: int) 
 def decode_latents(vae: AutoencoderKLCogVideoX, latents_bcfhw: Tensor) -> Tensor:
     """Decode scaled latents, as the transformer sees them, into RGB in [-1, 1].
 
-    Source: diffusers `CogVideoXPipeline.decode_latents`.
+    Raises:
+        DataError: The number of latent frames is even: the VAE decodes them in pairs, the first
+            alone, and gives 8 frames instead of 5.
+
+    Source: diffusers `CogVideoXPipeline.decode_latents`, `AutoencoderKLCogVideoX._decode`.
     """
+    latent_frames = latents_bcfhw.shape[2]
+    if latent_frames % 2 == 0:
+        raise DataError(f"{latent_frames} latent frames cannot be decoded; use an odd number")
     scaled = latents_bcfhw.to(device=vae.device, dtype=vae.dtype)
     rgb_bcfhw: Tensor = vae.decode(1 / vae.config.scaling_factor * scaled).sample
     return rgb_bcfhw.clamp(-1, 1)

@@ -77,18 +77,27 @@ def _download(hub_id: str, revision: str | None) -> Path:
                 hub_id, revision=revision, allow_patterns=["model_index.json", *wanted]
             )
         )
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in _BUSY:
-            raise TransientError(f"the hub did not give {hub_id} this time: {error}") from error
-        raise _not_a_base(hub_id, error) from error
-    except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_a_base(hub_id, error) from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if _status(error) in _BUSY:
+            raise TransientError(
+                f"the hub is too busy to give {hub_id}: {_reason(error)}"
+            ) from error
+        wrong = f"is neither a folder nor a model that the hub can give: {_reason(error)}"
+        raise ConfigError(str(Problem("base.path", hub_id, wrong))) from error
 
 
-def _not_a_base(hub_id: str, error: Exception) -> ConfigError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    wrong = f"is neither a folder nor a model that the hub can give: {reason}"
-    return ConfigError(str(Problem("base.path", hub_id, wrong)))
+def _status(error: BaseException) -> int | None:
+    """The hub's answer; a missing snapshot is reported with the answer as its cause."""
+    for link in (error, error.__cause__):
+        if isinstance(link, HfHubHTTPError):
+            return link.response.status_code
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """The hub's own words without its advice, which follows in further lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
 
 
 def _content_files(part: Path) -> list[Path]:

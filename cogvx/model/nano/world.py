@@ -56,12 +56,7 @@ class Scene:
     motion: str
     background: str
     offset: tuple[float, float]
-    wording: str
-
-    @property
-    def caption(self) -> str:
-        """The scene in words."""
-        return self.wording
+    caption: str
 
 
 def draw_scene(seed: int, number: int) -> Scene:
@@ -69,22 +64,22 @@ def draw_scene(seed: int, number: int) -> Scene:
     rng = np.random.default_rng([seed, number])
     colour, background = (str(name) for name in rng.choice(list(COLOURS), size=2, replace=False))
     shape, size, motion = (str(rng.choice(list(choices))) for choices in (SHAPES, SIZES, MOTIONS))
-    wording = str(rng.choice(WORDINGS)).format(
+    caption = str(rng.choice(WORDINGS)).format(
         size=size,
         colour=colour,
         shape=shape,
         background=background,
         moves=str(rng.choice(MOTIONS[motion][1])),
     )
-    across, along = rng.uniform(-_JITTER, _JITTER, size=2)
+    right, down = rng.uniform(-_JITTER, _JITTER, size=2)
     return Scene(
         shape=shape,
         colour=colour,
         size=size,
         motion=motion,
         background=background,
-        offset=(float(across), float(along)),
-        wording=wording,
+        offset=(float(right), float(down)),
+        caption=caption,
     )
 
 
