@@ -1,0 +1,121 @@
+"""A base model is found where it lies, and named by its bytes alone."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cogvx.errors import ConfigError
+from cogvx.model.identity import BASE_PARTS, VAE_PARTS, fingerprint, resolve_base
+from tests.model.hub import Hub
+
+_RESOLVE = """
+import sys
+from cogvx.errors import CogvxError
+from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
+try:
+    print(fingerprint(resolve_base("me/nano", sys.argv[1] or None), BASE_PARTS))
+except CogvxError as error:
+    print(type(error).__name__, error)
+print("torch" in sys.modules)
+"""
+
+
+@pytest.fixture
+def hub(nano_base: Path) -> Iterator[Hub]:
+    with Hub(nano_base) as running:
+        yield running
+
+
+def resolve_elsewhere(endpoint: str, home: Path, revision: str = "") -> list[str]:
+    """What a fresh process prints that resolves me/nano at a hub of ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", _RESOLVE, revision],
+        env={"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_folder_is_itself(nano_base: Path) -> None:
+    assert resolve_base(str(nano_base), None) == nano_base
+
+
+def test_a_folder_has_no_revision(nano_base: Path) -> None:
+    with pytest.raises(ConfigError, match=r'base.revision = "main" means nothing for a folder'):
+        resolve_base(str(nano_base), "main")
+
+
+@pytest.mark.parametrize("path", ["./absent/model", "/absent/model", "absent", "a/b/c"])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="is not a folder on this machine"):
+        resolve_base(path, None)
+
+
+def test_a_hub_model_has_the_fingerprint_of_its_folder_and_loads_no_torch(
+    hub: Hub, nano_base: Path, tmp_path: Path
+) -> None:
+    printed = resolve_elsewhere(hub.url, tmp_path, revision="v1")
+    assert printed == [fingerprint(nano_base, BASE_PARTS), "False"]
+    assert "/api/models/me/nano/revision/v1" in hub.asked
+    fetched = {path.rpartition("/resolve/")[2].partition("/")[2] for path in hub.asked}
+    assert "vae/config.json" in fetched
+    assert not fetched & {"README.md", "vae/weights.bin"}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        (404, "ConfigError", "is neither a folder nor a model that the hub can give: 404"),
+        (503, "TransientError", "the hub is too busy to give me/nano"),
+    ],
+)
+def test_a_hub_that_refuses_is_reported_by_who_must_act(
+    hub: Hub, tmp_path: Path, status: int, kind: str, sentence: str
+) -> None:
+    hub.status = status
+    first = resolve_elsewhere(hub.url, tmp_path)[0]
+    assert first.startswith(kind)
+    assert sentence in first
+
+
+def test_a_hub_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    first = resolve_elsewhere("http://127.0.0.1:9", tmp_path)[0]
+    assert first.startswith('ConfigError base.path = "me/nano" is neither a folder nor a model')
+
+
+def test_the_fingerprint_is_of_contents_only(nano_base: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(nano_base, copy)
+    (copy / "vae" / "README.md").write_text("words", encoding="utf-8")
+    (copy / "vae" / ".aside-1-config.json").write_text("{", encoding="utf-8")
+    assert fingerprint(copy, VAE_PARTS) == fingerprint(nano_base, VAE_PARTS)
+
+
+@pytest.mark.parametrize("change", ["bytes", "name", "extra"])
+def test_any_change_of_contents_changes_the_fingerprint(
+    nano_base: Path, tmp_path: Path, change: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(nano_base, copy)
+    before = fingerprint(copy, VAE_PARTS)
+    config, weights = copy / "vae/config.json", copy / "vae/diffusion_pytorch_model.safetensors"
+    if change == "bytes":
+        config.write_bytes(config.read_bytes() + b"\n")
+    elif change == "name":
+        weights.rename(weights.with_stem("other"))
+    else:
+        shutil.copy(weights, weights.with_stem("second"))
+    assert fingerprint(copy, VAE_PARTS) != before
+    assert fingerprint(copy, ("transformer",)) == fingerprint(nano_base, ("transformer",))
+
+
+def test_a_missing_part_is_named(nano_base: Path) -> None:
+    with pytest.raises(ConfigError, match="image_encoder/ is missing"):
+        fingerprint(nano_base, ("vae", "image_encoder"))
