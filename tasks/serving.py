@@ -172,15 +172,20 @@ def _row(cells: Mapping[str, Any], settings: Settings) -> Row:
         raise MlflowException.invalid_parameter_value(
             'every row needs a "prompt" that is not empty'
         )
-    return Row(
-        prompt=str(given["prompt"]),
-        seed=int(given.get("seed", _FIRST_SEED)),
-        steps=int(given.get("steps", settings.steps)),
-        guidance=float(given.get("guidance", settings.guidance)),
-        frames=int(given.get("frames", settings.frames)),
-        height=int(given.get("height", settings.height)),
-        width=int(given.get("width", settings.width)),
-    )
+    try:
+        return Row(
+            prompt=str(given["prompt"]),
+            seed=int(given.get("seed", _FIRST_SEED)),
+            steps=int(given.get("steps", settings.steps)),
+            guidance=float(given.get("guidance", settings.guidance)),
+            frames=int(given.get("frames", settings.frames)),
+            height=int(given.get("height", settings.height)),
+            width=int(given.get("width", settings.width)),
+        )
+    except (TypeError, ValueError) as error:
+        raise MlflowException.invalid_parameter_value(
+            f"a row is not in numbers: {error}"
+        ) from error
 
 
 def _require_size(row: Row, pipeline: Any) -> None:

@@ -1,0 +1,189 @@
+"""MLflow's runs behind typed calls, each with the run it means named explicitly.
+
+There is no active run and no global tracking address, so threads and several servers do not meet.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import DatabaseError  # what an SQLite file that is none raises through MLflow
+
+from cogvx.errors import ConfigError, TransientError
+
+RUN_TAG = "cogvx.run"
+
+_SQLITE = "sqlite:///"
+# MLflow's own limits for one call.
+_METRICS_AT_ONCE = 1000
+_PARAMS_AT_ONCE = 100
+_PARAM_CHARACTERS = 6000
+_TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric; `when` is in seconds since 1970."""
+
+    name: str
+    value: float
+    step: int = 0
+    when: float = field(default_factory=time.time)
+
+
+class Runs:
+    """The runs of one MLflow server or SQLite file."""
+
+    def __init__(self, tracking_uri: str, artifact_root: Path | None = None) -> None:
+        """Connect; a new SQLite file is made together with its folder and its tables.
+
+        Args:
+            tracking_uri: `http://...`, or `sqlite:///` and an absolute path.
+            artifact_root: Where artifacts of new experiments lie; None leaves it to the server.
+
+        Raises:
+            ConfigError: The address is of no kind that MLflow knows, or is no database.
+            TransientError: Nothing answers there.
+        """
+        self.tracking_uri = tracking_uri
+        self.artifact_root = artifact_root
+        with self._asking("connect"), _quiet_migrations():
+            if tracking_uri.startswith(_SQLITE):
+                Path(tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+            self._client.search_experiments(max_results=1)  # the first call makes the tables
+
+    def ensure_experiment(self, name: str) -> str:
+        """The id of the experiment called `name`, made if it is not there."""
+        with self._asking(f"open the experiment {name}"):
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                found = self._create_experiment(name)
+            if found.lifecycle_stage != "active":
+                raise ConfigError(
+                    f"the experiment {name} at {self.tracking_uri} is deleted; restore it in MLflow"
+                )
+            experiment_id: str = found.experiment_id
+            return experiment_id
+
+    def start_run(self, experiment: str, name: str, *, tags: Mapping[str, str]) -> str:
+        """Start a run and return its id; `experiment` is a name."""
+        experiment_id = self.ensure_experiment(experiment)
+        with self._asking("start a run"):
+            run = self._client.create_run(experiment_id, run_name=name, tags=dict(tags))
+            run_id: str = run.info.run_id
+            return run_id
+
+    def find_run(self, experiment: str, run: str) -> str | None:
+        """The id of the newest run with `run` under RUN_TAG, so that work is resumed in place."""
+        experiment_id = self.ensure_experiment(experiment)
+        with self._asking("look for a run"):
+            found = self._client.search_runs(
+                [experiment_id],
+                filter_string=f"tags.`{RUN_TAG}` = '{run}'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
+            )
+            return found[0].info.run_id if found else None
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Record settings; nested ones under names with dots. The same again changes nothing."""
+        flat = [
+            Param(name, str(value)[:_PARAM_CHARACTERS])
+            for name, value in _flattened(params).items()
+        ]
+        with self._asking("record settings"):
+            for start in range(0, len(flat), _PARAMS_AT_ONCE):
+                self._client.log_batch(run_id, params=flat[start : start + _PARAMS_AT_ONCE])
+
+    def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
+        """Record values of metrics, in as few calls as the server allows."""
+        metrics = [
+            Metric(point.name, point.value, int(point.when * 1000), point.step) for point in points
+        ]
+        with self._asking("record metrics"):
+            for start in range(0, len(metrics), _METRICS_AT_ONCE):
+                self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        with self._asking("tag a run"):
+            self._client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in tags])
+
+    def log_artifact(self, run_id: str, path: Path, *, folder: str | None = None) -> None:
+        """Keep a file, or a folder's files, with a run, below `folder`."""
+        with self._asking(f"keep {path.name}"):
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), folder)
+            else:
+                self._client.log_artifact(run_id, str(path), folder)
+
+    def end_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Say how a run ended."""
+        with self._asking("end a run"):
+            self._client.set_terminated(run_id, status)
+
+    def reopen_run(self, run_id: str) -> None:
+        """Mark a run as running again, when its work is resumed."""
+        with self._asking("reopen a run"):
+            self._client.update_run(run_id, status="RUNNING")
+
+    def _create_experiment(self, name: str) -> "object":
+        location = None
+        if self.artifact_root is not None:
+            location = (self.artifact_root / name).resolve().as_uri()
+        try:
+            experiment_id = self._client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._client.get_experiment_by_name(name)
+        return self._client.get_experiment(experiment_id)
+
+    @contextlib.contextmanager
+    def _asking(self, act: str) -> Iterator[None]:
+        """Turn what MLflow raises into the kind that says who acts."""
+        try:
+            yield
+        except MlflowException as error:
+            sentence = f"MLflow at {self.tracking_uri} could not {act}: {error.message}"
+            if error.error_code in _TRANSIENT:
+                raise TransientError(sentence) from error
+            raise ConfigError(sentence) from error
+        except RequestException as error:  # artifacts travel past MLflow's own exceptions
+            raise TransientError(
+                f"MLflow at {self.tracking_uri} could not {act}: {error}"
+            ) from error
+        except (OSError, DatabaseError) as error:
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise ConfigError(f"MLflow at {self.tracking_uri} could not {act}: {reason}") from error
+
+
+def _flattened(params: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= _flattened(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+@contextlib.contextmanager
+def _quiet_migrations() -> Iterator[None]:
+    """Making a new database is no news; MLflow writes two lines about it to standard error."""
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
