@@ -1,6 +1,7 @@
 """Run a command so that nothing it started outlives whoever asked for it.
 
-    python -m tasks.clients.supervise [--parent PID] [--grace SECONDS] -- COMMAND [ARGUMENT ...]
+    python -m tasks.clients.supervise [--parent PID] [--grace SECONDS] [--env NAME=VALUE]
+        -- COMMAND [ARGUMENT ...]
 
 Launchers of training start processes of their own, in sessions of their own, and forward signals
 badly or not at all: killing the launcher, or its process group, leaves trainers behind that hold
@@ -39,8 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.clients.supervise")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="end when it has ended")
     parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds to save in")
+    parser.add_argument("--env", action="append", default=[], help="for the command, NAME=VALUE")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
+    for setting in options.env:
+        name, _, value = setting.partition("=")
+        os.putenv(name, value)  # added to what is handed down; nothing is read here
     supervisor = Supervisor(parent=options.parent, grace=options.grace)
     return supervisor.run(options.command)
 
