@@ -1,5 +1,6 @@
 """A session generates what plain diffusers does, and switching adapters leaves no trace."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from diffusers.training_utils import _collate_lora_metadata
 from safetensors.torch import load_file, save_file
 
@@ -101,6 +102,30 @@ def test_the_base_generates_what_plain_diffusers_does(
     assert ours.shape == (size.frames, size.height, size.width, 3)
     assert ours.dtype == np.uint8
     assert np.array_equal(ours, in_plain_diffusers(nano_base, lambda _: None, request_))
+
+
+@pytest.mark.parametrize(
+    ("name", "traits", "size"),
+    [
+        ("CogVideoX-2b", {"use_rotary_positional_embeddings": False}, VideoSize(9, 48, 48)),
+        ("CogVideoX1.5-5B", {"patch_size_t": 2}, VideoSize(17, 32, 48)),
+    ],
+)
+def test_other_members_of_the_family_generate_what_plain_diffusers_does(
+    nano_base: Path, tmp_path: Path, name: str, traits: dict[str, object], size: VideoSize
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(nano_base, base)
+    config = {**load_transformer(nano_base, dtype="float32").config, "num_layers": 1, **traits}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CogVideoXTransformer3DModel.from_config(config).save_pretrained(base / "transformer")
+    other = Session.open(base, dtype="float32")
+    assert other.facts.variant.name == name
+    request = replace(REQUEST, size=size)
+    ours = other.generate(request)
+    assert ours.shape == (size.frames, size.height, size.width, 3)
+    assert np.array_equal(ours, in_plain_diffusers(base, lambda _: None, request))
 
 
 def test_a_request_is_repeatable_and_everything_in_it_matters(session: Session) -> None:

@@ -1,6 +1,8 @@
 """Parts are loaded in the stated precision, frozen, and whole or not at all."""
 
+import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,35 @@ def test_loading_leaves_the_random_state_and_the_progress_bars_alone(nano_base: 
         assert not logging.is_progress_bar_enabled()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert logging.is_progress_bar_enabled() == bars
+
+
+def sentencepiece_model(pieces: list[tuple[str, float, int]]) -> bytes:
+    """A unigram model in SentencePiece's protobuf form; kinds 1 normal, 2 unknown, 3 control."""
+
+    def field(number: int, payload: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        return (
+            field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+        )
+
+    trainer = b"\x18\x01" + b"\xc0\x02\x02"  # model_type unigram, unk_id 2
+    body = b"".join(field(1, piece(*entry)) for entry in pieces)
+    return body + field(2, trainer) + field(3, field(1, b"identity"))
+
+
+def test_a_published_tokenizer_is_read_from_its_sentencepiece_file(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("sentencepiece", reason="published checkpoints need it, ours does not")
+    shutil.copytree(nano_base / "text_encoder", tmp_path / "text_encoder")
+    (tmp_path / "tokenizer").mkdir()
+    pieces = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2), ("▁", -9.0, 1)]
+    pieces += [("▁a", -2.0, 1), ("▁red", -2.0, 1), *((letter, -9.0, 1) for letter in "cat")]
+    (tmp_path / "tokenizer/spiece.model").write_bytes(sentencepiece_model(pieces))
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100, "model_max_length": 226}
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_text(tmp_path, dtype="float32").tokenizer
+    assert tokenizer("a red").input_ids == [4, 5, 1]
+    assert tokenizer.tokenize("a cat") == ["▁a", "▁", "c", "a", "t"]
