@@ -1,0 +1,324 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from cogvx.data.ingest import Ledger, ingest
+from cogvx.data.manifest import ClipFacts, Manifest
+from cogvx.data.screen import fault_of
+from cogvx.data.split import choose_heldout
+from cogvx.errors import DataError, IntegrityError, TransientError
+from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.store import LocalStore, MemoryStore
+from tests.data.clips import write_clip
+
+VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
+
+
+class CountingStore(LocalStore):
+    """A folder that remembers what was fetched, and can fail as a network does."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fetched: list[str] = []
+        self.fail_at: str | None = None
+
+    def fetch(self, key: str, folder: Path) -> Path:
+        if key == self.fail_at:
+            raise TransientError("the network is away")
+        self.fetched.append(key)
+        return super().fetch(key, folder)
+
+
+def config(**changes: object) -> DatasetConfig:
+    return DatasetConfig.model_validate({"uri": "clips", **changes})
+
+
+def run(
+    dataset: LocalStore | MemoryStore,
+    records: MemoryStore,
+    work: Path,
+    *,
+    video: VideoConfig = VIDEO,
+    seen: list[tuple[int, int]] | None = None,
+    **changes: object,
+) -> Manifest:
+    return ingest(
+        dataset,
+        config=config(**changes),
+        video=video,
+        ledger=Ledger.load(records, dataset.url),
+        work=work,
+        on_progress=lambda done, total: (seen if seen is not None else []).append((done, total)),
+    )
+
+
+def add(folder: Path, name: str, caption: str | None = "a grey field", **facts: int) -> Path:
+    path = write_clip(folder / name, **facts)  # type: ignore[arg-type]
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six good clips, each with its own bytes."""
+    for number in range(6):
+        add(tmp_path / "clips", f"{number}.mp4", f"field {number}", seed=number)
+    return tmp_path / "clips"
+
+
+def test_a_manifest_tells_bytes_captions_and_facts(folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work", seen=seen)
+    assert [clip.key for clip in manifest.clips] == [f"{number}.mp4" for number in range(6)]
+    first = manifest.clips[0]
+    assert first.sha256 == hashlib.sha256((folder / "0.mp4").read_bytes()).hexdigest()
+    assert first.caption == "field 0"
+    assert first.facts == ClipFacts(width=64, height=48, frames=24, fps=8.0, codec="h264")
+    assert manifest.dataset == folder.resolve().as_uri()
+    assert manifest.rejected == ()
+    assert seen == [(done, 6) for done in range(7)]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_every_kind_of_bad_clip_is_set_aside_and_counted(folder: Path, tmp_path: Path) -> None:
+    (folder / "text.mp4").write_text("no video")
+    (folder / "text.txt").write_text("a text")
+    add(folder, "short.mp4", frames=8, seed=7)
+    add(folder, "slow.mp4", fps=4, seed=8)
+    add(folder, "small.mp4", height=46, seed=9)
+    add(folder, "silent.mp4", caption=None, seed=10)
+    (folder / "twin.mp4").write_bytes((folder / "0.mp4").read_bytes())
+    (folder / "twin.txt").write_text("another caption")
+    manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
+    assert manifest.rejected_counts() == {
+        "caption": 1,
+        "duplicate": 1,
+        "too_short": 1,
+        "too_slow": 1,
+        "too_small": 1,
+        "unreadable": 1,
+    }
+    details = {item.key: item.detail for item in manifest.rejected}
+    assert details["twin.mp4"] == "it is the same file as 0.mp4"
+    assert details["silent.mp4"] == "there is no silent.txt beside it"
+    assert "8 frames at 8 fps are fewer than the 9" in details["short.mp4"]
+    assert len(manifest.clips) == 6
+
+
+def test_of_two_equal_files_the_one_with_a_caption_is_used(folder: Path, tmp_path: Path) -> None:
+    (folder / "aa.mp4").write_bytes((folder / "5.mp4").read_bytes())
+    manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
+    assert manifest.rejected_counts() == {"caption": 1}
+    assert "5.mp4" in [clip.key for clip in manifest.clips]
+
+
+def test_unchanged_clips_are_neither_fetched_nor_probed_again(folder: Path, tmp_path: Path) -> None:
+    (folder / "text.mp4").write_text("no video")
+    (folder / "text.txt").write_text("a text")
+    dataset, records = CountingStore(folder), MemoryStore()
+    first = run(dataset, records, tmp_path / "work")
+    assert len(dataset.fetched) == 7
+    written = dict(records.objects)
+    again = CountingStore(folder)
+    assert run(again, records, tmp_path / "work") == first
+    assert again.fetched == []
+    assert records.objects == written
+    add(folder, "3.mp4", "field 3", seed=33)
+    changed = run(again, records, tmp_path / "work")
+    assert again.fetched == ["3.mp4"]
+    assert changed.content_digest() != first.content_digest()
+
+
+def test_a_new_caption_needs_no_new_look_at_the_clip(folder: Path, tmp_path: Path) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    dataset.fetched.clear()
+    (folder / "2.txt").write_text("a new caption")
+    manifest = run(dataset, records, tmp_path / "work")
+    assert manifest.clips[2].caption == "a new caption"
+    assert dataset.fetched == []
+
+
+def test_a_recipe_of_another_size_screens_anew_without_fetching(
+    folder: Path, tmp_path: Path
+) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    dataset.fetched.clear()
+    larger = VIDEO.model_copy(update={"width": 96})
+    with pytest.raises(DataError, match=r"6 of 6 clips are rejected \(too_small 6\)"):
+        run(dataset, records, tmp_path / "work", video=larger)
+    assert dataset.fetched == []
+
+
+def test_a_refused_clip_stays_refused_while_its_bytes_stay_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    ledger = Ledger.load(records, dataset.url)
+    ledger.refuse("4.mp4", "unreadable", "the file is damaged at frame 7")
+    ledger.save()
+    manifest = run(dataset, records, tmp_path / "work")
+    assert [item.model_dump() for item in manifest.rejected] == [
+        {"key": "4.mp4", "reason": "unreadable", "detail": "the file is damaged at frame 7"}
+    ]
+    (folder / "4.mp4").touch()
+    assert run(dataset, records, tmp_path / "work").rejected == manifest.rejected
+    add(folder, "4.mp4", "field 4", seed=44)
+    assert run(dataset, records, tmp_path / "work").rejected == ()
+
+
+def test_an_interrupted_ingest_leaves_no_files_and_can_be_repeated(
+    folder: Path, tmp_path: Path
+) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    dataset.fail_at = "5.mp4"
+    with pytest.raises(TransientError):
+        run(dataset, records, tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+    dataset.fail_at = None
+    assert len(run(dataset, records, tmp_path / "work").clips) == 6
+
+
+def test_fetched_files_are_removed_again(folder: Path, tmp_path: Path) -> None:
+    bucket = MemoryStore()
+    for path in folder.iterdir():
+        bucket.write(path.name, path.read_bytes())
+    from_bucket = run(bucket, MemoryStore(), tmp_path / "work")
+    from_folder = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
+    assert from_bucket.clips == from_folder.clips
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_clips_that_left_the_dataset_leave_the_ledger(folder: Path, tmp_path: Path) -> None:
+    dataset, records = LocalStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    (folder / "5.mp4").unlink()
+    (folder / "5.txt").unlink()
+    run(dataset, records, tmp_path / "work")
+    ledger = Ledger.load(records, dataset.url)
+    assert ledger.last("5.mp4") is None
+    assert ledger.last("4.mp4") is not None
+
+
+def test_a_damaged_ledger_is_named_and_not_replaced(folder: Path) -> None:
+    records = MemoryStore()
+    url = LocalStore(folder).url
+    path = Ledger(records, url).path
+    records.write(path, b'{"clips": 3}')
+    with pytest.raises(IntegrityError, match=f"{path} in memory:// is damaged; delete it"):
+        Ledger.load(records, url)
+
+
+def test_facts_of_an_older_probe_are_forgotten(folder: Path, tmp_path: Path) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    path = Ledger(records, dataset.url).path
+    document = json.loads(records.read(path))
+    records.write(path, json.dumps({**document, "probe_version": 0}).encode())
+    dataset.fetched.clear()
+    run(dataset, records, tmp_path / "work")
+    assert len(dataset.fetched) == 6
+
+
+def test_refusing_an_unknown_clip_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"a\.mp4 was never probed"):
+        Ledger(MemoryStore(), "memory://").refuse("a.mp4", "unreadable", "damaged")
+
+
+def test_too_many_rejected_clips_stop_the_run_with_counts_and_examples(
+    folder: Path, tmp_path: Path
+) -> None:
+    for number in range(4):
+        add(folder, f"bad{number}.mp4", caption=None, seed=10 + number)
+    add(folder, "short.mp4", frames=3, seed=20)
+    arguments = (LocalStore(folder), MemoryStore(), tmp_path / "work")
+    assert len(run(*arguments).clips) == 6
+    with pytest.raises(DataError) as caught:
+        run(*arguments, max_rejected_share=0.4)
+    message = str(caught.value)
+    assert "5 of 11 clips are rejected" in message
+    assert "dataset.max_rejected_share = 0.4 (caption 4, too_short 1)" in message
+    assert "  - short.mp4: 3 frames" in message
+    assert message.count("\n  - ") == 5
+
+
+def test_a_dataset_without_a_usable_clip_is_refused_whatever_the_share(tmp_path: Path) -> None:
+    add(tmp_path / "clips", "a.mp4", frames=2)
+    arguments = (LocalStore(tmp_path / "clips"), MemoryStore(), tmp_path / "work")
+    with pytest.raises(DataError, match=r"1 of 1 clips are rejected \(too_short 1\)"):
+        run(*arguments, max_rejected_share=1.0)
+
+
+def test_the_manifest_is_the_same_however_often_it_is_made(folder: Path, tmp_path: Path) -> None:
+    manifests = [run(LocalStore(folder), MemoryStore(), tmp_path / "work") for _ in range(2)]
+    assert manifests[0] == manifests[1]
+
+
+def facts(**changes: float) -> ClipFacts:
+    plain = {"width": 720, "height": 480, "frames": 49, "fps": 8.0, "codec": "h264"}
+    return ClipFacts.model_validate({**plain, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"frames": 48}, "too_short"),
+        ({"fps": 24.0, "frames": 145}, None),
+        ({"fps": 24.0, "frames": 144}, "too_short"),
+        ({"fps": 7.7}, None),
+        ({"fps": 7.5}, "too_slow"),
+        ({"height": 479}, "too_small"),
+        ({"width": 719}, "too_small"),
+        ({"width": 480, "height": 720}, "too_small"),
+        ({"width": 7200, "height": 4800}, None),
+    ],
+)
+def test_a_clip_must_hold_the_window_without_anything_made_up(
+    changes: dict[str, float], reason: str | None
+) -> None:
+    fault = fault_of(facts(**changes), video=VideoConfig(frames=49, height=480, width=720, fps=8))
+    assert (fault.reason if fault else None) == reason
+
+
+def shas(count: int) -> list[str]:
+    return [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
+
+
+def test_the_share_is_held_out_and_new_clips_move_no_old_one() -> None:
+    before = choose_heldout(shas(2000), config=config(heldout_share=0.1))
+    assert 150 < len(before) < 250
+    after = choose_heldout(shas(4000), config=config(heldout_share=0.1))
+    assert after & set(shas(2000)) == before
+
+
+@pytest.mark.parametrize(
+    ("clips", "share", "minimum", "expected"),
+    [(10, 0.0, 0, 0), (10, 0.0, 3, 3), (2, 0.99, 1, 1), (1, 0.5, 0, 0), (30, 0.99, 1, None)],
+)
+def test_some_are_held_out_and_never_all(
+    clips: int, share: float, minimum: int, expected: int | None
+) -> None:
+    heldout = choose_heldout(shas(clips), config=config(heldout_share=share, min_heldout=minimum))
+    assert len(heldout) < clips
+    assert expected is None or len(heldout) == expected
+
+
+def test_the_rule_of_the_split_is_the_published_one() -> None:
+    expected = {
+        sha
+        for sha in shas(100)
+        if int(hashlib.sha256(f"heldout:{sha}".encode()).hexdigest()[:8], 16) / 2**32 < 0.2
+    }
+    assert choose_heldout(shas(100), config=config(heldout_share=0.2)) == expected
+
+
+@pytest.mark.parametrize(("clips", "minimum"), [(1, 1), (3, 3), (2, 5)])
+def test_too_few_clips_to_hold_any_out_are_refused(clips: int, minimum: int) -> None:
+    with pytest.raises(DataError, match=f"bring at least {minimum + 1}"):
+        choose_heldout(shas(clips), config=config(min_heldout=minimum))

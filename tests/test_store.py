@@ -1,0 +1,112 @@
+"""Every store keeps the same promises; the S3 one is tested beside its client."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cogvx.errors import ConfigError, DataError, IntegrityError
+from cogvx.store import LocalStore, MemoryStore, ObjectStore, check_key, require_writable
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return LocalStore(tmp_path / "store") if request.param == "local" else MemoryStore()
+
+
+def test_what_was_written_is_read_back(store: ObjectStore) -> None:
+    store.write("a/b.bin", b"one")
+    store.write("a/b.bin", b"two")
+    assert store.read("a/b.bin") == b"two"
+    info = store.info("a/b.bin")
+    assert info is not None
+    assert (info.key, info.size) == ("a/b.bin", 3)
+
+
+def test_what_is_absent_is_said_to_be(store: ObjectStore, tmp_path: Path) -> None:
+    assert store.info("a") is None
+    store.delete("a")
+    for act in (lambda: store.read("a"), lambda: store.fetch("a", tmp_path / "work")):
+        with pytest.raises(IntegrityError, match="a is not in"):
+            act()
+
+
+def test_of_racing_creators_exactly_one_wins_and_its_bytes_stay(store: ObjectStore) -> None:
+    racers = 16
+    barrier = threading.Barrier(racers)
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        barrier.wait()
+        if store.create("a/pointer", bytes([number]) * 1000):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(racers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("a/pointer") == bytes(won) * 1000
+    assert [info.key for info in store.entries()] == ["a/pointer"]
+
+
+@pytest.mark.parametrize("key", ["", "../a", "a/../../b", "/etc/passwd", "a\0b"])
+def test_a_key_that_leaves_the_root_is_refused(store: ObjectStore, key: str) -> None:
+    with pytest.raises(DataError, match="leaves the folder"):
+        check_key(key)
+    for act in (store.read, store.info, store.delete):
+        with pytest.raises(DataError):
+            act(key)
+    with pytest.raises(DataError):
+        store.write(key, b"x")
+
+
+def test_entries_are_those_under_the_prefix_in_order(store: ObjectStore) -> None:
+    for key in ("b/2", "a/1", "b/10", "bc", "b/sub/x"):
+        store.write(key, b"x")
+    assert [info.key for info in store.entries("b/")] == ["b/10", "b/2", "b/sub/x"]
+    assert [info.key for info in store.entries("b")] == ["b/10", "b/2", "b/sub/x", "bc"]
+    assert [info.key for info in store.entries("none/")] == []
+
+
+def test_the_stamp_changes_with_the_bytes(store: ObjectStore) -> None:
+    store.write("a", b"one")
+    before = store.info("a")
+    store.write("a", b"two")
+    after = store.info("a")
+    assert before is not None
+    assert after is not None
+    assert before.stamp != after.stamp
+    assert store.info("a") == after
+
+
+def test_a_fetched_file_has_the_bytes_and_the_suffix(store: ObjectStore, tmp_path: Path) -> None:
+    store.write("clips/a.mp4", b"video")
+    path = store.fetch("clips/a.mp4", tmp_path / "work")
+    assert path.read_bytes() == b"video"
+    assert path.suffix == ".mp4"
+
+
+def test_an_uploaded_file_is_an_object(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    store.upload(tmp_path / "file", "a/b")
+    assert store.read("a/b") == b"bytes"
+
+
+def test_what_an_interrupted_writer_left_is_not_an_object(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("a/b", b"x")
+    (tmp_path / "a" / ".aside-0123456789ab-c").write_bytes(b"half")
+    assert [info.key for info in store.entries()] == ["a/b"]
+
+
+def test_a_store_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        require_writable(LocalStore(tmp_path / "file" / "store"))
+
+
+def test_asking_whether_a_store_can_be_written_leaves_nothing(store: ObjectStore) -> None:
+    require_writable(store)
+    assert list(store.entries()) == []
