@@ -46,13 +46,16 @@ def unpack(data: bytes, name: str) -> Tensor:
         # Verifies that the header ends inside the file and that the tensors fill the rest.
         tensors = load(data)
         label = _read_label(data)
+        promised = label.pop("sha256", None)
         ((tensor_name, tensor),) = tensors.items()
+        checksum = _checksum(label, tensor_name, tensor)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise IntegrityError(f"record {name} is damaged: {error}") from error
     if label.get("key") != name:
-        raise IntegrityError(f"record {name} is damaged: it says that it is {label.get('key')}")
-    checksum = label.pop("sha256", None)
-    if checksum != _checksum(label, tensor_name, tensor):
+        raise IntegrityError(
+            f"record {name} is damaged: it says that it is {label.get('key')!s:.80}"
+        )
+    if checksum != promised:
         raise IntegrityError(f"record {name} is damaged: its checksum does not match")
     verified: Tensor = tensor
     return verified

@@ -1,0 +1,73 @@
+"""A key changes exactly when something changes that decides the record's bytes."""
+
+import dataclasses
+
+import pytest
+
+from cogvx.cache.keys import LatentKey, PromptKey
+from cogvx.shapes import VideoSize
+
+LATENTS = LatentKey(
+    source_sha256="5" * 64,
+    start_frame=3,
+    fps=8,
+    size=VideoSize(49, 480, 720),
+    vae_fingerprint="a" * 64,
+    dtype="bfloat16",
+    tiling=False,
+)
+PROMPT = PromptKey("a red circle", "b" * 64, max_length=226, dtype="bfloat16")
+OTHER_LATENTS = {
+    "source_sha256": "6" * 64,
+    "start_frame": 4,
+    "fps": 16,
+    "size": VideoSize(49, 720, 480),
+    "vae_fingerprint": "c" * 64,
+    "dtype": "float16",
+    "tiling": True,
+    "slicing": True,
+    "sampler": "stride",
+    "resize": "stretch",
+    "version": 2,
+}
+OTHER_PROMPT = {
+    "text": "a red Circle",
+    "encoder_fingerprint": "c" * 64,
+    "max_length": 225,
+    "dtype": "float16",
+    "version": 2,
+}
+CASES = [(LATENTS, OTHER_LATENTS), (PROMPT, OTHER_PROMPT)]
+
+
+@pytest.mark.parametrize(("key", "others"), CASES)
+def test_every_ingredient_changes_the_key(
+    key: LatentKey | PromptKey, others: dict[str, object]
+) -> None:
+    # A field that is added later must be added here, and thereby be shown to count.
+    assert set(others) == {field.name for field in dataclasses.fields(key)}
+    changed = [dataclasses.replace(key, **{name: value}).digest for name, value in others.items()]
+    assert len({key.digest, *changed}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("size", [VideoSize(48, 480, 720), VideoSize(49, 481, 720)])
+def test_every_extent_of_the_size_changes_the_key(size: VideoSize) -> None:
+    assert dataclasses.replace(LATENTS, size=size).digest != LATENTS.digest
+
+
+@pytest.mark.parametrize("key", [LATENTS, PROMPT])
+def test_equal_ingredients_are_one_key(key: LatentKey | PromptKey) -> None:
+    again = dataclasses.replace(key)
+    assert again is not key
+    assert again.digest == key.digest
+
+
+def test_keys_stay_what_they_were_when_records_were_written() -> None:
+    # If one of these changes, all stored records of its kind are orphaned: mean it.
+    assert LATENTS.digest == "f2eb1b299fe6f931253ea48ef1267fec751a7b1630fb7baa8ad45ec2b210cca1"
+    assert PROMPT.digest == "01d0b79439d7de255dfa99e0ba05b869143e42c3e8c8dc4d682e7e4e6a939efe"
+
+
+def test_a_record_lies_under_its_kind_and_the_beginning_of_its_name() -> None:
+    assert LATENTS.path == f"records/latents/{LATENTS.digest[:2]}/{LATENTS.digest}.safetensors"
+    assert PROMPT.path == f"records/prompts/{PROMPT.digest[:2]}/{PROMPT.digest}.safetensors"
