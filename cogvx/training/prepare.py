@@ -21,6 +21,7 @@ from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, optimiser_state, set_optimiser_state
 from cogvx.training.run import RunFolder, RunSpec
+from cogvx.training.sampler import Sampler
 from cogvx.training.stop import Stop
 
 
@@ -45,6 +46,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     """
     recipe, train = spec.recipe, spec.recipe.train
     _require_processes(train.processes, accelerator.num_processes)
+    Sampler(len(spec.train), train)  # refuses an empty one
     base, device = Path(spec.base_folder), accelerator.device
     objective = Objective.of(base, recipe.video.size, device=device)
     batches = _batches(folder, spec, objective)
@@ -128,7 +130,8 @@ def _restore(
     events: Recorder,
 ) -> None:
     set_lora_state(transformer, found.lora)
-    set_optimiser_state(learner.optimiser, list(found.lora), found.optimiser)
+    # names in the parameters' order: a file gives its tensors back in another
+    set_optimiser_state(learner.optimiser, list(lora_state(transformer)), found.optimiser)
     if found.progress.scaler:
         learner.scaler.load_state_dict(dict(found.progress.scaler))
     events.write("resumed", step=found.progress.step)

@@ -1,0 +1,111 @@
+"""Run folders for tests: the toy base, records of random posteriors and captions."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from cogvx.cache.keys import LatentKey, PromptKey
+from cogvx.cache.records import pack_latents, pack_prompt
+from cogvx.files import read_document, write_bytes, write_document
+from cogvx.recipe import Recipe
+from cogvx.training.prepare import Trainer, prepare
+from cogvx.training.run import RunFolder, RunSpec, Sample
+from cogvx.training.stop import Stop
+from cogvx.variants import BaseFacts, read_facts
+
+DEFAULTS = {
+    "steps": 6,
+    "global_batch": 2,
+    "micro_batch": 1,
+    "warmup_steps": 0,
+    "learning_rate": 1e-3,
+    "checkpoint_every": 2,
+    "heldout_every": 4,
+    "heldout_strata": 2,
+    "log_every": 2,
+    "caption_dropout": 0.2,
+    "gradient_checkpointing": False,
+    "seed": 7,
+}
+
+
+def make_recipe(base: Path, **train: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "toy",
+            "base": {"path": str(base), "dtype": train.pop("dtype", "float32")},
+            "dataset": {"uri": "file:///nowhere"},
+            "video": {"frames": 9, "height": 48, "width": 48, "fps": 8},
+            "lora": {"rank": 4, "alpha": 2, "allow_unusual": True},
+            "train": {**DEFAULTS, **train},
+            "evaluation": {"suite": "none.toml"},
+        }
+    )
+
+
+def make_run(root: Path, base: Path, *, clips: int = 4, heldout: int = 2, **train: Any) -> Path:
+    """Write run.json and records below `root`."""
+    recipe, facts = make_recipe(base, **train), read_facts(base)
+    folder = RunFolder(root)
+    samples = tuple(make_sample(folder, recipe, facts, number) for number in range(clips + heldout))
+    spec = RunSpec(
+        run=f"run-{recipe.training_digest()}",
+        recipe=recipe,
+        manifest="manifest",
+        base_folder=str(base),
+        base_fingerprint="fingerprint",
+        code_version="0",
+        train=samples[:clips],
+        heldout=samples[clips:],
+        empty_prompt=make_prompt(folder, facts, ""),
+    )
+    write_document(folder.spec, spec)
+    return root
+
+
+def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int) -> Sample:
+    size = facts.compression.latent(recipe.video.size)
+    generator = torch.Generator().manual_seed(number)
+    shape = (facts.latent_channels, size.frames, size.height, size.width)
+    mean_cfhw = torch.randn(shape, generator=generator)
+    moments_cfhw = torch.cat([mean_cfhw, torch.full(shape, -6.0)])
+    key = LatentKey(
+        source_sha256=f"{number:064x}",
+        start_frame=0,
+        fps=8,
+        size=recipe.video.size,
+        vae_fingerprint="vae",
+        dtype="float32",
+        tiling=False,
+    )
+    write_bytes(folder.record(key.digest), pack_latents(key, moments_cfhw))
+    caption = f"clip {number}"
+    return Sample(
+        clip=f"{number}.mp4",
+        caption=caption,
+        latents=key.digest,
+        prompt=make_prompt(folder, facts, caption),
+    )
+
+
+def make_prompt(folder: RunFolder, facts: BaseFacts, caption: str) -> str:
+    generator = torch.Generator().manual_seed(sum(caption.encode()))
+    embedding_sd = torch.randn((facts.text_tokens, facts.text_dim), generator=generator)
+    key = PromptKey(
+        text=caption, encoder_fingerprint="t5", max_length=facts.text_tokens, dtype="float32"
+    )
+    write_bytes(folder.record(key.digest), pack_prompt(key, embedding_sd))
+    return key.digest
+
+
+def open_trainer(root: Path, stop: Stop | None = None) -> Trainer:
+    """The trainer of a run folder in this process, on the CPU."""
+    folder = RunFolder(root)
+    spec = read_document(folder.spec, RunSpec)
+    return prepare(folder, spec, accelerator=Accelerator(cpu=True), stop=stop or Stop())
+
+
+def adapter_bits(root: Path) -> bytes:
+    return RunFolder(root).adapter_file.read_bytes()

@@ -1,0 +1,129 @@
+"""Checkpoints: whole or refused, pruned last, never quietly passed over."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogvx.errors import ConfigError, IntegrityError
+from cogvx.files import read_document
+from cogvx.training.checkpoint import (
+    LORA_FILE,
+    OPTIMISER_FILE,
+    STATE_FILE,
+    Checkpoint,
+    Checkpoints,
+    Pointer,
+    Progress,
+)
+from cogvx.training.run import RunFolder
+
+
+def checkpoint(step: int) -> Checkpoint:
+    tensor = torch.full((2, 3), float(step))
+    return Checkpoint(
+        progress=Progress(step=step, losses=(0.1, 0.2), heldout_before=1.5),
+        lora={"a": tensor},
+        optimiser={"a/step": torch.tensor(float(step))},
+        libraries={"torch": "1"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def checkpoints(folder: RunFolder) -> Checkpoints:
+    return Checkpoints(folder, run="this", keep=2)
+
+
+def names(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def test_a_new_run_has_none(checkpoints: Checkpoints) -> None:
+    checkpoints.tidy()
+    assert checkpoints.newest() is None
+
+
+def test_what_was_saved_comes_back(checkpoints: Checkpoints) -> None:
+    saved = checkpoint(3)
+    checkpoints.save(saved)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress == saved.progress
+    assert torch.equal(found.lora["a"], saved.lora["a"])
+    assert torch.equal(found.optimiser["a/step"], saved.optimiser["a/step"])
+
+
+def test_the_newest_two_stay_and_the_pointer_names_the_last(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    for step in (2, 4, 6):
+        checkpoints.save(checkpoint(step))
+    assert names(folder) == ["latest.json", "step-00000004", "step-00000006"]
+    assert read_document(folder.latest, Pointer) == Pointer(step=6, folder="step-00000006")
+
+
+@pytest.mark.parametrize("file", [LORA_FILE, OPTIMISER_FILE, STATE_FILE])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_one_is_refused_with_what_to_do_though_an_older_one_is_whole(
+    harm: str, file: str, checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    for step in (2, 4):
+        checkpoints.save(checkpoint(step))
+    path = folder.checkpoints / "step-00000004" / file
+    data = path.read_bytes()
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-3] if harm == "truncate" else data[:-2] + b"!" + data[-1:])
+    with pytest.raises(IntegrityError) as refusal:
+        checkpoints.newest()
+    sentence = str(refusal.value)
+    assert "step-00000004 is damaged" in sentence
+    assert file in sentence
+    assert sentence.endswith("latest.json to go on from step-00000002")
+
+    shutil.rmtree(path.parent)  # as the sentence says
+    folder.latest.unlink()
+    checkpoints.tidy()
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 2
+
+
+def test_one_that_vanished_is_not_quietly_replaced(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    checkpoints.save(checkpoint(4))
+    shutil.rmtree(folder.checkpoints / "step-00000004")
+    checkpoints.tidy()
+    with pytest.raises(IntegrityError, match=r"is gone, though .* to start again from step 0"):
+        checkpoints.newest()
+
+
+def test_another_runs_is_refused(checkpoints: Checkpoints, folder: RunFolder) -> None:
+    checkpoints.save(checkpoint(4))
+    other = Checkpoints(folder, run="other", keep=2)
+    with pytest.raises(ConfigError, match=r"belongs to run this, but run\.json says other"):
+        other.newest()
+
+
+def test_a_kill_between_rename_and_pointer_loses_nothing_and_leaves_nothing(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    checkpoints.save(checkpoint(2))
+    pointer = folder.latest.read_bytes()
+    checkpoints.save(checkpoint(4))
+    folder.latest.write_bytes(pointer)
+    (folder.checkpoints / ".aside-0123-step-00000006").mkdir()
+    checkpoints.tidy()
+    assert names(folder) == ["latest.json", "step-00000002", "step-00000004"]
+    assert read_document(folder.latest, Pointer).step == 4
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 4

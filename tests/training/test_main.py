@@ -1,0 +1,217 @@
+"""The trainer's entry point in this process: resume, stop, refusal, and doing nothing twice."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cogvx.adapters.card import read_card
+from cogvx.files import read_document, write_document
+from cogvx.training.__main__ import main
+from cogvx.training.checkpoint import CheckpointState
+from cogvx.training.events import EventTail
+from cogvx.training.journal import Journal
+from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from tests.training.runs import adapter_bits
+
+NewRun = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _process_state_comes_back() -> Iterator[None]:
+    """The entry point owns its process: signals and determinism are put back here."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(new_run: NewRun) -> Path:
+    root = new_run()
+    assert main([str(root)]) == 0
+    return root
+
+
+def outcome_of(root: Path) -> TrainOutcome:
+    return read_document(RunFolder(root).outcome, TrainOutcome)
+
+
+def kinds(root: Path) -> list[str]:
+    return [event["kind"] for event in EventTail(RunFolder(root).events).read()]
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a real SIGTERM, twice, while it does its update number `step`."""
+    record = Journal.record
+
+    def and_signal(self: Journal, number: int, *rest: Any) -> None:
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        record(self, number, *rest)
+
+    monkeypatch.setattr(Journal, "record", and_signal)
+
+
+def test_a_run_ends_with_an_adapter_a_card_and_an_outcome(uninterrupted: Path) -> None:
+    outcome, folder = outcome_of(uninterrupted), RunFolder(uninterrupted)
+    assert (outcome.status, outcome.step, outcome.steps) == ("completed", 6, 6)
+    assert folder.completed() == outcome
+    assert outcome.heldout_before is not None
+    assert outcome.heldout_after is not None
+    assert outcome.train_loss is not None
+    card = read_card(folder.adapter_file)
+    spec = read_document(folder.spec, RunSpec)
+    assert card is not None
+    assert (card.run, card.rank, card.alpha, card.steps) == (spec.run, 4, 2, 6)
+    assert card.recipe == spec.recipe.training_digest()
+    phases = [
+        event["name"] for event in EventTail(folder.events).read() if event["kind"] == "phase"
+    ]
+    assert phases == ["loading", "training", "exporting", "verifying", "completed"]
+
+
+def test_the_same_run_again_gives_the_same_bits(uninterrupted: Path, new_run: NewRun) -> None:
+    root = new_run()
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_a_completed_run_is_left_alone(uninterrupted: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert main([str(root)]) == 0
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_a_completed_run_whose_adapter_was_altered_makes_it_again(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    RunFolder(root).adapter_file.write_bytes(b"something else")
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    assert outcome_of(root).resumed_from == 6
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_sigterm_saves_and_the_same_command_ends_with_the_same_bits(
+    step: int, uninterrupted: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run()
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        assert main([str(root)]) == 143
+    stopped = outcome_of(root)
+    assert (stopped.status, stopped.step) == ("stopped", step)
+    assert stopped.error == (
+        f"training was asked to stop and saved step {step}; run it again to go on from there"
+    )
+    assert not RunFolder(root).adapter_file.exists()
+
+    assert main([str(root)]) == 0
+    finished, whole = outcome_of(root), outcome_of(uninterrupted)
+    assert finished.resumed_from == step
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    same = ("train_loss", "heldout_before", "heldout_after", "adapter_sha256")
+    assert [getattr(finished, name) for name in same] == [getattr(whole, name) for name in same]
+    assert kinds(root).count("resumed") == 1
+    assert "warning" not in kinds(root)
+
+
+def test_measuring_held_out_clips_changes_no_bit(uninterrupted: Path, new_run: NewRun) -> None:
+    often, never = new_run(), new_run()
+    for root, changes in ((often, {"heldout_every": 1}), (never, {"heldout_every": 99})):
+        folder = RunFolder(root)
+        spec = read_document(folder.spec, RunSpec)
+        recipe = spec.recipe.model_copy(
+            update={"train": spec.recipe.train.model_copy(update=changes)}
+        )
+        heldout = spec.heldout if root is often else ()
+        write_document(folder.spec, spec.model_copy(update={"recipe": recipe, "heldout": heldout}))
+        assert main([str(root)]) == 0
+    lora = [
+        (RunFolder(root).checkpoints / "step-00000006" / "lora.safetensors").read_bytes()
+        for root in (often, never, uninterrupted)
+    ]
+    assert lora[0] == lora[1] == lora[2]
+    assert kinds(often).count("heldout") == 7
+    assert kinds(never).count("heldout") == 0
+
+
+def test_a_damaged_checkpoint_ends_the_run_with_a_sentence(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    (folder.checkpoints / "step-00000006" / "lora.safetensors").write_bytes(b"torn")
+    assert main([str(root)]) == 3
+    outcome = outcome_of(root)
+    assert (outcome.status, outcome.error_kind) == ("failed", "IntegrityError")
+    assert outcome.error is not None
+    assert "step-00000006 is damaged: lora.safetensors is not what was written" in outcome.error
+    assert "to go on from step-00000004" in outcome.error
+    assert f"IntegrityError: {outcome.error}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    spec = read_document(folder.spec, RunSpec)
+    write_document(folder.spec, spec.model_copy(update={"run": "another"}))
+    assert main([str(root)]) == 2
+    outcome = outcome_of(root)
+    assert outcome.error_kind == "ConfigError"
+    assert "recipe, clips, base or code have changed; use a new run folder" in str(outcome.error)
+
+
+def test_a_resume_on_other_libraries_says_that_bits_may_differ(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    path = folder.checkpoints / "step-00000006" / "state.json"
+    state = read_document(path, CheckpointState)
+    older = {**state.libraries, "peft": "0.1"}
+    write_document(path, state.model_copy(update={"libraries": older}))
+    assert main([str(root)]) == 0
+    (warning,) = (e for e in EventTail(folder.events).read() if e["kind"] == "warning")
+    assert "bits may differ: peft was 0.1 and is" in warning["text"]
+
+
+def test_an_error_that_nobody_foresaw_is_written_down_and_raised(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    root = new_run()
+    monkeypatch.setattr(Journal, "begin", fail)
+    with pytest.raises(RuntimeError, match="on fire"):
+        main([str(root)])
+    outcome = outcome_of(root)
+    assert (outcome.error_kind, outcome.error) == (
+        "CogvxError",
+        "RuntimeError: the disk is on fire",
+    )
+
+
+def test_a_folder_that_is_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no run folder: it has no run.json" in capsys.readouterr().err
+    assert main([]) == 2
+    (tmp_path / "run.json").write_text(json.dumps({"run": 1}))
+    assert main([str(tmp_path)]) == 3
