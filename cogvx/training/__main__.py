@@ -23,7 +23,7 @@ from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
-from cogvx.files import is_aside, read_document, write_document
+from cogvx.files import is_aside, write_document
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
@@ -39,9 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     stop = Stop()
     stop.listen()
     try:
-        if not folder.spec.is_file():
-            raise ConfigError(f"{folder.root} is no run folder: it has no {folder.spec.name}")
-        spec = read_document(folder.spec, RunSpec)
+        spec = folder.read_spec()
         if folder.completed() is not None:
             return 0
         with _Attempt(folder, spec) as attempt:

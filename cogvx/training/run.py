@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.cache.plan import Sample
 from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError
 from cogvx.files import read_document
 from cogvx.recipe import Recipe
 
@@ -83,6 +84,17 @@ class RunFolder:
     def record(self, name: str) -> Path:
         """Where a materialised record lies."""
         return record_file(self.records, name)
+
+    def read_spec(self) -> RunSpec:
+        """What the run is made from.
+
+        Raises:
+            ConfigError: This is no run folder.
+            IntegrityError: Its run.json is not ours.
+        """
+        if not self.spec.is_file():
+            raise ConfigError(f"{self.root} is no run folder: it has no {self.spec.name}")
+        return read_document(self.spec, RunSpec)
 
     def completed(self) -> TrainOutcome | None:
         """The outcome of a finished run whose adapter is still the one that it made.

@@ -18,9 +18,10 @@ from typing import Any
 from cogvx.errors import CogvxError, TransientError, error_from_name
 from cogvx.files import read_document, write_document
 from cogvx.training.events import EventTail
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from cogvx.training.run import RunFolder, TrainOutcome
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send
 
+_MODULE = "cogvx.training"
 _POLL_SECONDS = 0.2
 _EXTRA_SECONDS = 5.0  # for the supervisor itself, after its tree is gone
 _LINES_SHOWN = 15
@@ -44,13 +45,14 @@ def launch_training(
         log: What the trainer prints is appended here.
 
     Raises:
+        ConfigError: The folder is no run folder.
         CogvxError: The trainer's own error, of its own kind; or the root kind when it crashed.
         TransientError: It was stopped or killed from outside; the same call goes on from there.
         BaseException: Whatever interrupts this call. The trainer is stopped first: it gets SIGTERM
             and time to save a checkpoint.
     """
     folder = RunFolder(run)
-    read_document(folder.spec, RunSpec)
+    folder.read_spec()
     completed = folder.completed()
     if completed is not None:
         return completed
@@ -106,7 +108,7 @@ def _command(folder: RunFolder, processes: int) -> list[str]:
     supervise += ["--env", "OMP_WAIT_POLICY=PASSIVE"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
     settings = ["--config_file", str(config), "--num_cpu_threads_per_process", str(threads)]
-    trainer = ["--module", "cogvx.training", str(folder.root.resolve())]
+    trainer = ["--module", _MODULE, str(folder.root.resolve())]
     return [*supervise, "--", *accelerate, *settings, *trainer]
 
 
