@@ -6,13 +6,13 @@ nothing of its kind is missing.
 """
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
@@ -175,22 +175,21 @@ class _Source:
 
     def read(self, clip: Clip) -> Tensor | Rejected:
         """A clip's window as `rgb_cfhw` in [-1, 1], or why there is none."""
-        try:
-            path = self.dataset.fetch(clip.key, self.work)
-        except IntegrityError as error:
-            return Rejected(key=clip.key, reason="missing", detail=str(error))
-        try:
+        self.work.mkdir(parents=True, exist_ok=True)
+        # A folder of its own is removed whole; a clip that was not copied there is not touched.
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            try:
+                path = self.dataset.fetch(clip.key, Path(folder))
+            except IntegrityError as error:
+                return Rejected(key=clip.key, reason="missing", detail=str(error))
             # The record's name promises these bytes; the dataset may have changed since.
             if sha256_file(path) != clip.sha256:
                 detail = f"{clip.key} has changed since the manifest was made"
                 return Rejected(key=clip.key, reason="changed", detail=detail)
-            rgb_cfhw = decode_clip(path, start_frame=clip.start_frame, video=self.video)
-            return torch.as_tensor(rgb_cfhw)
-        except DataError as error:
-            return Rejected(key=clip.key, reason="undecodable", detail=str(error))
-        finally:
-            if path.is_relative_to(self.work):
-                path.unlink(missing_ok=True)
+            try:
+                return decode_clip(path, start_frame=clip.start_frame, video=self.video)
+            except DataError as error:
+                return Rejected(key=clip.key, reason="undecodable", detail=str(error))
 
 
 def _one_ahead(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

@@ -4,7 +4,7 @@ Clips and captions are named by keys here, so this is also where a clip becomes 
 names of the two records that training reads.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -152,9 +152,9 @@ def samples(
     )
 
 
-def record_paths(wanted: Iterable[Sample], empty_prompt: str) -> Mapping[str, str]:
-    """Where the records of samples, and that of the empty caption, lie in the store, by name."""
-    paths = {empty_prompt: record_path("prompts", empty_prompt)}
+def record_paths(wanted: Iterable[Sample], *prompts: str) -> dict[str, str]:
+    """Where the records of samples, and of further prompts, lie in the store, by their names."""
+    paths = {prompt: record_path("prompts", prompt) for prompt in prompts}
     for sample in wanted:
         paths[sample.latents] = record_path("latents", sample.latents)
         paths[sample.prompt] = record_path("prompts", sample.prompt)

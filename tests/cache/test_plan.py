@@ -85,10 +85,9 @@ def test_what_is_stored_is_not_missing(count: int) -> None:
 def test_a_plan_after_everything_was_stored_is_complete() -> None:
     store = MemoryStore()
     clips = [clip(1), clip(2)]
-    for sample in samples(clips, RECIPE, facts=FACTS, ids=IDS):
-        empty = prompt_key("", RECIPE, IDS, FACTS).digest
-        for path in record_paths([sample], empty).values():
-            store.write(path, b"record")
+    empty = prompt_key("", RECIPE, IDS, FACTS).digest
+    for path in record_paths(samples(clips, RECIPE, facts=FACTS, ids=IDS), empty).values():
+        store.write(path, b"record")
     made = plan(store, *clips)
     assert made.is_complete
     assert (made.latents_present, made.prompts_present) == (2, 2)
