@@ -11,6 +11,9 @@ from cogvx.digest import canonical_json, digest
 from cogvx.errors import IntegrityError
 from cogvx.store import ObjectInfo, ObjectStore
 
+# Faults of the moment rather than of the bytes: the next look decides.
+_PASSING = ("missing", "changed")
+
 
 class Probed(BaseModel):
     """What was found in one file's bytes: facts, or the fault of bytes that cannot be used."""
@@ -89,7 +92,8 @@ class Ledger:
     def refuse(self, key: str, reason: str, detail: str) -> None:
         """Rule a clip out for as long as its bytes stay the same.
 
-        For faults that show only when the clip is decoded.
+        For faults that show only when the clip is decoded. A clip that was missing, or had changed,
+        is looked at again instead.
 
         Raises:
             ValueError: The clip was never probed.
@@ -97,6 +101,9 @@ class Ledger:
         probed = self._clips.get(key)
         if probed is None:
             raise ValueError(f"{key} was never probed")
+        if reason in _PASSING:
+            del self._clips[key]
+            return
         fault = Fault(reason=reason, detail=detail)
         self._clips[key] = probed.model_copy(update={"fault": fault})
 

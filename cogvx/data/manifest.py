@@ -43,7 +43,8 @@ class Clip(_Document):
 class Fault(_Document):
     """Why a clip is not used. `reason` is one word for counting, `detail` a sentence.
 
-    Reasons: unreadable, missing, outside, caption, duplicate, too_slow, too_short, too_small.
+    While looking: unreadable, missing, outside, caption, duplicate, too_slow, too_short, too_small.
+    While encoding: undecodable, missing, changed.
     """
 
     reason: str

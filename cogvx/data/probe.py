@@ -83,7 +83,7 @@ def read_track(path: Path) -> Track:
         ticks = sorted(_tick(packet) for packet in shown)
         if not ticks:
             raise DataError("its video track has no frames")
-        time_base = Fraction(stream.time_base)
+        time_base = _fraction(stream.time_base)
         fps = _rate(ticks, time_base, stream)
         _require_whole(stream, len(packets), ticks, Fraction(1) / (fps * time_base))
         timed = container.format.name != "avi"
@@ -132,6 +132,10 @@ def _tick(packet: Any) -> int:
     return int(tick)
 
 
+def _fraction(ratio: Any) -> Fraction:
+    return Fraction(ratio.numerator, ratio.denominator)
+
+
 def _is_closed(packets: Sequence[Any]) -> bool:
     key_tick = None
     for packet in packets:
@@ -143,7 +147,7 @@ def _is_closed(packets: Sequence[Any]) -> bool:
 
 
 def _rate(ticks: list[int], time_base: Fraction, stream: Any) -> Fraction:
-    declared = Fraction(stream.average_rate) if stream.average_rate else None
+    declared = _fraction(stream.average_rate) if stream.average_rate else None
     span = (ticks[-1] - ticks[0]) * time_base
     measured = (len(ticks) - 1) / span if span > 0 else None
     if measured is None and declared is None:
@@ -171,7 +175,7 @@ def _first_picture(path: Path) -> tuple[int, str, int, int]:
         rotation = int(frame.rotation)
         if rotation % 90:
             raise DataError(f"it is to be shown rotated by {rotation} degrees; use 0, 90, 180, 270")
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        aspect = _fraction(stream.sample_aspect_ratio or 1)
         height, width = int(frame.height), round(frame.width * aspect)
         upright = (height, width) if rotation % 180 == 0 else (width, height)
         return rotation, str(frame.format.name), *upright

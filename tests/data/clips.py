@@ -35,6 +35,7 @@ def write_clip(
     times_ms: Sequence[int] | None = None,
     faststart: bool = False,
     options: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
 ) -> Path:
     """Write a clip whose pictures tell their number; `seed` changes the bytes, not the story."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +43,8 @@ def write_clip(
     with av.open(str(path), "w", options=muxing) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         quality = {"libx264": {"crf": "10"}, "libx265": {"x265-params": "log-level=none"}}
         stream.options = {**quality.get(codec, {}), **(options or {})}
         if times_ms is not None:

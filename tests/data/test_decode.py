@@ -1,4 +1,5 @@
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -133,6 +134,14 @@ def test_a_clip_turned_for_display_is_turned(tmp_path: Path) -> None:
     upright = decode(path)
     rotate_clockwise(path, height=48)
     assert torch.equal(decode(path), torch.rot90(upright, -1, (2, 3)))
+
+
+def test_oblong_pixels_are_made_square(tmp_path: Path) -> None:
+    video = VIDEO.model_copy(update={"width": 96})
+    plain = write_clip(tmp_path / "plain.mp4", height=48, width=96)
+    oblong = write_clip(tmp_path / "oblong.mp4", height=48, width=48, aspect=Fraction(2))
+    difference = (decode(oblong, video=video) - decode(plain, video=video)).abs().mean()
+    assert difference < 0.02
 
 
 def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path: Path) -> None:

@@ -172,6 +172,20 @@ def test_a_refused_clip_stays_refused_while_its_bytes_stay_the_same(
     assert run(dataset, records, tmp_path / "work").rejected == ()
 
 
+@pytest.mark.parametrize("reason", ["missing", "changed"])
+def test_a_clip_that_was_away_for_a_moment_is_looked_at_again(
+    folder: Path, tmp_path: Path, reason: str
+) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    ledger = Ledger.load(records, dataset.url)
+    ledger.refuse("4.mp4", reason, "it was away")
+    ledger.save()
+    dataset.fetched.clear()
+    assert run(dataset, records, tmp_path / "work").rejected == ()
+    assert dataset.fetched == ["4.mp4"]
+
+
 def test_an_interrupted_ingest_leaves_no_files_and_can_be_repeated(
     folder: Path, tmp_path: Path
 ) -> None:

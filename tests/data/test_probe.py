@@ -1,11 +1,14 @@
 import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
+from av.stream import Disposition
 
 from cogvx.data.probe import probe, read_track
 from cogvx.errors import DataError
-from tests.data.clips import rotate_clockwise, trim, write_clip, write_sound
+from tests.data.clips import picture, rotate_clockwise, trim, write_clip, write_sound
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,27 @@ def test_a_clip_turned_for_display_has_the_size_that_is_shown(tmp_path: Path) ->
     rotate_clockwise(path, height=48)
     facts = probe(path)
     assert (facts.height, facts.width) == (64, 48)
+
+
+def test_oblong_pixels_are_counted_as_players_show_them(tmp_path: Path) -> None:
+    facts = probe(write_clip(tmp_path / "a.mp4", aspect=Fraction(3, 2)))
+    assert (facts.height, facts.width) == (48, 96)
+
+
+def test_of_several_tracks_it_is_the_one_that_players_show(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        for width in (32, 96):
+            stream = container.add_stream("libx264", rate=8)
+            stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
+            stream.disposition = Disposition.default if width == 96 else Disposition(0)
+        for stream in container.streams.video:
+            for number in range(12):
+                pixels = picture(number, 48, stream.width)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    assert probe(path).width == 96
 
 
 def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
