@@ -14,13 +14,20 @@ from torch import Tensor
 
 from cogvx.adapters.card import ADAPTER_FILE, CARD_KEY, AdapterCard, read_card
 from cogvx.adapters.container import with_metadata
-from cogvx.adapters.layout import LORA_A, LORA_B, PREFIX, adapted_modules
+from cogvx.adapters.layout import (
+    DIFFUSERS_KEY,
+    LORA_A,
+    LORA_B,
+    PREFIX,
+    adapted_modules,
+    diffusers_metadata,
+)
 from cogvx.digest import canonical_json
 from cogvx.errors import IntegrityError
 from cogvx.files import write_bytes
 from cogvx.model.lora import lora_state
 
-__all__ = ["ADAPTER_FILE", "bake", "diffusers_metadata", "export_adapter", "read_card"]
+__all__ = ["ADAPTER_FILE", "bake", "export_adapter", "read_card"]
 
 _SHOWN = 3
 
@@ -58,7 +65,7 @@ def export_adapter(
     tensors = {PREFIX + name: tensor for name, tensor in bake(raw, card.scale).items()}
     metadata = {
         "format": "pt",
-        "lora_adapter_metadata": canonical_json(diffusers_metadata(card)).decode(),
+        DIFFUSERS_KEY: canonical_json(diffusers_metadata(card.rank, card.targets)).decode(),
         CARD_KEY: canonical_json(card).decode(),
     }
     path = folder / ADAPTER_FILE
@@ -71,18 +78,6 @@ def bake(raw: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     return {
         name: _plain(tensor) * scale if name.endswith(LORA_B) else _plain(tensor)
         for name, tensor in raw.items()
-    }
-
-
-def diffusers_metadata(card: AdapterCard) -> dict[str, object]:
-    """What diffusers hands to peft's `LoraConfig`.
-
-    Only fields that every peft knows: one that the loader's peft does not know is an error there.
-    """
-    return {
-        f"{PREFIX}r": card.rank,
-        f"{PREFIX}lora_alpha": card.rank,
-        f"{PREFIX}target_modules": sorted(card.targets),
     }
 
 

@@ -14,6 +14,7 @@ from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.files import copy_file
 from cogvx.shapes import VideoSize
 from cogvx.variants import DType, Sampler
+from tasks.clients.runs import quiet
 
 ADAPTER_PATH = f"artifacts/adapter/{ADAPTER_FILE}"
 
@@ -32,6 +33,7 @@ _REQUIREMENTS = (
     "sentencepiece",
     "protobuf",
 )
+_EXAMPLE = [{"prompt": "a red kite over the sea", "seed": 1}]
 # MLflow keeps code that it reads from a file in a global for a moment.
 _one_at_a_time = threading.Lock()
 
@@ -90,7 +92,7 @@ def write_package(
     inside = folder / "adapter"
     copy_file(adapter_file, inside / ADAPTER_FILE)
     package = folder / "model"
-    with _one_at_a_time:
+    with _one_at_a_time, quiet("mlflow.pyfunc"):
         mlflow.pyfunc.save_model(
             path=str(package),
             python_model=str(_SERVING_CODE),
@@ -98,6 +100,7 @@ def write_package(
             mlflow_model=Model(**identity),
             model_config=serving.model_config(),
             signature=signature(),
+            input_example=_EXAMPLE,
             # Named, since MLflow would otherwise load the model to find out, which takes the base.
             pip_requirements=requirements(),
         )

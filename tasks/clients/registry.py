@@ -105,6 +105,7 @@ class Registry(Runs):
                 run_id=run_id,
                 tags=all_tags,
                 model_id=model.model_id,
+                await_creation_for=0,  # what the call returns is already complete
             )
         first = self.find_version(name, card.run)
         if first is not None and first.version != int(made.version):

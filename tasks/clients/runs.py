@@ -55,7 +55,7 @@ class Runs:
         """
         self.tracking_uri = tracking_uri
         self.artifact_root = artifact_root
-        with self._asking("connect"), _quiet_migrations():
+        with self._asking("connect"), quiet("mlflow.store.db.utils"):
             if tracking_uri.startswith(_SQLITE):
                 Path(tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -178,9 +178,9 @@ def _flattened(params: Mapping[str, object], prefix: str = "") -> dict[str, obje
 
 
 @contextlib.contextmanager
-def _quiet_migrations() -> Iterator[None]:
-    """Making a new database is no news; MLflow writes two lines about it to standard error."""
-    logger = logging.getLogger("mlflow.store.db.utils")
+def quiet(name: str) -> Iterator[None]:
+    """Keep what one of MLflow's loggers says below a warning from standard error."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

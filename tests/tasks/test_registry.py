@@ -1,5 +1,7 @@
 """The registry: one version a run, aliases moved by compare-and-set, bytes that come back."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -269,3 +271,23 @@ def test_a_database_that_cannot_be_is_one_clear_sentence(tmp_path: Path) -> None
         Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(ConfigError, match="File exists"):
         Registry(f"sqlite:///{tmp_path / 'mlflow.db' / 'mlflow.db'}")
+
+
+def test_registering_loads_no_gpu_stack(adapters: list[Path], tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from cogvx.shapes import VideoSize
+from tasks.clients.registry import Registry, Serving
+
+file, root = Path(sys.argv[1]), Path(sys.argv[2])
+registry = Registry(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+serving = Serving("base", None, "float32", VideoSize(9, 48, 48), 8, "dpm", 2, 6.0)
+run_id = registry.start_run("light", "training", tags={})
+registry.register("light", file, run_id=run_id, serving=serving)
+print([name for name in ("torch", "diffusers", "transformers", "av") if name in sys.modules])
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code, adapters[0], tmp_path], check=True, stdout=subprocess.PIPE
+    ).stdout
+    assert told.strip() == b"[]"
