@@ -97,7 +97,11 @@ def _load_as_people_do(fresh: CogVideoXTransformer3DModel, adapter_file: Path) -
         local_files_only=True,
         return_lora_metadata=True,
     )
-    CogVideoXPipeline.load_lora_into_transformer(state, transformer=fresh, metadata=metadata)
+    try:
+        CogVideoXPipeline.load_lora_into_transformer(state, transformer=fresh, metadata=metadata)
+    except (RuntimeError, ValueError, TypeError) as error:
+        # What diffusers and peft raise for other shapes, names or metadata.
+        raise IntegrityError(f"{adapter_file} does not fit the base: {error}") from error
 
 
 def _inputs(facts: BaseFacts, *, dtype: torch.dtype, device: torch.device) -> dict[str, object]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import DatabaseError  # what an SQLite file that is none raises through MLflow
@@ -136,7 +136,7 @@ class Runs:
         with self._asking("reopen a run"):
             self._client.update_run(run_id, status="RUNNING")
 
-    def _create_experiment(self, name: str) -> "object":
+    def _create_experiment(self, name: str) -> Experiment:
         location = None
         if self.artifact_root is not None:
             location = (self.artifact_root / name).resolve().as_uri()

@@ -206,3 +206,19 @@ def test_a_file_that_lacks_a_layer_is_refused(
     save_file(kept, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match=f"to {4 * facts.layers - 1} modules"):
         verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
+
+
+def test_a_file_for_a_base_of_another_width_is_refused(
+    nano_base: Path,
+    facts: BaseFacts,
+    exported: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+) -> None:
+    transformer, file = exported
+    narrow = {
+        name: tensor[:, :16].clone() if ".lora_A." in name else tensor[:16].clone()
+        for name, tensor in load_file(file).items()
+    }
+    save_file(narrow, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match="does not fit the base"):
+        verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
