@@ -8,7 +8,7 @@ from cogvx.evaluation.compare import number, signed
 from cogvx.evaluation.documents import ArmHeldout, Comparison
 
 CURVE_WIDTH, CURVE_HEIGHT = 460, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 24, 10, 34
 _REACH = 46.0
 _GOOD = ("better", "not worse", "under limit")
 _BAD = ("worse", "over limit")

@@ -144,7 +144,7 @@ def _row(
     metric = measured.metric
     heldout = metric.kind == "heldout"
     sentence = (
-        f"{metric.name} ({role}) {number(reference)} -> {number(candidate)} {metric.unit}, "
+        f"{metric.name} ({role}, {metric.unit}) {number(reference)} -> {number(candidate)}, "
         f"effect {signed(effect.mean)} ({bounds_of(effect)}) over {effect.units} "
         f"{'clips' if heldout else 'prompts'}, {effect.won} won: {result}"
     )

@@ -26,7 +26,7 @@ _LABEL_WIDTH = 280
 _GAP = 12
 _FRAME_GAP = 2
 _SMALLEST_CELL = 96
-_INK, _FAINT, _PAPER = "#1a202c", "#5a6472", "#ffffff"
+_INK, _FAINT, _PAPER, _EDGE = "#1a202c", "#5a6472", "#ffffff", "#8a94a3"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _strip(rgb_fhwc: np.ndarray) -> str:
     height = min(rgb_fhwc.shape[1], _STRIP_HEIGHT)
     width = max(round(rgb_fhwc.shape[2] * height / rgb_fhwc.shape[1]), 1)
     step = width + _FRAME_GAP
-    strip = Image.new("RGB", (step * len(frames) - _FRAME_GAP, height), _PAPER)
+    strip = Image.new("RGB", (step * len(frames) - _FRAME_GAP, height), _EDGE)
     for number, frame in enumerate(frames):
         strip.paste(_scaled(frame, width, height), (step * number, 0))
     if height < _STRIP_HEIGHT:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load on first use, and scipy.stats takes a second
 
 BCA_FROM_UNITS = 20
 _BCA_RESAMPLES = 9999
@@ -38,7 +38,7 @@ class Mean:
         """Bounds that each hold with `confidence`, so 0.975 gives the usual 95 % interval."""
         reach = 0.0
         if self.error:
-            reach = float(stats.t.ppf(confidence, self.freedom)) * self.error
+            reach = float(scipy.stats.t.ppf(confidence, self.freedom)) * self.error
         return Interval(self.value - reach, self.value + reach, confidence)
 
 
@@ -100,7 +100,7 @@ def bca_interval(values: Sequence[float], confidence: float) -> Interval | None:
     """
     if len(values) < BCA_FROM_UNITS or np.ptp(values) == 0:
         return None
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (np.asarray(values, dtype=np.float64),),
         np.mean,
         n_resamples=_BCA_RESAMPLES,
@@ -115,7 +115,7 @@ def wilcoxon_p(values: Sequence[float]) -> float | None:
     """Two-sided signed-rank p; None below six units, where it cannot fall under 0.05."""
     if len(values) < 6 or not np.any(values):
         return None
-    return float(stats.wilcoxon(np.asarray(values, dtype=np.float64)).pvalue)
+    return float(scipy.stats.wilcoxon(np.asarray(values, dtype=np.float64)).pvalue)
 
 
 def pooled_seed_sd(values: Mapping[tuple[str, int], float]) -> float | None:

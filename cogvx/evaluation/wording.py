@@ -63,7 +63,7 @@ def next_step(contest: Contest, outcome: Outcome, comparisons: Sequence[Comparis
     if outcome == "PROMOTE":
         return f"Give {contest.candidate} the alias champion."
     if outcome == "REJECT":
-        return f"Keep {contest.reference}; the biggest losses stand first below."
+        return f"Keep {contest.reference}, and look at the videos of {contest.candidate}."
     steps = []
     undecided = [row for row in comparisons if row.result == "undecided"]
     if not undecided or any(row.per == "clip" for row in undecided):
@@ -86,9 +86,9 @@ def _broken(who: str, row: Comparison) -> str:
     limit = number(row.limit or 0.0)
     if row.role == "ceiling":
         return f"{who} has a video over the limit of {limit} on {row.metric}."
-    change = "changes" if row.direction == 0 else "loses"
+    change = "changes" if row.direction == 0 else "worsens"
     return (
-        f"{who} {change} {number(abs(row.effect.mean))} {row.unit} of {row.metric},"
+        f"{who} {change} {row.metric} by {number(abs(row.effect.mean))},"
         f" more than the {limit} that the suite allows."
     )
 

@@ -1,0 +1,190 @@
+"""A video is rendered once, whoever asks for it and however often the work is interrupted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cogvx.errors import IntegrityError
+from cogvx.evaluation.canary import require_effect
+from cogvx.evaluation.render import Arm, _request, render_arm, video_key
+from cogvx.evaluation.scoring import score_arm
+from cogvx.mp4 import read_mp4
+from cogvx.store import LocalStore, MemoryStore
+
+WANTED = 4
+
+
+def render(counted, arm, suite, setting, store, work, **more):
+    return render_arm(counted, arm, suite, setting=setting, store=store, work=work, **more)
+
+
+def test_a_second_evaluation_renders_nothing_and_loads_no_model(
+    counted, toy_suite, toy_setting, tmp_path
+):
+    store = MemoryStore()
+    first = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    assert [video.fresh for video in first] == [True] * WANTED
+    assert len(counted.generated) == WANTED
+    opened = counted.opened
+    second = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    assert counted.opened == opened
+    assert [video.fresh for video in second] == [False] * WANTED
+    assert [video.key for video in second] == [video.key for video in first]
+
+
+def test_a_new_challenger_renders_exactly_its_own_arm(
+    counted, toy_suite, toy_setting, toy_adapters, tmp_path
+):
+    store = MemoryStore()
+    one, two = (Arm(f"challenger v{n}", (a,)) for n, a in enumerate(toy_adapters))
+    for arm in (Arm("base"), one):
+        render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    before = set(store.objects)
+    for arm in (Arm("base"), one, two):
+        render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    new = set(store.objects) - before
+    assert len(new) == WANTED
+    assert new == {
+        video_key(two, toy_suite, prompt, seed, toy_setting).path
+        for prompt in toy_suite.prompts
+        for seed in toy_suite.seeds
+    }
+
+
+def test_an_interrupted_arm_goes_on_with_the_next_video(counted, toy_suite, toy_setting, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(done, _total):
+        if done == 2:
+            raise StoppedError
+
+    store = LocalStore(tmp_path / "store")
+    with pytest.raises(StoppedError):
+        render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path, on_progress=stop)
+    kept = {info.key: store.read(info.key) for info in store.entries("videos/")}
+    assert len(kept) == 2
+    videos = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    assert [video.fresh for video in videos] == [False, False, True, True]
+    assert all(store.read(key) == data for key, data in kept.items())
+
+
+def test_a_video_does_not_depend_on_what_was_rendered_before(
+    counted, toy_suite, toy_setting, toy_adapters, tmp_path
+):
+    arm = Arm("challenger", (toy_adapters[0],))
+    alone, after = MemoryStore(), MemoryStore()
+    last = toy_suite.model_copy(
+        update={"prompts": toy_suite.prompts[1:], "seeds": toy_suite.seeds[1:]}
+    )
+    (single,) = render(counted, arm, last, toy_setting, alone, tmp_path / "a")
+    render(counted, Arm("base"), toy_suite, toy_setting, after, tmp_path / "b")
+    *_, same = render(counted, arm, toy_suite, toy_setting, after, tmp_path / "b")
+    assert single.key == same.key
+    assert single.path.read_bytes() == same.path.read_bytes()
+
+
+def test_an_arm_at_weight_zero_is_the_base(counted, toy_suite, toy_setting, toy_adapters, tmp_path):
+    store = MemoryStore()
+    base = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    silent = Arm("silent", (replace(toy_adapters[0], weight=0.0),))
+    assert [v.key for v in render(counted, silent, toy_suite, toy_setting, store, tmp_path)] == [
+        video.key for video in base
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda suite, setting: (suite, replace(setting, base_fingerprint="1" * 64)),
+        lambda suite, setting: (suite, replace(setting, dtype="bfloat16")),
+        lambda suite, setting: (suite, replace(setting, tiling=True)),
+        lambda suite, setting: (
+            suite,
+            replace(setting, video=setting.video.model_copy(update={"fps": 16})),
+        ),
+        *(
+            lambda suite, setting, field=field, value=value: (
+                suite.model_copy(
+                    update={"sampling": suite.sampling.model_copy(update={field: value})}
+                ),
+                setting,
+            )
+            for field, value in (
+                ("steps", 4),
+                ("guidance", 3.0),
+                ("sampler", "ddim"),
+                ("dynamic_guidance", True),
+                ("negative_prompt", "blurry"),
+            )
+        ),
+    ],
+)
+def test_whatever_changes_the_picture_changes_the_name(change, toy_suite, toy_setting):
+    prompt = toy_suite.prompts[0]
+    suite, setting = change(toy_suite, toy_setting)
+    arm = Arm("base")
+    assert (
+        video_key(arm, suite, prompt, 1, setting).digest
+        != video_key(arm, toy_suite, prompt, 1, toy_setting).digest
+    )
+
+
+def test_names_of_arms_and_prompts_do_not_change_the_video(toy_suite, toy_setting, toy_adapters):
+    prompt = toy_suite.prompts[0]
+    renamed = prompt.model_copy(update={"id": "other", "group": "off_domain"})
+    one = video_key(Arm("a", toy_adapters), toy_suite, prompt, 1, toy_setting)
+    two = video_key(Arm("b", toy_adapters[::-1]), toy_suite, renamed, 1, toy_setting)
+    assert one.digest == two.digest
+    assert one.path == f"videos/{one.digest[:2]}/{one.digest}.mp4"
+
+
+def test_rendered_files_are_what_the_suite_asked_for(
+    counted, toy_suite, toy_setting, toy_adapters, tmp_path
+):
+    arm = Arm("challenger", (toy_adapters[0],))
+    videos = render(counted, arm, toy_suite, toy_setting, MemoryStore(), tmp_path)
+    result = score_arm(arm, videos, suite=toy_suite, video=toy_setting.video)
+    assert [video.faults for video in result.videos] == [()] * WANTED
+    assert result.adapters[0].sha256 == toy_adapters[0].sha256
+    other = toy_setting.video.model_copy(update={"frames": 17, "fps": 16})
+    (fault, rate), *_ = [
+        video.faults for video in score_arm(arm, videos, suite=toy_suite, video=other).videos
+    ]
+    assert fault == "is 9x48x48, not 17x48x48"
+    assert "8 frames a second, not 16" in rate
+
+
+def test_an_adapter_that_changes_nothing_is_found_before_any_video(
+    counted, toy_suite, toy_setting, idle_adapter, tmp_path
+):
+    store = MemoryStore()
+    arm = Arm("challenger", (idle_adapter,))
+    with pytest.raises(IntegrityError, match="challenger: its adapter changes nothing"):
+        render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    assert not store.objects
+    assert counted.generated == ()
+    session = counted()
+    session.attach("adapter0", idle_adapter.path)  # the name is free again
+    session.detach("adapter0")
+
+
+def test_the_canary_leaves_the_base_as_it_was(counted, toy_suite, toy_setting, toy_adapters):
+
+    session = counted()
+    request = _request(toy_suite, toy_suite.prompts[0], 1, toy_setting)
+    before = session.generate(request)
+    session.attach("one", toy_adapters[0].path)
+    require_effect(session, {"one": 1.0}, "challenger")
+    assert np.array_equal(session.generate(request), before)
+    session.detach("one")
+
+
+def test_scores_come_from_the_stored_file(counted, toy_suite, toy_setting, tmp_path):
+    videos = render(counted, Arm("base"), toy_suite, toy_setting, MemoryStore(), tmp_path)
+    result = score_arm(Arm("base"), videos, suite=toy_suite, video=toy_setting.video)
+    rgb_fhwc = read_mp4(videos[0].path).rgb_fhwc.astype(np.float64)
+    change = np.abs(np.diff(rgb_fhwc, axis=0)).mean()
+    flicker = result.values("temporal_flickering")["circle", 1]
+    assert flicker == pytest.approx((255 - change) / 255, abs=1e-6)

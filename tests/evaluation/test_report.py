@@ -1,0 +1,217 @@
+"""The page holds everything it shows, asks for nothing, and says the verdict first."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogvx.evaluation import report as report_module
+from cogvx.evaluation.documents import EvaluationReport
+from cogvx.evaluation.judge import judge
+from cogvx.evaluation.ordering import video_changes, video_sections
+from cogvx.evaluation.report import render_page, write_report
+from cogvx.files import read_document
+from cogvx.mp4 import read_mp4, write_mp4
+from tests.evaluation.builders import arm_of, suite_document, suite_of
+
+EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'
+BETTER = (0.8, 0.9, 1.1, 0.9)
+
+
+@pytest.fixture(scope="module")
+def suite():
+    prompts = suite_document()["prompts"]
+    prompts[0]["prompt"] = EVIL
+    gate = {
+        "primaries": ["heldout_loss"],
+        "guards": [{"metric": "motion_magnitude", "margin": 1.0}],
+    }
+    return suite_of(prompts=prompts, gate=gate)
+
+
+@pytest.fixture(scope="module")
+def judged(suite):
+    """Three arms; the challenger moves more on one prompt and less on another."""
+    arms = [arm_of(suite, "base"), arm_of(suite, "champion v1"), arm_of(suite, "challenger v2")]
+    moved = {("circle", 1): -0.6, ("square", 2): 0.7}
+    changed = tuple(
+        video.model_copy(
+            update={
+                "values": video.values
+                | {
+                    "motion_magnitude": video.values["motion_magnitude"]
+                    + moved.get((video.prompt, video.seed), 0.0)
+                }
+            }
+        )
+        for video in arms[2].videos
+    )
+    better = arm_of(suite, "challenger v2", losses=BETTER).heldout
+    challenger = arms[2].model_copy(update={"videos": changed, "heldout": better})
+    return judge(
+        suite,
+        model="toy",
+        candidate=challenger,
+        reference=arms[1],
+        base=arms[0],
+        provenance={"run": "0" * 64, "recipe": 'name = "x"\nrank = 64\n', "note": EVIL},
+    )
+
+
+@pytest.fixture(scope="module")
+def videos(judged, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    found = {}
+    for number, arm in enumerate(judged.arms):
+        for prompt in judged.prompts:
+            for seed in judged.seeds:
+                path = folder / f"{number}-{prompt}-{seed}.mp4"
+                rng = np.random.default_rng([number, seed])
+                write_mp4(path, rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8), fps=8)
+                found[arm.name, prompt, seed] = path
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(judged, videos, tmp_path_factory):
+    return write_report(judged, videos, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written.html.read_text()
+
+
+class Attributes(HTMLParser):
+    """Every attribute of every element, as a browser would read them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, name, value or "") for name, value in attrs]
+
+
+def test_the_page_asks_for_nothing(page):
+    attributes = Attributes(page).found
+    fetching = {"src", "href", "action", "poster", "data", "srcset", "background", "xlink:href"}
+    sources = [value for _, name, value in attributes if name in fetching]
+    assert sources
+    assert all(value.startswith("data:") for value in sources)
+    assert not any(tag in {"link", "iframe", "object", "embed"} for tag, _, _ in attributes)
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_prompt_cannot_become_markup(page):
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in page
+    assert "<img src=http" not in page
+
+
+def test_the_page_says_the_verdict_and_every_reason(page, judged):
+    verdict = judged.verdict
+    assert verdict.outcome == "PROMOTE"
+    text = page.replace("&gt;", ">").replace("&#39;", "'")
+    assert f"<h1>{verdict.outcome}</h1>" in text
+    for sentence in (verdict.headline, verdict.next_step, *verdict.reasons):
+        assert sentence in text
+
+
+def test_every_video_is_in_the_page_once_and_plays(page, videos, tmp_path):
+    found = re.findall(r'<video [^>]*src="data:video/mp4;base64,([^"]+)"', page)
+    assert len(found) == len(videos)
+    path = tmp_path / "first.mp4"
+    path.write_bytes(base64.b64decode(found[0]))
+    assert read_mp4(path).rgb_fhwc.shape == (5, 32, 32, 3)
+    assert page.count('class="strip" alt="Frames of') == len(videos)
+
+
+def test_everything_shown_can_be_read_aloud(page):
+    assert page.count("<video ") == len(re.findall(r'<video [^>]*aria-label="[^"]+"', page))
+    assert len(re.findall(r"<svg(?! aria-hidden)", page)) == page.count('role="img" aria-label=')
+    assert '<html lang="en">' in page
+    assert all(name in page for name in ("One frame back", "One frame on", "aria-pressed"))
+
+
+def test_the_biggest_losses_come_first(judged):
+    sections = video_sections(judged)
+    assert [section.title for section in sections] == [
+        "Biggest losses",
+        "Biggest wins",
+        "Typical",
+        "All others",
+    ]
+    assert sections[0].places[0] == ("circle", 1)
+    assert sections[1].places[0] == ("square", 2)
+    assert sections[3].collapsed
+    places = [place for section in sections for place in section.places]
+    assert len(places) == len(set(places)) == len(judged.prompts) * len(judged.seeds)
+    assert video_changes(judged)["circle", 1] == pytest.approx(-0.6, abs=0.01)
+
+
+def test_a_large_video_is_shown_small(suite, tmp_path):
+    report = judge(
+        suite,
+        model="toy",
+        candidate=arm_of(suite, "challenger"),
+        reference=arm_of(suite),
+        provenance={},
+    )
+    path = tmp_path / "large.mp4"
+    rgb_fhwc = np.zeros((3, 480, 720, 3), np.uint8)
+    rgb_fhwc[:, 100:200] = 200
+    write_mp4(path, rgb_fhwc, fps=8)
+    page = render_page(report, {("base", "circle", 1): path})
+    (data,) = re.findall(r'src="data:video/mp4;base64,([^"]+)"', page)
+    small = tmp_path / "small.mp4"
+    small.write_bytes(base64.b64decode(data))
+    assert read_mp4(small).rgb_fhwc.shape == (3, 240, 360, 3)
+    assert "no video" in page
+
+
+def test_a_full_page_names_what_it_leaves_out(judged, videos, monkeypatch):
+    limit = report_module._ROOM_FOR_TEXT + 100_000
+    monkeypatch.setattr(report_module, "MAX_PAGE_BYTES", limit)
+    page = render_page(judged, videos)
+    assert len(page.encode()) < limit
+    assert "no room left on this page" in page
+    assert "<video " in page
+
+
+def test_an_invalid_evaluation_still_has_a_page(suite, tmp_path):
+    broken = arm_of(suite, "challenger").model_copy(update={"videos": ()})
+    report = judge(suite, model="toy", candidate=broken, reference=arm_of(suite), provenance={})
+    page = write_report(report, {}, tmp_path).html.read_text()
+    assert "<h1>INVALID</h1>" in page
+    assert "has no video of prompt circle, seed 1" in page
+
+
+def test_the_same_evaluation_gives_the_same_bytes(judged, videos, written, tmp_path):
+    again = write_report(judged, videos, tmp_path)
+    for one, two in (
+        (written.html, again.html),
+        (written.json, again.json),
+        (written.contact_sheet, again.contact_sheet),
+    ):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_json_holds_the_whole_report(written, judged):
+    assert read_document(written.json, EvaluationReport) == judged
+    document = json.loads(written.json.read_text())
+    assert {"arm", "prompt", "seed", "metric", "value"} == set(document["scores"][0])
+    assert len(document["heldout"]) == 3 * 4 * 2
+
+
+def test_the_contact_sheet_has_a_row_per_prompt_and_is_not_too_wide(written, judged):
+    with Image.open(written.contact_sheet) as sheet:
+        assert sheet.width <= 2400
+        assert sheet.height > len(judged.prompts) * 96
