@@ -23,7 +23,7 @@ from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
-from cogvx.files import is_aside, write_document
+from cogvx.files import is_aside, read_document, write_document
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
@@ -68,10 +68,15 @@ class _Attempt:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Write down an error, of whichever process; it is not held back."""
+        """Write down an error, of whichever process; it is not held back.
+
+        When one process fails, the others fail too, for want of it: the first one's reason stays.
+        """
         if kind is None or not issubclass(kind, Exception):
             return
         ours = issubclass(kind, CogvxError)
+        if not ours and self._is_explained():
+            return
         self._write_outcome(
             status="failed",
             error_kind=kind.__name__ if ours else CogvxError.__name__,
@@ -97,7 +102,7 @@ class _Attempt:
         if accelerator.is_main_process:
             if finished:
                 self._export(heldout_after)
-            else:
+            elif not self._is_explained():
                 self._write_outcome(status="stopped", error=_stopped_sentence(journal.step))
         accelerator.end_training()
         return 0 if finished else EXIT_STOPPED
@@ -127,6 +132,13 @@ class _Attempt:
             for path in parent.glob("*"):
                 if is_aside(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _is_explained(self) -> bool:
+        """Whether a process of this try has written down an error of a known kind."""
+        if not self.folder.outcome.is_file():
+            return False
+        outcome = read_document(self.folder.outcome, TrainOutcome)
+        return outcome.status == "failed" and outcome.error_kind != CogvxError.__name__
 
     def _write_outcome(
         self,

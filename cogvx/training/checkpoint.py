@@ -48,7 +48,7 @@ class Progress(_Document):
     losses: tuple[float, ...] = ()
     train_loss: float | None = None
     heldout_before: float | None = None
-    scaler: dict[str, float] = {}
+    scaler: dict[str, int | float] = {}
 
 
 class CheckpointState(_Document):

@@ -6,6 +6,8 @@ events.jsonl             one JSON object a line, in the order of time (see `even
 checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
 adapter/                 the exported adapter, present once training has finished
 outcome.json             TrainOutcome, also when training failed
+
+Beside these the launcher keeps accelerate.json, the configuration that it started the trainer with.
 """
 
 from pathlib import Path

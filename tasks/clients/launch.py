@@ -103,7 +103,8 @@ def _command(folder: RunFolder, processes: int) -> list[str]:
             "debug": False,
         },
     )
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = max(1, cores // processes)
     supervise = [sys.executable, "-m", "tasks.clients.supervise", "--parent", str(os.getpid())]
     supervise += ["--env", "OMP_WAIT_POLICY=PASSIVE"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -14,7 +14,7 @@ import torch
 from cogvx.adapters.card import read_card
 from cogvx.files import read_document, write_document
 from cogvx.training.__main__ import main
-from cogvx.training.checkpoint import CheckpointState
+from cogvx.training.checkpoint import CheckpointState, Progress
 from cogvx.training.events import EventTail
 from cogvx.training.journal import Journal
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
@@ -205,6 +205,34 @@ def test_an_error_that_nobody_foresaw_is_written_down_and_raised(
         "CogvxError",
         "RuntimeError: the disk is on fire",
     )
+
+
+def test_the_reason_that_another_process_gave_is_kept(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run()
+    reason = TrainOutcome(
+        status="failed", step=0, steps=6, error_kind="IntegrityError", error="record x is damaged"
+    )
+
+    def fail_as_the_other_did(*_args: object) -> None:
+        write_document(RunFolder(root).outcome, reason)
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(Journal, "begin", fail_as_the_other_did)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        main([str(root)])
+    assert outcome_of(root) == reason
+
+
+def test_the_scaler_of_float16_survives_a_checkpoint() -> None:
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    state = Progress(step=1, scaler=scaler.state_dict()).model_dump_json()
+    back = Progress.model_validate_json(state).scaler
+    assert back == scaler.state_dict()
+    assert [type(value) for value in back.values()] == [
+        type(value) for value in scaler.state_dict().values()
+    ]
 
 
 def test_a_folder_that_is_no_run_is_refused(
