@@ -76,6 +76,32 @@ def world(
     typer.echo(f"{found} captioned clips written to {folder}")
 
 
+@adapter_app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)],
+) -> None:
+    """Say what an adapter file is, and how strong it will act when it is loaded."""
+    from cogvx.adapters.inspect import describe  # noqa: PLC0415 - loads torch
+
+    found = describe(file)
+    typer.echo(f"form      {found.format}: {found.modules} pairs in {found.layers} layers")
+    typer.echo(
+        f"strength  rank {found.rank}, loads with alpha {found.loaded_alpha}: {found.strength}"
+    )
+    if found.card is not None:
+        card = found.card
+        typer.echo(
+            f"trained   {card.name}, rank {card.rank}, alpha {card.alpha}, {card.steps} steps"
+        )
+        typer.echo(f"base      {card.base_path} {card.base_fingerprint[:16]} in {card.base_dtype}")
+        typer.echo(f"made of   recipe {card.recipe[:16]}, clips {card.manifest[:16]}")
+    largest = max(found.norms.values(), default=0.0) or 1.0
+    for layer, norm in sorted(found.norms.items()):
+        typer.echo(f"layer {layer:>3} {norm:8.4f} {'#' * round(40 * norm / largest)}")
+    for problem in found.problems:
+        typer.secho(f"PROBLEM: {problem}", fg="yellow")
+
+
 def guarded(command: Callable[[], None]) -> None:
     """Run a command line; an error that we raised on purpose becomes its sentence and exit code."""
     try:

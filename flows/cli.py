@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
+from rich.text import Text
 
 from cogvx.__main__ import RecipePath, app, guarded
 from cogvx.check import check_file
@@ -102,12 +102,11 @@ def _log_to_terminal() -> None:
 
 
 def _show(title: str, rows: list[summary.Row]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    """Print facts one a line, never wrapped, so that paths can be copied."""
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    console.print(Text(title, style="bold underline"))
     for name, fact in rows:
-        table.add_row(name, fact)
-    Console(file=sys.stdout).print(table)
+        console.print(Text.assemble((f"{name:<10}", "bold"), fact))
 
 
 def main() -> None:

@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cogvx.cache.keys import record_path
 from cogvx.cache.materialise import materialise
-from cogvx.cache.plan import Sample, samples
+from cogvx.cache.plan import Sample, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
 from cogvx.evaluation.documents import ArmResult, HeldoutScore
@@ -100,10 +99,12 @@ def _measure_heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
 ) -> tuple[HeldoutScore, ...]:
     records = bench.work / "records"
-    wanted = {sample.latents: record_path("latents", sample.latents) for sample in heldout}
-    wanted |= {sample.prompt: record_path("prompts", sample.prompt) for sample in heldout}
-    quiet = Progress("fetch records", "records", logger)
-    materialise(wanted, bench.store, records, on_progress=quiet)
+    materialise(
+        record_paths(heldout),
+        bench.store,
+        records,
+        on_progress=Progress("fetch held-out records", "records", logger),
+    )
     objective = Objective.of(bench.base, bench.recipe.video.size, device=bench.device)
     names = [f"heldout{number}" for number, _ in enumerate(arm.adapters)]
     for name, adapter in zip(names, arm.adapters, strict=True):

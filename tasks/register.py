@@ -41,7 +41,8 @@ def register_adapter(bench: Workbench) -> RegisterReport:
             f"nothing was trained yet for {recipe.name} with these clips; run `cogvx train` first"
         )
     before = registry.find_version(recipe.name, run)
-    version = before or registry.register(
+    # also when it is there: a registration that was killed is finished by the next one
+    version = registry.register(
         recipe.name, fetch_adapter(bench, outcome), run_id=run_id, serving=_serving(bench)
     )
     return RegisterReport(

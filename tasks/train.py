@@ -11,8 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cogvx import files
 from cogvx.adapters.card import ADAPTER_FILE
-from cogvx.cache.keys import record_path
-from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, samples
+from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError, TransientError
@@ -87,18 +86,12 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
         raise IntegrityError(f"{folder.root} belongs to another run; move it away")
     files.write_document(folder.spec, spec)
-    wanted = {sample.latents: record_path("latents", sample.latents) for sample in _all(spec)}
-    wanted |= {sample.prompt: record_path("prompts", sample.prompt) for sample in _all(spec)}
-    wanted[spec.empty_prompt] = record_path("prompts", spec.empty_prompt)
+    wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     from cogvx.cache.materialise import materialise  # noqa: PLC0415 - loads torch
 
     progress = Progress("fetch records", "records", logger)
     materialise(wanted, bench.store, folder.records, on_progress=progress)
     return folder
-
-
-def _all(spec: RunSpec) -> tuple[Any, ...]:
-    return (*spec.train, *spec.heldout)
 
 
 def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures.servers import free_port, listens, running, wait_until
 
 SUITE = """
 schema_version = 1
@@ -112,17 +115,30 @@ def write_recipe(path: Path, *, clips: str, base: Path, name: str = "tiny", step
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Prefect server for all places that do not test the embedded one."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--no-services"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running(command, log, environment) as process:
+        wait_until(lambda: listens(port), process, log)
+        yield url
 
 
-def make_place(root: Path, recipe: Path, prefect_home: Path, **settings: str) -> Place:
+def make_place(root: Path, recipe: Path, **settings: str) -> Place:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COGVX_")
     }
     environment |= {
         "COGVX_HOME": str(root / "home"),
-        "PREFECT_HOME": str(prefect_home),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "COLUMNS": "300",
         **settings,
@@ -135,8 +151,8 @@ def place(
     tmp_path_factory: pytest.TempPathFactory,
     nano_base: Path,
     world_clips: Path,
-    prefect_home: Path,
 ) -> Place:
+    """The embedded default: no server of any kind, everything below one home."""
     root = tmp_path_factory.mktemp("place")
     recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
-    return make_place(root, recipe, prefect_home)
+    return make_place(root, recipe)

@@ -9,11 +9,11 @@ from tests.e2e.conftest import Place, make_place, write_recipe
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, nano_base: Path, world_clips: Path, prefect_home: Path) -> Place:
+def fresh(tmp_path: Path, nano_base: Path, world_clips: Path, prefect_url: str) -> Place:
     clips = tmp_path / "clips"
     shutil.copytree(world_clips, clips)
     recipe = write_recipe(tmp_path / "recipe.toml", clips=str(clips), base=nano_base)
-    return make_place(tmp_path, recipe, prefect_home)
+    return make_place(tmp_path, recipe, PREFECT_API_URL=prefect_url)
 
 
 def refused(place: Place, *words: str) -> str:

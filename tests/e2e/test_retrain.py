@@ -107,12 +107,12 @@ def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
 
 
 def test_an_interrupted_retraining_ends_with_the_same_adapter(
-    place: Place, first: str, nano_base: Path, world_clips: Path, prefect_home: Path
+    place: Place, first: str, nano_base: Path, world_clips: Path, prefect_url: str
 ) -> None:
     root = place.root / "killed"
     root.mkdir()
     recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
-    other = make_place(root, recipe, prefect_home)
+    other = make_place(root, recipe, PREFECT_API_URL=prefect_url)
     process = subprocess.Popen(
         other.command("retrain", str(recipe)),
         cwd=root,

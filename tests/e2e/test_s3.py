@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import boto3
 import pytest
 
 from tests.e2e.conftest import Place, make_place, write_recipe
-from tests.fixtures.s3 import S3Server
+from tests.fixtures.s3 import BUCKET, S3Server
 
 
 @pytest.fixture(scope="module")
@@ -15,30 +14,16 @@ def remote(
     s3_server: S3Server,
     nano_base: Path,
     world_clips: Path,
-    prefect_home: Path,
+    prefect_url: str,
 ) -> Place:
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint_url,
-        aws_access_key_id=s3_server.access_key,
-        aws_secret_access_key=s3_server.secret_key,
-        region_name=s3_server.region,
-    )
-    client.create_bucket(Bucket="e2e")
+    client = s3_server.client()
     for path in world_clips.iterdir():
-        client.upload_file(str(path), "e2e", f"clips/{path.name}")
+        client.upload_file(str(path), BUCKET, f"e2e/clips/{path.name}")
     root = tmp_path_factory.mktemp("remote")
-    recipe = write_recipe(root / "recipe.toml", clips="s3://e2e/clips", base=nano_base)
-    return make_place(
-        root,
-        recipe,
-        prefect_home,
-        COGVX_STORE_URL="s3://e2e/store",
-        COGVX_S3_ENDPOINT_URL=s3_server.endpoint_url,
-        COGVX_S3_ACCESS_KEY=s3_server.access_key,
-        COGVX_S3_SECRET_KEY=s3_server.secret_key,
-        COGVX_S3_REGION=s3_server.region,
-    )
+    clips = f"s3://{BUCKET}/e2e/clips"
+    recipe = write_recipe(root / "recipe.toml", clips=clips, base=nano_base)
+    settings = s3_server.environment(f"s3://{BUCKET}/e2e/store")
+    return make_place(root, recipe, PREFECT_API_URL=prefect_url, **settings)
 
 
 def test_the_chain_runs_on_s3_and_then_finds_nothing_to_do(remote: Place) -> None:
@@ -50,14 +35,10 @@ def test_the_chain_runs_on_s3_and_then_finds_nothing_to_do(remote: Place) -> Non
     assert "unchanged" in remote.succeed("retrain", str(remote.recipe))
 
 
-def test_refused_settings_are_one_sentence_without_the_secret(remote: Place) -> None:
-    broken = Place(
-        remote.root,
-        remote.recipe,
-        {**remote.environment, "COGVX_STORE_URL": "s3://no-such-bucket/store"},
-    )
-    done = broken.run("cache", str(remote.recipe))
+def test_a_bucket_that_is_not_there_is_one_sentence_without_the_secret(remote: Place) -> None:
+    settings = {**remote.environment, "COGVX_STORE_URL": "s3://no-such-bucket/store"}
+    done = Place(remote.root, remote.recipe, settings).run("cache", str(remote.recipe))
     assert done.returncode == 2
     assert "no-such-bucket" in done.stderr
     assert "Traceback" not in done.stderr
-    assert remote.environment["COGVX_S3_SECRET_KEY"] not in done.stderr
+    assert settings["COGVX_S3_SECRET_KEY"] not in done.stderr
