@@ -146,7 +146,8 @@ def _row(
     sentence = (
         f"{metric.name} ({role}, {metric.unit}) {number(reference)} -> {number(candidate)}, "
         f"effect {signed(effect.mean)} ({bounds_of(effect)}) over {effect.units} "
-        f"{'clips' if heldout else 'prompts'}, {effect.won} won: {result}"
+        f"{'clips' if heldout else 'prompts'}"
+        f"{f', {effect.won} won' if metric.direction else ''}: {result}"
     )
     return Comparison(
         metric=metric.name,

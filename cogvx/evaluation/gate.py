@@ -25,6 +25,8 @@ from cogvx.evaluation.documents import Comparison, Effect, Outcome, Verdict
 from cogvx.evaluation.suite import GateConfig
 from cogvx.evaluation.wording import Contest, composite_sentence, headline, next_step
 
+_URGENCY = {"worse": 0, "over limit": 0, "undecided": 1, "not worse": 2, "under limit": 2}
+
 
 def decide(
     contest: Contest, measured: Mapping[str, Measured], *, faults: Sequence[str] = ()
@@ -136,7 +138,7 @@ def _comparisons(gate: GateConfig, measured: Mapping[str, Measured]) -> list[Com
         for ceiling in gate.ceilings
         if ceiling.metric in measured
     ]
-    rows += sorted(checks, key=lambda row: row.result in ("not worse", "under limit"))
+    rows += sorted(checks, key=lambda row: _URGENCY[row.result])
     asked = _asked(gate)
     return rows + [
         as_information(found, gate.confidence)
@@ -167,7 +169,8 @@ def _verdict(
     composite: Effect | None,
     comparisons: tuple[Comparison, ...],
 ) -> Verdict:
-    told = () if composite is None else (composite_sentence(contest.suite.gate, composite),)
+    gate = contest.suite.gate
+    told = () if composite is None else (composite_sentence(gate, composite, comparisons),)
     rows = tuple(row.sentence for row in comparisons if row.role != "info")
     return Verdict(
         outcome=outcome,

@@ -42,16 +42,20 @@ def headline(
     return _undecided(contest, obstacles, composite, comparisons)
 
 
-def composite_sentence(gate: GateConfig, composite: Effect) -> str:
-    """The composite, its bounds, and what they mean."""
+def composite_sentence(
+    gate: GateConfig, composite: Effect, comparisons: Sequence[Comparison]
+) -> str:
+    """The composite, its unit, its bounds, and what they mean."""
     if composite.low is not None and composite.low > 0:
         meaning = "above zero, so it is better"
     elif composite.high is not None and composite.high < 0:
         meaning = "below zero, so it is worse"
     else:
         meaning = "zero lies inside, so it may be luck"
+    scaled = all(row.yardstick for row in comparisons if row.role == "primary")
+    unit = "SDs of the reference" if scaled else "its own unit"
     return (
-        f"Composite of {', '.join(gate.primaries)}: {signed(composite.mean)}"
+        f"Composite of {', '.join(gate.primaries)}, in {unit}: {signed(composite.mean)}"
         f" ({bounds_of(composite)}), {meaning}."
     )
 
