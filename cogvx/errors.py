@@ -1,12 +1,12 @@
 """The exceptions of this project; the type says who acts.
 
-    CogvxError
-      UserError            the person who wrote the recipe or brought the clips
-        ConfigError        ... by editing a recipe or a setting; carries every problem at once
-        DataError          ... by mending, adding or removing clips
-      IntegrityError       nobody yet: bytes are not what their name says, so they are refused
-      TrainingDiverged     the owner of the recipe, after looking at the curves
-      TransientError       nobody: try again
+CogvxError
+  UserError            the person who wrote the recipe or brought the clips
+    ConfigError        ... by editing a recipe or a setting; carries every problem at once
+    DataError          ... by mending, adding or removing clips
+  IntegrityError       nobody yet: bytes are not what their name says, so they are refused
+  TrainingDiverged     the owner of the recipe, after looking at the curves
+  TransientError       nobody: try again
 """
 
 from collections.abc import Sequence

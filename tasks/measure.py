@@ -6,6 +6,7 @@ One model is loaded for all arms, and only if a video or a held-out loss is miss
 import functools
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,8 @@ def _heldout(
     key = f"heldout/{name[:2]}/{name}.json"
     if bench.store.info(key) is None:
         scores = _measure_heldout(bench, arm, heldout, open_session())
+        if not all(math.isfinite(score.loss) for score in scores):
+            return scores  # not kept; the scores become faults, and the verdict INVALID
         document = [score.model_dump(mode="json", exclude={"clip"}) for score in scores]
         bench.store.write(key, canonical_json(document))
     rows = json.loads(bench.store.read(key))

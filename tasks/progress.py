@@ -19,24 +19,29 @@ class Progress:
         self._what = what
         self._unit = unit
         self._logger = logger
-        self._started = time.monotonic()
-        self._said = self._started
+        self._said = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._artifact: UUID | None = None
 
     def __call__(self, done: int, total: int, detail: str = "") -> None:
         """Say where the work is, unless that was said a moment ago."""
         now = time.monotonic()
         finished = done >= total
+        self._first = self._first or (now, done)
         if total < 1 or (not finished and now - self._said < _SECONDS_BETWEEN_LINES):
             return
         self._said = now
-        left = "" if finished or not done else f", {self._seconds_left(done, total):.0f} s left"
+        left = "" if finished else self._time_left(done, total)
         line = f"{self._what}: {done}/{total} {self._unit}{left}"
         self._logger.info("%s%s", line, f" - {detail}" if detail else "")
         self._show(100.0 * done / total)
 
-    def _seconds_left(self, done: int, total: int) -> float:
-        return (time.monotonic() - self._started) / done * (total - done)
+    def _time_left(self, done: int, total: int) -> str:
+        """By the pace since the first call; what came before it was preparation."""
+        began, already = self._first or (0.0, 0)
+        if done <= already:
+            return ""
+        return f", {(time.monotonic() - began) / (done - already) * (total - done):.0f} s left"
 
     def _show(self, percent: float) -> None:
         if FlowRunContext.get() is None and TaskRunContext.get() is None:

@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cogvx.errors import ConfigError
+
 
 class Settings(BaseSettings):
     """Settings of one process; secrets never leave this object in clear."""
@@ -73,11 +75,21 @@ def prepare_process() -> None:
 
     What the environment already says wins. Telemetry is off; Prefect's database lies with
     everything else; our loggers reach the Prefect UI, and its own lines stay out of the terminal.
+
+    Raises:
+        ConfigError: The home folder cannot be written.
     """
     home = settings().home.resolve()
+    try:
+        # Prefect's server waits forever for a database whose folder is not there.
+        (home / "prefect").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"COGVX_HOME = {home} cannot be written: {error.strerror}") from error
     defaults = {
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Threads that wait for work would otherwise spin, and starve each other on few cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
