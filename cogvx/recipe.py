@@ -56,8 +56,11 @@ class VideoConfig(Section):
     """The size that clips are brought to; also the size that the evaluation generates."""
 
     frames: int = Field(ge=1)
+    """8N + 1 up to 49 for CogVideoX 1.0, 16N + 1 up to 161 for 1.5."""
     height: int = Field(ge=1)
+    """In pixels, a multiple of 16 for every published model."""
     width: int = Field(ge=1)
+    """In pixels, like the height."""
     fps: int = Field(ge=1)
     """Frames a second after resampling: 8 for CogVideoX 1.0, 16 for 1.5."""
 
@@ -75,10 +78,12 @@ class CacheConfig(Section):
 
 
 class LoraConfig(Section):
-    """The adapter's shape. At inference its strength is alpha / rank."""
+    """The adapter's shape. Trained at strength alpha / rank; its file acts the same at weight 1."""
 
     rank: int = Field(default=128, ge=1)
+    """Width of the two matrices; at least 64."""
     alpha: int = Field(default=64, ge=1)
+    """The rank, or half of it; never 1."""
     targets: tuple[str, ...] = Field(default=DEFAULT_TARGETS, min_length=1)
     """Linear layers that get an adapter, by the end of their names."""
     allow_unusual: bool = False
@@ -94,6 +99,7 @@ class TrainConfig(Section):
     """Optimisation. A step is one update of the weights, whatever the number of micro-batches."""
 
     steps: int = Field(ge=1)
+    """Updates of the weights in all."""
     global_batch: int = Field(default=1, ge=1)
     """Clips behind one update, over all processes."""
     micro_batch: int = Field(default=1, ge=1)
@@ -101,21 +107,31 @@ class TrainConfig(Section):
     processes: int = Field(default=1, ge=1)
     """Processes that accelerate starts: GPUs, or CPU workers."""
     learning_rate: float = Field(default=1e-4, gt=0)
+    """Of AdamW, after the warm-up."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What the rate does between the warm-up and the last step."""
     warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the rate grows from zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm, once for each update."""
     caption_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the samples that are trained with the empty caption."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: slower, and what makes 5b fit at all."""
     checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints, the most that an interruption costs."""
     keep_checkpoints: int = Field(default=2, ge=1)
+    """How many of the newest stay."""
     heldout_every: int = Field(default=100, ge=1)
+    """Steps between measurements on the clips held out."""
     heldout_strata: int = Field(default=8, ge=1, le=1000)
     """Timesteps at which the held-out loss is measured, evenly spread."""
     log_every: int = Field(default=10, ge=1)
+    """Steps between points of the curves."""
     seed: int = Field(default=42, ge=0, lt=2**31)
+    """Decides the adapter's start, the order of clips, timesteps and noise."""
 
     @property
     def accumulation(self) -> int:

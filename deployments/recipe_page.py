@@ -1,0 +1,61 @@
+"""Write docs/recipes.md from the recipe's own fields: `python -m deployments.recipe_page`."""
+
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from cogvx.errors import as_toml
+from cogvx.files import write_bytes
+from cogvx.recipe import Recipe, section_kinds
+
+PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+
+_HEAD = """# The recipe
+
+Made by `python -m deployments.recipe_page` from `cogvx/recipe.py`; edit that instead.
+
+One TOML file says which adapter is wanted. It is closed: an unknown key is an error. Relative paths
+mean the folder that the command runs in. `cogvx check RECIPE` lists every problem at once.
+
+## The clips
+
+`dataset.uri` is a folder or `s3://bucket/prefix` in one of three forms:
+
+| form | captions |
+|---|---|
+| folder | `a.mp4` beside `a.txt`, in any depth of folders |
+| videofolder | `metadata.jsonl` or `metadata.csv` with `file_name` and `text` |
+| CogVideo | `prompts.txt` and `videos.txt`, line by line |
+
+Videos end in mp4, mov, m4v, mkv, webm or avi. A clip that cannot be used is quarantined with its
+reason (unreadable, missing, caption, too_short, too_slow, too_small, duplicate, outside,
+undecodable, changed) and counted; above `dataset.max_rejected_share` the run stops.
+"""
+
+
+def recipe_page() -> str:
+    """The page as Markdown."""
+    parts = [_HEAD]
+    for name, kind in section_kinds().items():
+        parts.append(f"\n## [{name}]\n\n{kind.__doc__ or ''}\n\n{_table(kind.model_fields)}")
+    top = {n: f for n, f in Recipe.model_fields.items() if n not in section_kinds()}
+    parts.append(f"\n## Above the sections\n\n{_table(top)}")
+    return "".join(parts)
+
+
+def _table(fields: dict[str, FieldInfo]) -> str:
+    rows = "".join(
+        f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |\n"
+        for name, field in fields.items()
+    )
+    return f"| key | default | meaning |\n|---|---|---|\n{rows}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "none" if field.default is None else f"`{as_toml(field.default)}`"
+
+
+if __name__ == "__main__":
+    write_bytes(PAGE, recipe_page().encode())
