@@ -50,7 +50,7 @@ def build_nano(folder: Path, *, seed: int = 0) -> None:
             transformer=build_transformer(),
             scheduler=build_scheduler(),
         )
-    files.write_folder(folder, lambda aside: _save(pipeline, aside))
+    files.write_folder(folder, lambda aside: save_nano(pipeline, aside))
 
 
 def build_tokenizer() -> T5TokenizerFast:
@@ -143,7 +143,8 @@ def build_scheduler() -> CogVideoXDPMScheduler:
     )
 
 
-def _save(pipeline: CogVideoXPipeline, folder: Path) -> None:
+def save_nano(pipeline: CogVideoXPipeline, folder: Path) -> None:
+    """Write the parts as a folder that old and new versions of transformers both read."""
     with without_progress_bars():
         pipeline.save_pretrained(folder, safe_serialization=True)
     index_path = folder / "model_index.json"

@@ -1,0 +1,56 @@
+"""The card of a trained nano model: how it was made, and how well it does."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cogvx.model.identity import BASE_PARTS, fingerprint
+from cogvx.pretraining.grades import Grades
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+
+
+class Settings(BaseModel):
+    """All that decides the weights, on one kind of machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    vae_steps: int = 2400
+    steps: int = 3600
+    clips: int = 4096
+
+
+class NanoCard(BaseModel):
+    """`nano_card.json`; `fingerprint` is that of the weights it lies beside."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    command: str
+    settings: Settings
+    vae_seconds: float
+    denoiser_seconds: float
+    weights_dtype: str
+    fingerprint: str
+    libraries: dict[str, str]
+    grades: Grades
+
+
+def make_card(
+    model: Path, settings: Settings, *, grades: Grades, seconds: tuple[float, float]
+) -> NanoCard:
+    """Describe the model in a folder."""
+    return NanoCard(
+        command=f"python -m cogvx.pretraining OUT --vae-steps {settings.vae_steps}"
+        f" --steps {settings.steps} --clips {settings.clips} --seed {settings.seed}",
+        settings=settings,
+        vae_seconds=round(seconds[0]),
+        denoiser_seconds=round(seconds[1]),
+        weights_dtype="float16",
+        fingerprint=fingerprint(model, BASE_PARTS),
+        libraries={name: version(name) for name in _LIBRARIES},
+        grades=grades,
+    )
