@@ -20,7 +20,7 @@ from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 from cogvx import files
 from cogvx.model.load import without_progress_bars
-from cogvx.model.nano.world import words
+from cogvx.model.nano.world import SPARE_WORDS, first_words, words
 
 FRAMES, SIDE = 9, 48  # the native size in pixels: 3 latent frames of 12 x 12
 TEXT_TOKENS = 16
@@ -54,9 +54,10 @@ def build_nano(folder: Path, *, seed: int = 0) -> None:
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """A unigram tokenizer with a piece for every word of the world, and characters for the rest."""
+    """A unigram tokenizer with a piece for every word of the world and some to spare, else characters."""
     known = [f"▁{word}" for word in words()]
-    known += [f"▁{word.capitalize()}" for word in words()]
+    known += [f"▁{word.capitalize()}" for word in first_words()]
+    known += [f"▁{word}" for word in SPARE_WORDS]
     characters = sorted(set(string.printable) - set(string.whitespace))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _CHARACTER_SCORE)]
     pieces += [(piece, _PIECE_SCORE) for piece in known]

@@ -40,6 +40,15 @@ WORDINGS = (
     "on {background}, a {size} {colour} {shape} {moves}",
     "{background} background with a {size} {colour} {shape} that {moves}",
 )
+# Words that no caption of the world holds. The tokenizer knows them, so that an adapter can be taught
+# what they mean without a caption growing too long.
+SPARE_WORDS = (
+    *("star", "heart", "moon", "arrow", "hexagon", "spiral", "cloud", "fish"),
+    *("circling", "spins", "bounces", "zigzags", "loops", "shakes", "grows", "shrinks"),
+    *("neon", "glowing", "outlined", "dotted", "striped", "sketched", "soft", "grainy"),
+    *("style", "in", "grid", "dark", "bright", "pink", "grey", "around", "drawn"),
+)
+
 # Shape, colour and motion that the carried model never saw together, to test that it composes.
 HELD_OUT = (
     ("triangle", "green", "up"),
@@ -106,6 +115,12 @@ def words() -> tuple[str, ...]:
     phrases += [*SHAPES, *COLOURS, *SIZES]
     phrases += [re.sub(r"\{\w+\}", " ", wording) for wording in WORDINGS]
     return tuple(sorted(set(re.findall(r"[a-z]+", " ".join(phrases)))))
+
+
+def first_words() -> tuple[str, ...]:
+    """Words that a caption can begin with, sorted."""
+    starts = {wording.split(maxsplit=1)[0] for wording in WORDINGS}
+    return tuple(sorted((starts - {"{background}"}) | set(COLOURS)))
 
 
 def render(scene: Scene, *, frames: int, size: int) -> np.ndarray:
