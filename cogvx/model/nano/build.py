@@ -54,7 +54,7 @@ def build_nano(folder: Path, *, seed: int = 0) -> None:
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """A unigram tokenizer with a piece for every word of the world and some to spare, else characters."""
+    """A unigram tokenizer: pieces for the world's words and the spare ones, else characters."""
     known = [f"▁{word}" for word in words()]
     known += [f"▁{word.capitalize()}" for word in first_words()]
     known += [f"▁{word}" for word in SPARE_WORDS]

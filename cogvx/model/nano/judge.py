@@ -4,13 +4,14 @@ The frame's border tells the background, what differs most from it is the thing 
 thing's outline is held against the outlines that the world draws.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from cogvx.model.nano.world import COLOURS, MOTIONS, SHAPES, Scene, render
+from cogvx.model.nano.world import COLOURS, MOTIONS, SHAPES, SIZES, Scene, cover, is_inside
 
 TRAITS = ("background", "colour", "motion", "shape")
 CHANCE = {
@@ -24,6 +25,7 @@ _BORDER = 2  # pixels
 _PUREST = 0.02  # share of all pixels that tell the thing's colour: those least like the background
 _VISIBLE = 60.0  # smallest distance in RGB at which there is a thing at all
 _MOVED = 0.15  # share of the frame that a moving thing has crossed; the world's cross 0.4
+_MIDDLE = (0.5, 0.5)
 _GRID, _REACH = (
     24,
     1.3,
@@ -43,19 +45,17 @@ class Reading:
 def read(rgb_fhwc: np.ndarray) -> Reading:
     """Read a clip, uint8 `(f, h, w, 3)` with h = w."""
     ground = _ground(rgb_fhwc)
+    paint = _paint(rgb_fhwc, ground)
     background = nearest_colour(ground)
-    far_fhw = np.linalg.norm(rgb_fhwc - ground, axis=-1)
-    limit = np.quantile(far_fhw, 1 - _PUREST)
-    if limit < _VISIBLE:
+    if paint is None:
         return Reading(background=background, colour=None, motion=None, shape=None)
-    paint = np.median(rgb_fhwc[far_fhw >= limit], axis=0)
-    towards = paint - ground
-    cover_fhw = np.clip((rgb_fhwc - ground) @ towards / (towards @ towards), 0, 1)
+    cover_fhw = _cover(rgb_fhwc, ground, paint)
+    shape = nearest_outline(outline(cover_fhw), templates(SHAPES, cover_fhw.shape[1]))
     return Reading(
         background=background,
         colour=nearest_colour(paint),
         motion=_motion(cover_fhw),
-        shape=_shape(cover_fhw),
+        shape=shape,
     )
 
 
@@ -67,6 +67,68 @@ def right_traits(reading: Reading, scene: Scene) -> dict[str, bool]:
 def nearest_colour(rgb: np.ndarray) -> str:
     """Name of the world's colour that is nearest."""
     return min(COLOURS, key=lambda name: float(np.linalg.norm(rgb - np.array(COLOURS[name]))))
+
+
+def see(rgb_fhwc: np.ndarray) -> np.ndarray | None:
+    """How much of each pixel the thing covers, 0 to 1, `(f, h, w)`; None where there is none."""
+    ground = _ground(rgb_fhwc)
+    paint = _paint(rgb_fhwc, ground)
+    return None if paint is None else _cover(rgb_fhwc, ground, paint)
+
+
+def centres(cover_fhw: np.ndarray) -> np.ndarray:
+    """Frame number, row and column of the thing's middle, for every frame that shows it."""
+    seen = [number for number, frame in enumerate(cover_fhw) if (frame > 0.5).any()]
+    return np.array([(number, *_centre(cover_fhw[number])) for number in seen]).reshape(-1, 3)
+
+
+def outline(cover_fhw: np.ndarray) -> np.ndarray:
+    """The thing at one size and place, averaged over the frames that show all of it."""
+    solid_fhw = np.where(cover_fhw > 0.5, cover_fhw, 0)
+    whole = [frame for frame in solid_fhw if frame.any() and not _is_cut(frame)]
+    shown = whole or [frame for frame in solid_fhw if frame.any()]
+    cells = (np.arange(_GRID) + 0.5) / _GRID * 2 - 1
+    outlines = []
+    for frame in shown:
+        reach = _REACH * np.sqrt((frame > 0).sum())
+        down, right = (centre + cells * reach for centre in _centre(frame))
+        grid = np.meshgrid(down, right, indexing="ij")
+        outlines.append(map_coordinates(frame, grid, order=1))
+    mean: np.ndarray = np.mean(outlines, axis=0)
+    return mean
+
+
+def nearest_outline(drawn: np.ndarray, known: Mapping[str, np.ndarray]) -> str:
+    """Name of the known outline that differs least."""
+    return min(known, key=lambda name: float(np.square(drawn - known[name]).sum()))
+
+
+@cache
+def templates(shapes: tuple[str, ...], side: int) -> Mapping[str, np.ndarray]:
+    """The outline of every shape, as it is drawn at both of the world's sizes."""
+    return {shape: np.mean(_drawn(shape, side), axis=0) for shape in shapes}
+
+
+def _drawn(shape: str, side: int) -> list[np.ndarray]:
+    inside = partial(is_inside, shape)
+    covers = (cover(inside, centre=_MIDDLE, radius=size, size=side) for size in SIZES.values())
+    return [outline(cover_hw[None]) for cover_hw in covers]
+
+
+def _paint(rgb_fhwc: np.ndarray, ground: np.ndarray) -> np.ndarray | None:
+    """Colour of the thing; None where nothing differs enough from the background."""
+    far_fhw = np.linalg.norm(rgb_fhwc - ground, axis=-1)
+    limit = np.quantile(far_fhw, 1 - _PUREST)
+    if limit < _VISIBLE:
+        return None
+    paint: np.ndarray = np.median(rgb_fhwc[far_fhw >= limit], axis=0)
+    return paint
+
+
+def _cover(rgb_fhwc: np.ndarray, ground: np.ndarray, paint: np.ndarray) -> np.ndarray:
+    towards = paint - ground
+    share_fhw: np.ndarray = np.clip((rgb_fhwc - ground) @ towards / (towards @ towards), 0, 1)
+    return share_fhw
 
 
 def _ground(rgb_fhwc: np.ndarray) -> np.ndarray:
@@ -82,38 +144,17 @@ def _ground(rgb_fhwc: np.ndarray) -> np.ndarray:
 
 def _motion(cover_fhw: np.ndarray) -> str:
     """Direction of the straight line that fits the thing's path best."""
-    seen = [number for number, cover in enumerate(cover_fhw) if (cover > 0.5).any()]
-    path = np.array([_centre(cover_fhw[number]) for number in seen])
-    if len(seen) < 2:
+    path = centres(cover_fhw)
+    if len(path) < 2:
         return "still"
-    down, right = np.polyfit(seen, path, 1)[0] * (len(cover_fhw) - 1) / cover_fhw.shape[1]
+    down, right = (
+        np.polyfit(path[:, 0], path[:, 1:], 1)[0] * (len(cover_fhw) - 1) / cover_fhw.shape[1]
+    )
     if max(abs(down), abs(right)) < _MOVED:
         return "still"
     if abs(right) > abs(down):
         return "right" if right > 0 else "left"
     return "down" if down > 0 else "up"
-
-
-def _shape(cover_fhw: np.ndarray) -> str:
-    outline = _outline(cover_fhw)
-    templates = _templates(cover_fhw.shape[1])
-    return min(templates, key=lambda name: float(np.square(outline - templates[name]).sum()))
-
-
-def _outline(cover_fhw: np.ndarray) -> np.ndarray:
-    """The thing at one size and place, averaged over the frames that show all of it."""
-    solid_fhw = np.where(cover_fhw > 0.5, cover_fhw, 0)
-    whole = [cover for cover in solid_fhw if cover.any() and not _is_cut(cover)]
-    shown = whole or [cover for cover in solid_fhw if cover.any()]
-    cells = (np.arange(_GRID) + 0.5) / _GRID * 2 - 1
-    outlines = []
-    for cover in shown:
-        reach = _REACH * np.sqrt((cover > 0).sum())
-        down, right = (centre + cells * reach for centre in _centre(cover))
-        grid = np.meshgrid(down, right, indexing="ij")
-        outlines.append(map_coordinates(cover, grid, order=1))
-    mean: np.ndarray = np.mean(outlines, axis=0)
-    return mean
 
 
 def _is_cut(cover_hw: np.ndarray) -> bool:
@@ -125,17 +166,3 @@ def _centre(cover_hw: np.ndarray) -> np.ndarray:
     """Row and column of the middle of what is covered by more than half."""
     middle: np.ndarray = np.argwhere(cover_hw > 0.5).mean(axis=0)
     return middle
-
-
-@cache
-def _templates(side: int) -> dict[str, np.ndarray]:
-    """The outline of every shape, as the world draws it at both of its sizes."""
-    outlines = {}
-    for shape in SHAPES:
-        sizes = []
-        for size in ("small", "large"):
-            scene = Scene(shape, "white", size, "still", "black", (0.0, 0.0), "")
-            light = render(scene, frames=1, size=side)[..., 0].astype(np.float64)
-            sizes.append(_outline((light - light.min()) / (light.max() - light.min())))
-        outlines[shape] = np.mean(sizes, axis=0)
-    return outlines

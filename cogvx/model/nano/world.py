@@ -6,8 +6,9 @@ that a model must read the caption to do well. Clip `n` of a seed is always the 
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ WORDINGS = (
     "on {background}, a {size} {colour} {shape} {moves}",
     "{background} background with a {size} {colour} {shape} that {moves}",
 )
-# Words that no caption of the world holds. The tokenizer knows them, so that an adapter can be taught
+# No caption of the world holds these. The tokenizer knows them, so that an adapter can be taught
 # what they mean without a caption growing too long.
 SPARE_WORDS = (
     *("star", "heart", "moon", "arrow", "hexagon", "spiral", "cloud", "fish"),
@@ -129,24 +130,47 @@ def render(scene: Scene, *, frames: int, size: int) -> np.ndarray:
     Returns:
         uint8 `(f, h, w, 3)`; a moving shape crosses `_TRAVEL` of the frame, whatever `frames` is.
     """
-    fine = (np.arange(size * _OVERSAMPLING) + 0.5) / (size * _OVERSAMPLING)
-    progress_f = np.linspace(-0.5, 0.5, frames)
-    direction = MOTIONS[scene.motion][0]
     clip = np.empty((frames, size, size, 3), dtype=np.uint8)
     paint = np.array(COLOURS[scene.colour], dtype=np.float64)
     ground = np.array(COLOURS[scene.background], dtype=np.float64)
-    for number, progress in enumerate(progress_f):
-        centre_x, centre_y = (
-            0.5 + offset + step * progress * _TRAVEL
-            for offset, step in zip(scene.offset, direction, strict=True)
-        )
-        radius = SIZES[scene.size]
-        x_w, y_h = (fine - centre_x) / radius, (fine - centre_y) / radius
-        inside = _inside(scene.shape, x_w[None, :], y_h[:, None])
-        blocks = inside.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING)
-        cover_hw1 = _soften(blocks.mean(axis=(1, 3)))[..., None]
+    for number, centre in enumerate(path(scene, frames)):
+        inside = partial(is_inside, scene.shape)
+        cover_hw1 = cover(inside, centre=centre, radius=SIZES[scene.size], size=size)[..., None]
         clip[number] = np.rint(cover_hw1 * paint + (1 - cover_hw1) * ground)
     return clip
+
+
+def path(scene: Scene, frames: int) -> list[tuple[float, float]]:
+    """Where the shape's middle is in each frame: right and down, in frame widths."""
+    right, down = MOTIONS[scene.motion][0]
+    return [
+        (
+            0.5 + scene.offset[0] + right * progress * _TRAVEL,
+            0.5 + scene.offset[1] + down * progress * _TRAVEL,
+        )
+        for progress in np.linspace(-0.5, 0.5, frames)
+    ]
+
+
+def cover(
+    inside: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    size: int,
+) -> np.ndarray:
+    """How much of each pixel a figure covers, 0 to 1, `(h, w)`.
+
+    Args:
+        inside: Says of points, right and down of the middle in radii, whether they are covered.
+        centre: Of the figure: right and down, in frame widths.
+        radius: In frame widths.
+        size: Of the frame's sides, in pixels.
+    """
+    fine = (np.arange(size * _OVERSAMPLING) + 0.5) / (size * _OVERSAMPLING)
+    right_w, down_h = ((fine - middle) / radius for middle in centre)
+    blocks = inside(right_w[None, :], down_h[:, None])
+    return _soften(blocks.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING).mean(axis=(1, 3)))
 
 
 def render_world(
@@ -163,12 +187,20 @@ def render_world(
 
     A folder that already holds other clips keeps them; the list of clips is written last.
     """
+    scenes = (draw_scene(seed, number) for number in range(first, first + clips))
+    shown = ((scene.caption, render(scene, frames=frames, size=size)) for scene in scenes)
+    write_clips(folder, shown, fps=fps, first=first)
+
+
+def write_clips(
+    folder: Path, clips: Iterable[tuple[str, np.ndarray]], *, fps: int, first: int = 0
+) -> None:
+    """Write captions and clips, uint8 `(f, h, w, 3)`, as a folder that ingestion reads."""
     rows = _read_rows(folder / "metadata.jsonl")
-    for number in range(first, first + clips):
-        scene = draw_scene(seed, number)
+    for number, (caption, rgb_fhwc) in enumerate(clips, start=first):
         name = f"clip-{number:05d}.mp4"
-        write_mp4(folder / name, render(scene, frames=frames, size=size), fps=fps)
-        rows[name] = scene.caption
+        write_mp4(folder / name, rgb_fhwc, fps=fps)
+        rows[name] = caption
     files.write_bytes(folder / "metadata.jsonl", _as_lines(sorted(rows.items())))
 
 
@@ -197,7 +229,7 @@ def _soften(cover_hw: np.ndarray) -> np.ndarray:
     return cover_hw
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def is_inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Where a shape of radius 1 around the origin covers the plane; `y` points down."""
     far = np.maximum(abs(x), abs(y))
     distance = np.hypot(x, y)

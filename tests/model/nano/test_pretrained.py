@@ -1,7 +1,6 @@
 """The nano model that the project carries is small, loads like any other, and knows its world."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
