@@ -148,8 +148,15 @@ def save_nano(pipeline: CogVideoXPipeline, folder: Path) -> None:
     """Write the parts as a folder that old and new versions of transformers both read."""
     with without_progress_bars():
         pipeline.save_pretrained(folder, safe_serialization=True)
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_bytes())
     # transformers 4 knows the tokenizers-backed class only under this name, 5 under both
-    index["tokenizer"] = ["transformers", "T5TokenizerFast"]
-    index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _rewrite(folder / "model_index.json", tokenizer=["transformers", "T5TokenizerFast"])
+    for part in ("vae", "transformer"):
+        # where it was loaded from, which differs from machine to machine
+        _rewrite(folder / part / "config.json", _name_or_path=None)
+
+
+def _rewrite(path: Path, **changes: object) -> None:
+    """Change values of a JSON file; None removes one."""
+    document = json.loads(path.read_bytes()) | changes
+    kept = {name: value for name, value in document.items() if changes.get(name, 0) is not None}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
