@@ -24,7 +24,10 @@ class Settings(BaseModel):
 
 
 class NanoCard(BaseModel):
-    """`nano_card.json`; `fingerprint` is that of the weights it lies beside."""
+    """`nano_card.json`; `fingerprint` is that of the weights it lies beside.
+
+    `notes` are a person's: in what the weights differ from what `command` gives today.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,6 +40,7 @@ class NanoCard(BaseModel):
     fingerprint: str
     libraries: dict[str, str]
     grades: Grades
+    notes: tuple[str, ...] = ()
 
 
 def make_card(
