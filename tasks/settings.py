@@ -47,8 +47,9 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_artifacts(self) -> Path | None:
-        """Artifact folder of the embedded MLflow; a server has its own."""
-        return None if self.tracking_uri else (self.home / "mlflow-artifacts").resolve()
+        """Artifact folder of an MLflow without a server; a server has its own."""
+        served = self.tracking_uri.startswith(("http://", "https://"))
+        return None if served else (self.home / "mlflow-artifacts").resolve()
 
     @property
     def work(self) -> Path:

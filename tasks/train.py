@@ -71,6 +71,16 @@ def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
     return path
 
 
+def mlflow_run(bench: Workbench, registry: Registry, run: str) -> str:
+    """MLflow's id of our run; made if MLflow does not know it, as after moving to a new server."""
+    name = bench.recipe.name
+    run_id = registry.find_run(name, run)
+    if run_id is None:
+        run_id = registry.start_run(name, f"{name} {run[:8]}", tags={RUN_TAG: run})
+        registry.log_params(run_id, bench.recipe.model_dump(mode="json"))
+    return run_id
+
+
 def _outcome_key(run: str) -> str:
     return f"runs/{run}/outcome.json"
 
@@ -114,10 +124,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
     """Run the trainer with an MLflow run open, which ends the way the trainer ends."""
     recipe = bench.recipe
     registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
-    run_id = registry.find_run(recipe.name, run)
-    if run_id is None:
-        run_id = registry.start_run(recipe.name, f"{recipe.name} {run[:8]}", tags={RUN_TAG: run})
-        registry.log_params(run_id, recipe.model_dump(mode="json"))
+    run_id = mlflow_run(bench, registry, run)
     registry.reopen_run(run_id)
     registry.set_run_tags(run_id, run_tags(bench, folder))
     relay = _Relay(registry, run_id)

@@ -84,6 +84,18 @@ def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str)
     assert "0 rendered" in place.succeed("evaluate", recipe)
 
 
+def test_a_lost_mlflow_is_filled_again_without_training(place: Place, first: str) -> None:
+    elsewhere = Place(
+        place.root,
+        place.recipe,
+        {**place.environment, "COGVX_TRACKING_URI": f"sqlite:///{place.root}/other/mlflow.db"},
+    )
+    printed = elsewhere.succeed("retrain", str(place.recipe))
+    assert "done before" in printed
+    assert "tiny version 1" in printed
+    assert "0 rendered" in printed
+
+
 def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
     place: Place, first: str, nano_base: Path, world_clips: Path
 ) -> None:
