@@ -66,12 +66,17 @@ def evaluate(recipe: RecipePath) -> None:
 
 
 @app.command()
-def promote(recipe: RecipePath) -> None:
+def promote(
+    recipe: RecipePath,
+    approve: Annotated[
+        str, typer.Option(help="Your reason to promote where the recipe leaves it to a person.")
+    ] = "",
+) -> None:
     """Make the challenger the champion, if it was judged better and the recipe allows it."""
     loaded = _begin(recipe)
     from flows.promote import promote as flow  # noqa: PLC0415
 
-    _show(f"promote {loaded.name}", summary.promote_rows(flow(loaded)))
+    _show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve or None)))
 
 
 @app.command()

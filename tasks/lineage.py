@@ -12,6 +12,7 @@ VERDICT_TAG = "cogvx.verdict"
 REFERENCE_TAG = "cogvx.reference"
 JUDGED_TAG = "cogvx.judged"
 SETTLED_TAG = "cogvx.settled"
+APPROVAL_TAG = "cogvx.approval"
 NO_CHAMPION = "base"
 
 

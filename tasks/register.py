@@ -13,7 +13,7 @@ from tasks.clients.registry import CHAMPION, Registry, Serving, Version
 from tasks.documents import RegisterReport, Unchanged
 from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG, judgement
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.train import fetch_adapter, finished_run, mlflow_run
+from tasks.train import fetch_adapter, finished_run, recall_run
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def register_adapter(bench: Workbench) -> RegisterReport:
     version = registry.register(
         recipe.name,
         fetch_adapter(bench, outcome),
-        run_id=mlflow_run(bench, registry, run),
+        run_id=recall_run(bench, registry, run, outcome),
         serving=_serving(bench),
     )
     return RegisterReport(

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, Problem
 
 
 class Settings(BaseSettings):
@@ -67,8 +67,19 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        ConfigError: A variable holds what no setting can be.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            Problem("COGVX_" + str(detail["loc"][0]).upper(), detail["input"], detail["msg"])
+            for detail in error.errors()
+        ]
+        raise ConfigError("settings", problems) from error
 
 
 def prepare_process() -> None:

@@ -22,7 +22,7 @@ from tasks.clients.runs import RUN_TAG
 from tasks.documents import TrainReport
 from tasks.lineage import run_tags
 from tasks.progress import Progress
-from tasks.workbench import Workbench, code_version
+from tasks.workbench import Workbench, code_version, read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
     """The outcome of a run whose adapter is in the store."""
     if bench.store.info(_outcome_key(run)) is None:
         return None
-    return TrainOutcome.model_validate_json(bench.store.read(_outcome_key(run)))
+    return read_stored(bench.store, _outcome_key(run), TrainOutcome)
 
 
 def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
@@ -72,12 +72,33 @@ def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
 
 
 def mlflow_run(bench: Workbench, registry: Registry, run: str) -> str:
-    """MLflow's id of our run; made if MLflow does not know it, as after moving to a new server."""
+    """MLflow's id of our run, started if MLflow does not know it yet."""
     name = bench.recipe.name
     run_id = registry.find_run(name, run)
     if run_id is None:
         run_id = registry.start_run(name, f"{name} {run[:8]}", tags={RUN_TAG: run})
         registry.log_params(run_id, bench.recipe.model_dump(mode="json"))
+    return run_id
+
+
+def recall_run(bench: Workbench, registry: Registry, run: str, outcome: TrainOutcome) -> str:
+    """MLflow's id of a finished run; told again to an MLflow that does not know it.
+
+    That happens after a move to a new server, or when a recipe was given a new name.
+    """
+    known = registry.find_run(bench.recipe.name, run)
+    if known is not None:
+        return known
+    run_id = mlflow_run(bench, registry, run)
+    registry.set_run_tags(run_id, run_tags(bench, RunFolder(bench.settings.run_folder(run))))
+    told = [
+        ("train/loss", outcome.step, outcome.train_loss),
+        ("heldout/loss", 0, outcome.heldout_before),
+        ("heldout/loss", outcome.step, outcome.heldout_after),
+    ]
+    points = [Point(name, value, step=step) for name, step, value in told if value is not None]
+    registry.log_metrics(run_id, points)
+    registry.end_run(run_id, "FINISHED")
     return run_id
 
 

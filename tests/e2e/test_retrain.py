@@ -42,7 +42,8 @@ def test_the_summary_tells_the_story_in_order(place: Place, first: str) -> None:
     positions = [first.find(part) for part in told]
     assert -1 not in positions, f"{told[positions.index(-1)]} is missing in\n{first}"
     assert positions == sorted(positions)
-    assert any(verdict in first for verdict in ("PROMOTE", "HOLD", "REJECT"))
+    verdict = next(word for word in ("PROMOTE", "HOLD", "REJECT") if f" {word} against" in first)
+    assert ("is now the champion" in first) == (verdict == "PROMOTE")
 
 
 def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str) -> None:
