@@ -127,7 +127,7 @@ class LocalStore:
         return self._describe(path) if path.is_file() else None
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.entries`. Whatever lies there is named: reading it says what is wrong."""
+        """See `ObjectStore.entries`. Links and pipes too: reading says what is wrong."""
         start = self.root / prefix.rpartition("/")[0]
         paths = (
             path for path in start.rglob("*") if not path.is_dir() and not files.is_aside(path)
