@@ -22,14 +22,12 @@ from cogvx.recipe import (
     EvaluationConfig,
     LoraConfig,
     Recipe,
-    Section,
     VideoConfig,
     parse_recipe,
     read_sections,
-    read_toml,
     recipe_warnings,
-    shown_text,
 )
+from cogvx.section import Section, read_toml, shown_text
 from cogvx.variants import BaseFacts, published_facts, read_facts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

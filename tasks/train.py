@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,6 +15,7 @@ from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError, TransientError
+from cogvx.training.lock import Held
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
 from tasks.clients.registry import Point, Registry
@@ -149,7 +150,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
     registry.reopen_run(run_id)
     registry.set_run_tags(run_id, run_tags(bench, folder))
     relay = _Relay(registry, run_id)
-    status: Any = "KILLED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
         outcome = launch_training(
             folder.root,
@@ -158,12 +159,16 @@ def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
             log=folder.root / "trainer.log",
         )
         status = "FINISHED"
+    except Held:
+        status = None  # the run goes on, elsewhere
+        raise
     except CogvxError:
         status = "FAILED"
         raise
     finally:
-        relay.flush()
-        registry.end_run(run_id, status)
+        if status is not None:
+            relay.flush()
+            registry.end_run(run_id, status)
     return outcome
 
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cogvx.errors import ConfigError
-from cogvx.recipe import LoraConfig, Recipe, parse_recipe, parse_section, read_toml, recipe_warnings
+from cogvx.recipe import LoraConfig, Recipe, parse_recipe, recipe_warnings
+from cogvx.section import parse_section, read_toml
 
 GOOD = """
 name = "ink-style"

@@ -17,7 +17,7 @@ from cogvx.data.captions import normalise_caption
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.metrics import METRICS
-from cogvx.recipe import SchemaVersion, Section, parse_section, read_toml
+from cogvx.section import SchemaVersion, Section, parse_section, read_toml
 from cogvx.variants import TRAIN_TIMESTEPS, Sampler
 
 Group = Literal["domain", "trigger_free", "off_domain", "train_caption"]

@@ -11,6 +11,10 @@ from pathlib import Path
 from cogvx.errors import TransientError
 
 
+class Held(TransientError):  # noqa: N818 - a state of the run rather than a fault
+    """Another process has the run; what it does is none of ours."""
+
+
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
     """Keep every other process out until the block ends, however it ends.
@@ -22,7 +26,7 @@ def hold(path: Path) -> Iterator[None]:
         path: In the run folder; made if need be. It names its last holder, for the message.
 
     Raises:
-        TransientError: Somebody holds it, in this process or another, on this host or on one that
+        Held: Somebody has it, in this process or another, on this host or on one that
             shares the folder.
 
     Source: flock(2).
@@ -32,7 +36,7 @@ def hold(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise TransientError(_refusal(path, file.read())) from error
+            raise Held(_refusal(path, file.read())) from error
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {platform.node()} since {_now()}")
         file.flush()
