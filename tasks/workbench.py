@@ -76,11 +76,18 @@ class Workbench:
         return f"manifests/{digest(parts)[:32]}"
 
     def publish_manifest(self, manifest: Manifest) -> str:
-        """Store a manifest, then point at it; returns its content digest."""
+        """Store a manifest, then point at it; returns its content digest.
+
+        What stands there already is left alone, unless it was damaged.
+        """
         name = manifest.content_digest()
-        self.store.write(f"{self._manifests}/{name}.json", canonical_json(manifest))
-        self.store.write(f"{self._manifests}/latest", name.encode())
+        self._put(f"{self._manifests}/{name}.json", canonical_json(manifest))
+        self._put(f"{self._manifests}/latest", name.encode())
         return name
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self.store.info(key) is None or self.store.read(key) != data:
+            self.store.write(key, data)
 
     def latest_manifest(self) -> Manifest:
         """The manifest that the cache stage published last.
