@@ -10,6 +10,9 @@ PYTHON  ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
     $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
     && echo $$name && break; done)
 
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
 .PHONY: demo test check up clean lock
 .DEFAULT_GOAL := demo
 
@@ -47,6 +50,8 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "cogvx needs Python 3.11, 3.12 or 3.13; name one with PYTHON=..."; exit 2; }
 	@echo "Setting up $(VENV) with $(PYTHON): about 2.5 GB, a few minutes, once."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check install --progress-bar off --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --progress-bar off --requirement requirements.lock \
+	    | awk -v all="$$(grep -c == requirements.lock)" '/^(Collecting|Processing)/ && ++n % 20 == 0 {print "  found " n " of " all " packages"} \
+	        /^Downloading.*([0-9]{3}\.[0-9] MB|GB)/ {print "  fetching " $$2} /^Installing/ {print "  installing"} {fflush()}'
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -1,14 +1,15 @@
 """The command line of what needs no server: `python -m cogvx`, and the first half of `cogvx`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cogvx.check import check_file
-from cogvx.errors import CogvxError
+from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside
 
 app = typer.Typer(
@@ -21,12 +22,24 @@ adapter_app = typer.Typer(help="Look at adapter files.", no_args_is_help=True)
 app.add_typer(adapter_app, name="adapter")
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides what is drawn.")]
 
 
 @app.command()
-def check(recipe: RecipePath) -> None:
+def check(
+    recipe: RecipePath,
+    *,
+    no_files: Annotated[
+        bool,
+        typer.Option(
+            "--no-files",
+            help="The base's folder, the dataset's and the suite may be absent, "
+            "as on a fresh clone; what is there is checked all the same.",
+        ),
+    ] = False,
+) -> None:
     """List every problem of a recipe, or say what it will train."""
-    checked = check_file(recipe)
+    checked = check_file(recipe, absent_is_fine=no_files)
     lora, train, facts = checked.recipe.lora, checked.recipe.train, checked.facts
     for warning in checked.warnings:
         typer.secho(f"WARNING: {warning}", fg="yellow", err=True)
@@ -52,12 +65,15 @@ def check(recipe: RecipePath) -> None:
 @app.command()
 def nano(
     folder: Annotated[Path, typer.Argument(help="Where the model is written.")],
-    seed: Annotated[int, typer.Option(help="Decides the random weights.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Build the toy CogVideoX that the demo runs on, as an ordinary diffusers folder."""
-    from cogvx.model.nano.build import build_nano  # noqa: PLC0415 - loads torch
+    with _writing_to(folder):
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already and was left alone; name another folder")
+        from cogvx.model.nano.build import build_nano  # noqa: PLC0415 - loads torch
 
-    build_nano(folder, seed=seed)
+        build_nano(folder, seed=seed)
     mebibytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     typer.echo(f"toy CogVideoX written to {folder}: {mebibytes:.1f} MiB")
 
@@ -66,12 +82,15 @@ def nano(
 def world(
     folder: Annotated[Path, typer.Argument(help="Where the clips are written.")],
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 24,
-    seed: Annotated[int, typer.Option(help="Decides the clips.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Draw small captioned clips: flat shapes that move over flat backgrounds."""
-    from cogvx.model.nano.world import render_world  # noqa: PLC0415 - loads the codecs
+    with _writing_to(folder):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder and was left alone; name a folder")
+        from cogvx.model.nano.world import render_world  # noqa: PLC0415 - loads the codecs
 
-    render_world(folder, clips=clips, seed=seed)
+        render_world(folder, clips=clips, seed=seed)
     found = sum(1 for file in folder.glob("*.mp4") if not is_aside(file))
     typer.echo(f"{found} captioned clips written to {folder}")
 
@@ -100,6 +119,17 @@ def inspect(
         typer.echo(f"layer {layer:>3} {norm:8.4f} {'#' * round(40 * norm / largest)}")
     for problem in found.problems:
         typer.secho(f"PROBLEM: {problem}", fg="yellow")
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Whatever the system refuses below the folder that a person named is theirs to mend."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder} cannot be written: a part of it is a file") from error
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def guarded(command: Callable[[], None]) -> None:

@@ -6,11 +6,14 @@ the dataset's folder allow.
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from cogvx.adapters.layout import linear_modules, target_fault
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
 from cogvx.recipe import (
@@ -19,14 +22,16 @@ from cogvx.recipe import (
     EvaluationConfig,
     LoraConfig,
     Recipe,
-    Section,
     VideoConfig,
     parse_recipe,
     read_sections,
-    read_toml,
     recipe_warnings,
 )
+from cogvx.section import Section, read_toml, shown_text
 from cogvx.variants import BaseFacts, published_facts, read_facts
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 @dataclass(frozen=True)
@@ -41,25 +46,33 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path) -> Checked:
+def check_file(path: Path, *, absent_is_fine: bool = False) -> Checked:
     """Read a recipe and hold it against its base, suite and dataset.
+
+    Args:
+        path: The recipe.
+        absent_is_fine: The base's folder, the dataset's and the suite may be missing here; what is
+            there is checked all the same.
 
     Raises:
         ConfigError: With all problems.
     """
-    return check_document(read_toml(path), str(path))
+    return check_document(read_toml(path), str(path), absent_is_fine=absent_is_fine)
 
 
-def check_document(document: Mapping[str, Any], subject: str) -> Checked:
+def check_document(
+    document: Mapping[str, Any], subject: str, *, absent_is_fine: bool = False
+) -> Checked:
     """As `check_file`, for a document that was read already; `subject` names it in the message.
 
     Raises:
         ConfigError: With all problems.
     """
     sections, problems = read_sections(document)
-    facts, found = _facts_of(sections)
+    facts, found = _facts_of(sections, absent_is_fine=absent_is_fine)
     problems += found
-    problems += _dataset_problems(sections) + _suite_problems(sections)
+    problems += _dataset_problems(sections, absent_is_fine=absent_is_fine)
+    problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
     if facts is not None:
         problems += base_problems(sections, facts)
     recipe = None if problems else parse_recipe(document)[0]
@@ -86,50 +99,75 @@ def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Pro
     if isinstance(video, VideoConfig):
         problems += _frame_problems(video, facts) + _size_problems(video, facts)
     if isinstance(lora, LoraConfig):
-        problems += _target_problems(lora, facts)
+        problems += _rank_problems(lora, facts) + _target_problems(lora, facts)
     return problems
 
 
-def _facts_of(sections: Mapping[str, Section]) -> tuple[BaseFacts | None, list[Problem]]:
+def _facts_of(
+    sections: Mapping[str, Section], *, absent_is_fine: bool
+) -> tuple[BaseFacts | None, list[Problem]]:
     base = sections.get("base")
     if not isinstance(base, BaseConfig):
         return None, []
-    folder = Path(base.path)
-    if folder.is_dir():
-        try:
+    shown = shown_text(base.path)
+    try:
+        folder = Path(base.path).expanduser()
+        if folder.is_dir():
             return read_facts(folder), []
-        except ConfigError as error:
-            return None, [Problem("base.path", base.path, f"cannot be used: {error}")]
-    if base.path.count("/") == 1 and not base.path.startswith((".", "/")):
+    except ConfigError as error:
+        return None, [Problem("base.path", shown, f"cannot be used: {error}")]
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, nobody's home
+        folder = None
+    if folder is not None and _HUB_ID.fullmatch(base.path):
         return published_facts(base.path), []
+    if folder is not None and absent_is_fine:
+        return None, []
     wrong = "is neither a folder on this machine nor a hub id"
-    return None, [Problem("base.path", base.path, wrong, "for example zai-org/CogVideoX-5b")]
+    return None, [Problem("base.path", shown, wrong, "for example zai-org/CogVideoX-5b")]
 
 
-def _dataset_problems(sections: Mapping[str, Section]) -> list[Problem]:
+def _dataset_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) -> list[Problem]:
     dataset = sections.get("dataset")
-    if not isinstance(dataset, DatasetConfig) or "://" in dataset.uri:
+    if not isinstance(dataset, DatasetConfig):
         return []
-    if Path(dataset.uri).is_dir():
-        return []
-    return [
-        Problem("dataset.uri", dataset.uri, "is not a folder", "a folder or s3://bucket/prefix")
-    ]
+    wrong = _location_fault(dataset.uri, absent_is_fine=absent_is_fine)
+    use = "use a folder, file:// or s3://bucket/prefix"
+    return [Problem("dataset.uri", shown_text(dataset.uri), wrong, use)] if wrong else []
 
 
-def _suite_problems(sections: Mapping[str, Section]) -> list[Problem]:
+def _location_fault(uri: str, *, absent_is_fine: bool) -> str:
+    """How a location of clips is wrong, or nothing; S3 is not asked."""
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme == "s3":
+            return "" if _BUCKET.fullmatch(parts.netloc) else "names no bucket"
+        if parts.scheme not in ("", "file"):
+            return "is of a kind that cannot be read"
+        if parts.scheme == "file" and (parts.netloc or not parts.path):
+            return "names no folder; a file URL has three slashes, as in file:///data/clips"
+        folder = Path(unquote(parts.path) if parts.scheme == "file" else uri)
+        folder.lstat()
+        return "" if folder.is_dir() else "is not a folder"
+    except (FileNotFoundError, NotADirectoryError):
+        return "" if absent_is_fine else "is not a folder"
+    except (OSError, ValueError):
+        return "cannot be the name of a folder"
+
+
+def _suite_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) -> list[Problem]:
     evaluation = sections.get("evaluation")
     if not isinstance(evaluation, EvaluationConfig):
         return []
+    path, shown = Path(evaluation.suite), shown_text(evaluation.suite)
     try:
-        load_suite(Path(evaluation.suite))
+        load_suite(path)
     except ConfigError as error:
+        if absent_is_fine and isinstance(error.__cause__, FileNotFoundError):
+            return []
         if not error.problems:
             return [Problem("evaluation.suite", None, f"cannot be used: {error}")]
         return [
-            Problem(
-                f"{evaluation.suite}: {problem.where}", problem.value, problem.wrong, problem.use
-            )
+            Problem(f"{shown}: {problem.where}", problem.value, problem.wrong, problem.use)
             for problem in error.problems
         ]
     return []
@@ -179,13 +217,33 @@ def _size_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
     return problems
 
 
+def _rank_problems(lora: LoraConfig, facts: BaseFacts) -> list[Problem]:
+    if lora.rank <= facts.width:
+        return []
+    wrong = f"is above {facts.width}, the width of {facts.variant.name}'s layers here"
+    return [Problem("lora.rank", lora.rank, wrong, f"use at most {facts.width}")]
+
+
 def _target_problems(lora: LoraConfig, facts: BaseFacts) -> list[Problem]:
-    ends = {name.split(".", at)[-1] for name in facts.linears for at in range(name.count(".") + 1)}
     problems = []
     for index, target in enumerate(lora.targets):
-        if target not in ends:
-            closest = difflib.get_close_matches(target, sorted(ends), n=1, cutoff=0.0)
-            wrong = f"matches no module of {facts.variant.name}"
+        wrong = target_fault(target, layers=facts.layers, patch_t=facts.patch_t)
+        if wrong is not None:
+            if wrong == "matches no module":
+                wrong += f" of {facts.variant.name}"
             where = f"lora.targets[{index}]"
-            problems.append(Problem(where, target, wrong, f'closest: "{closest[0]}"'))
+            closest = _closest_target(target, facts)
+            problems.append(Problem(where, shown_text(target), wrong, f'closest: "{closest}"'))
     return problems
+
+
+def _closest_target(target: str, facts: BaseFacts) -> str:
+    """The most similar end of a linear layer's name that is right."""
+    names = linear_modules(1, patch_t=facts.patch_t)
+    ends = {name.split(".", at)[-1] for name in names for at in range(name.count(".") + 1)}
+    right = [
+        end
+        for end in sorted(ends)
+        if target_fault(end, layers=facts.layers, patch_t=facts.patch_t) is None
+    ]
+    return difflib.get_close_matches(target[:200], right, n=1, cutoff=0.0)[0]

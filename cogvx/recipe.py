@@ -5,35 +5,33 @@ directory. Rules that need only the recipe live here; rules that need the base m
 configuration live in `cogvx.check`.
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from cogvx.digest import digest
-from cogvx.errors import ConfigError, Problem
+from cogvx.errors import Problem
+from cogvx.section import SchemaVersion, Section, parse_section, problems_of
 from cogvx.shapes import VideoSize
 from cogvx.variants import DType
 
 MIN_RANK = 64
 DEFAULT_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-
-
-class Section(BaseModel):
-    """A closed, frozen part of a document; the field order is the order in forms."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+_MAX_STEPS = 10_000_000
+_MAX_PATH = 4096
 
 
 class BaseConfig(Section):
     """The model that the adapter is trained on."""
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, max_length=_MAX_PATH)
     """A diffusers folder on this machine, or a hub id such as zai-org/CogVideoX-5b."""
-    revision: str | None = None
+    revision: str | None = Field(default=None, min_length=1, max_length=256)
     """Commit of the hub repository; a folder has none."""
     dtype: DType
     """Precision of the frozen base: bfloat16, or float16 for 2b. The adapter is always float32."""
@@ -42,12 +40,13 @@ class BaseConfig(Section):
 class DatasetConfig(Section):
     """The captioned clips."""
 
-    uri: str = Field(min_length=1)
-    """A folder, or s3://bucket/prefix, in one of the three forms of docs/recipes.md."""
+    uri: str = Field(min_length=1, max_length=_MAX_PATH)
+    """A folder, file:// or s3://bucket/prefix, in one of the three forms of docs/recipes.md."""
     heldout_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the clips kept out of training, chosen by their digest, to measure progress."""
-    min_heldout: int = Field(default=1, ge=0)
-    """At least so many clips are kept out, however few there are."""
+    min_heldout: int = Field(default=2, ge=0, le=100_000)
+    """At least so many clips are kept out, however few there are. From fewer than two there is no
+    spread to tell luck from progress, so nothing could ever be promoted."""
     max_rejected_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """The run stops if screening rejects more than this share of the clips."""
 
@@ -55,13 +54,13 @@ class DatasetConfig(Section):
 class VideoConfig(Section):
     """The size that clips are brought to; also the size that the evaluation generates."""
 
-    frames: int = Field(ge=1)
+    frames: int = Field(ge=1, le=1025)
     """8N + 1 up to 49 for CogVideoX 1.0, 16N + 1 up to 161 for 1.5."""
-    height: int = Field(ge=1)
+    height: int = Field(ge=1, le=8192)
     """In pixels, a multiple of 16 for every published model."""
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=8192)
     """In pixels, like the height."""
-    fps: int = Field(ge=1)
+    fps: int = Field(ge=1, le=240)
     """Frames a second after resampling: 8 for CogVideoX 1.0, 16 for 1.5."""
 
     @property
@@ -80,11 +79,11 @@ class CacheConfig(Section):
 class LoraConfig(Section):
     """The adapter's shape. Trained at strength alpha / rank; its file acts the same at weight 1."""
 
-    rank: int = Field(default=128, ge=1)
-    """Width of the two matrices; at least 64."""
-    alpha: int = Field(default=64, ge=1)
+    rank: int = Field(default=128, ge=1, le=4096)
+    """Width of the two matrices; at least 64, at most the width of the model."""
+    alpha: int = Field(default=64, ge=1, le=4096)
     """The rank, or half of it; never 1."""
-    targets: tuple[str, ...] = Field(default=DEFAULT_TARGETS, min_length=1)
+    targets: tuple[str, ...] = Field(default=DEFAULT_TARGETS, min_length=1, max_length=1000)
     """Linear layers that get an adapter, by the end of their names."""
     allow_unusual: bool = False
     """Accept a rank or an alpha that the model's authors advise against; it is recorded."""
@@ -98,37 +97,37 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """Optimisation. A step is one update of the weights, whatever the number of micro-batches."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=_MAX_STEPS)
     """Updates of the weights in all."""
-    global_batch: int = Field(default=1, ge=1)
+    global_batch: int = Field(default=1, ge=1, le=65_536)
     """Clips behind one update, over all processes."""
-    micro_batch: int = Field(default=1, ge=1)
+    micro_batch: int = Field(default=1, ge=1, le=1024)
     """Clips in memory at once, per process."""
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """Processes that accelerate starts: GPUs, or CPU workers."""
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """Of AdamW, after the warm-up."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
     """What the rate does between the warm-up and the last step."""
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=_MAX_STEPS)
     """Steps over which the rate grows from zero."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=10)
     """Of AdamW."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
     """Gradients are clipped to this norm, once for each update."""
     caption_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the samples that are trained with the empty caption."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: slower, and what makes 5b fit at all."""
-    checkpoint_every: int = Field(default=200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1, le=_MAX_STEPS)
     """Steps between checkpoints, the most that an interruption costs."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
     """How many of the newest stay."""
-    heldout_every: int = Field(default=100, ge=1)
+    heldout_every: int = Field(default=100, ge=1, le=_MAX_STEPS)
     """Steps between measurements on the clips held out."""
     heldout_strata: int = Field(default=8, ge=1, le=1000)
     """Timesteps at which the held-out loss is measured, evenly spread."""
-    log_every: int = Field(default=10, ge=1)
+    log_every: int = Field(default=10, ge=1, le=_MAX_STEPS)
     """Steps between points of the curves."""
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Decides the adapter's start, the order of clips, timesteps and noise."""
@@ -142,18 +141,24 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """How the new adapter is judged."""
 
-    suite: str = Field(min_length=1)
+    suite: str = Field(min_length=1, max_length=_MAX_PATH)
     """Path of the suite: prompts, seeds, sampler settings, margins."""
     auto_promote: bool = False
     """Move the alias `champion` without asking a person when the verdict is PROMOTE."""
 
 
-class Recipe(Section):
-    """Everything that a person decides about an adapter."""
+class _Heading(Section):
+    """What stands above the sections."""
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = 1
+    """Of this form of document; only 1 is known."""
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the registered model: lower-case letters, digits and dashes."""
+
+
+class Recipe(_Heading):
+    """Everything that a person decides about an adapter."""
+
     base: BaseConfig
     dataset: DatasetConfig
     video: VideoConfig
@@ -252,33 +257,6 @@ def recipe_warnings(recipe: Recipe) -> list[str]:
     return [f"allowed on request: {problem}" for problem in lora_problems(recipe.lora)]
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        ConfigError: With every problem of the document, not only the first.
-    """
-    document = read_toml(path)
-    recipe, problems = parse_recipe(document)
-    if recipe is None:
-        raise ConfigError(str(path), problems)
-    return recipe
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: There is no such file, or it is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
-
-
 def parse_recipe(document: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
     """Turn a document into a recipe, or into all its problems."""
     sections, problems = read_sections(document)
@@ -310,74 +288,17 @@ def section_kinds() -> dict[str, type[Section]]:
     }
 
 
-def parse_section(
-    value: object, kind: type[Section], where: str
-) -> tuple[Section | None, list[Problem]]:
-    """Validate one section, turning every complaint into a problem with its place."""
-    try:
-        return kind.model_validate(value), []
-    except ValidationError as error:
-        return None, problems_of(error, where, tuple(kind.model_fields))
-
-
-def problems_of(error: ValidationError, where: str, names: tuple[str, ...]) -> list[Problem]:
-    """Translate pydantic's complaints; `names` are the keys that would have been right."""
-    problems = []
-    for detail in error.errors():
-        place = ".".join([where, *(str(part) for part in detail["loc"])]).strip(".")
-        if detail["type"] == "missing":
-            problems.append(Problem(place, None, "is missing", ""))
-        elif detail["type"] == "extra_forbidden":
-            problems.append(_unknown(place, detail["input"], str(detail["loc"][-1]), names))
-        else:
-            value = detail["input"]
-            shown = value if isinstance(value, bool | int | float | str) else None
-            message = detail["msg"].replace("Input should be", "").strip()
-            problems.append(Problem(place, shown, "is wrong", f"use {message}"))
-    return problems
-
-
-def _unknown(place: str, value: object, name: str, names: tuple[str, ...]) -> Problem:
-    closest = difflib.get_close_matches(name, names, n=1)
-    use = f'did you mean "{closest[0]}"?' if closest else "known: " + ", ".join(names)
-    return Problem(place, value if not isinstance(value, dict) else None, "is not a setting", use)
-
-
 def _top_level_problems(document: Mapping[str, Any]) -> list[Problem]:
     """Faults outside the sections: the name, the version, unknown or absent sections."""
-    fields = Recipe.model_fields
-    plain = {key: value for key, value in document.items() if key not in section_kinds()}
-    problems = [
-        _unknown(key, value, key, tuple(fields))
-        for key, value in plain.items()
-        if key not in fields
-    ]
-    problems += [
-        Problem(f"[{name}]" if name in section_kinds() else name, None, "is missing")
-        for name, field in fields.items()
-        if field.is_required() and name not in document
-    ]
-    if "name" in plain:
-        problems += _scalar_problems({"name": plain["name"]})
-    if plain.get("schema_version", 1) != 1:
-        problems.append(Problem("schema_version", plain["schema_version"], "is unknown", "use 1"))
-    return problems
-
-
-class _Name(Section):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-
-
-def _scalar_problems(values: Mapping[str, Any]) -> list[Problem]:
+    fields, kinds = Recipe.model_fields, section_kinds()
+    plain = {key: value for key, value in document.items() if key not in kinds}
+    problems: list[Problem] = []
     try:
-        _Name.model_validate(values)
-    except ValidationError:
-        return [
-            Problem(
-                "name",
-                values["name"],
-                "is not a model name",
-                "use lower-case letters, digits and dashes, at most 63",
-            )
-        ]
-    return []
+        _Heading.model_validate(plain)
+    except ValidationError as error:
+        problems += problems_of(error, "", tuple(fields))
+    return problems + [
+        Problem(f"[{name}]", None, "is missing")
+        for name in kinds
+        if fields[name].is_required() and name not in document
+    ]

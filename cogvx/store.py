@@ -109,8 +109,8 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         """See `ObjectStore.read`."""
         try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            return self._file(key).read_bytes()
+        except FileNotFoundError as error:
             raise IntegrityError(f"{key} is not in {self.url}") from error
 
     def write(self, key: str, data: bytes) -> None:
@@ -127,9 +127,11 @@ class LocalStore:
         return self._describe(path) if path.is_file() else None
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.entries`."""
+        """See `ObjectStore.entries`. Links and pipes too: reading says what is wrong."""
         start = self.root / prefix.rpartition("/")[0]
-        paths = (path for path in start.rglob("*") if path.is_file() and not files.is_aside(path))
+        paths = (
+            path for path in start.rglob("*") if not path.is_dir() and not files.is_aside(path)
+        )
         infos = (self._describe(path) for path in paths)
         yield from sorted(
             (info for info in infos if info.key.startswith(prefix)), key=lambda info: info.key
@@ -137,10 +139,7 @@ class LocalStore:
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
         """The file itself: nothing is copied."""
-        path = self._path(key)
-        if not path.is_file():
-            raise IntegrityError(f"{key} is not in {self.url}")
-        return path
+        return self._file(key)
 
     def upload(self, path: Path, key: str) -> None:
         """See `ObjectStore.upload`."""
@@ -153,8 +152,19 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
+    def _file(self, key: str) -> Path:
+        """The file to read; opening a pipe instead would wait for its writer for ever."""
+        path = self._path(key)
+        if path.is_file():
+            return path
+        if path.is_symlink():
+            raise IntegrityError(f"{key} in {self.url} is a link that leads to no file")
+        if path.exists() and not path.is_dir():
+            raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
+        raise IntegrityError(f"{key} is not in {self.url}")
+
     def _describe(self, path: Path) -> ObjectInfo:
-        stat = path.stat()
+        stat = path.stat() if path.exists() else path.lstat()
         key = path.relative_to(self.root).as_posix()
         return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
 

@@ -9,6 +9,7 @@ Source: configurations of zai-org/CogVideoX-*; CogVideo README; arXiv:2408.06072
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,6 @@ DType = Literal["float32", "bfloat16", "float16"]
 Sampler = Literal["dpm", "ddim"]
 
 TRAIN_TIMESTEPS = 1000
-LORA_MATRICES_PER_TARGET = 2
 
 # Every linear layer of the transformer, as peft sees the ends of their names.
 BLOCK_LINEARS = (
@@ -40,6 +40,40 @@ OTHER_LINEARS = (
     "norm_out.linear",
     "proj_out",
 )
+# ... and every other module, which a target's end must not match: peft would refuse it, or adapt a
+# convolution. "" is the block itself.
+BLOCK_OTHERS = (
+    "",
+    "norm1",
+    "norm1.silu",
+    "norm1.norm",
+    "attn1",
+    "attn1.norm_q",
+    "attn1.norm_k",
+    "attn1.to_out",
+    "attn1.to_out.1",
+    "norm2",
+    "norm2.silu",
+    "norm2.norm",
+    "ff",
+    "ff.net",
+    "ff.net.0",
+    "ff.net.1",
+    "ff.net.3",
+)
+OTHER_OTHERS = (
+    "patch_embed",
+    "embedding_dropout",
+    "time_proj",
+    "time_embedding",
+    "time_embedding.act",
+    "transformer_blocks",
+    "norm_final",
+    "norm_out",
+    "norm_out.silu",
+    "norm_out.norm",
+)
+PATCH_PROJECTION = "patch_embed.proj"  # linear in 1.5, a convolution in 1.0
 
 
 @dataclass(frozen=True)
@@ -163,10 +197,9 @@ class BaseFacts:
     snr_shift_scale: float
 
     @property
-    def linears(self) -> tuple[str, ...]:
-        """Names of the linear layers, as a LoRA target may name them."""
-        first = () if self.patch_t is None else ("patch_embed.proj",)
-        return BLOCK_LINEARS + first + OTHER_LINEARS
+    def width(self) -> int:
+        """Width of the transformer; an adapter's rank above it adds nothing."""
+        return self.heads * self.head_dim
 
     def tokens(self, size: VideoSize) -> int:
         """Length of the joint sequence of text and video."""
@@ -234,6 +267,19 @@ def read_facts(folder: Path) -> BaseFacts:
     scheduler = _read_config(folder, "scheduler/scheduler_config.json", "CogVideoX")
     if scheduler.get("prediction_type") != "v_prediction":
         raise ConfigError(f"{folder}: the scheduler does not predict v, as every CogVideoX does")
+    try:
+        return _facts(folder, transformer, vae=vae, scheduler=scheduler)
+    except KeyError as error:
+        raise ConfigError(f"{folder}: its configuration says nothing of {error}") from error
+
+
+def _facts(
+    folder: Path,
+    transformer: Mapping[str, Any],
+    *,
+    vae: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+) -> BaseFacts:
     spatial = 2 ** (len(vae["block_out_channels"]) - 1)
     patch_t = transformer.get("patch_size_t")
     in_channels, out_channels = transformer["in_channels"], transformer["out_channels"]
@@ -282,7 +328,7 @@ def _read_config(folder: Path, name: str, class_name: str) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    if class_name not in str(config.get("_class_name", "")):
-        found = config.get("_class_name")
+    found = config.get("_class_name") if isinstance(config, dict) else None
+    if class_name not in str(found):
         raise ConfigError(f"{path} describes {found}, not a {class_name}")
     return config

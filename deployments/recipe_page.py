@@ -27,8 +27,9 @@ mean the folder that the command runs in. `cogvx check RECIPE` lists every probl
 | videofolder | `metadata.jsonl` or `metadata.csv` with `file_name` and `text` |
 | CogVideo | `prompts.txt` and `videos.txt`, line by line |
 
-Videos end in mp4, mov, m4v, mkv, webm or avi. A clip that cannot be used is quarantined with its
-reason (unreadable, missing, caption, too_short, too_slow, too_small, duplicate, outside,
+Videos end in mp4, mov, m4v, mkv, webm or avi. A caption is a sentence or two: the model reads 226
+tokens of it, and more than 8000 characters are refused. A clip that cannot be used is quarantined
+with its reason (unreadable, missing, caption, too_short, too_slow, too_small, duplicate, outside,
 undecodable, changed) and counted; above `dataset.max_rejected_share` the run stops.
 """
 

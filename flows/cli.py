@@ -3,7 +3,9 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
@@ -64,22 +66,30 @@ def evaluate(recipe: RecipePath) -> None:
 
 
 @app.command()
-def promote(recipe: RecipePath) -> None:
+def promote(
+    recipe: RecipePath,
+    approve: Annotated[
+        str, typer.Option(help="Your reason to promote where the recipe leaves it to a person.")
+    ] = "",
+) -> None:
     """Make the challenger the champion, if it was judged better and the recipe allows it."""
     loaded = _begin(recipe)
     from flows.promote import promote as flow  # noqa: PLC0415
 
-    _show(f"promote {loaded.name}", summary.promote_rows(flow(loaded)))
+    _show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve or None)))
 
 
 @app.command()
-def up() -> None:
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Where Prefect's pages are.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Where MLflow's pages are.")] = 5000,
+) -> None:
     """Serve Prefect's and MLflow's pages over what was made here, until Ctrl-C."""
     prepare_process()
     _log_to_terminal()
     from tasks.clients.servers import serve_until_interrupted  # noqa: PLC0415
 
-    serve_until_interrupted()
+    serve_until_interrupted(prefect_port=prefect_port, mlflow_port=mlflow_port)
 
 
 def _begin(path: Path) -> Recipe:

@@ -9,6 +9,9 @@ from tasks.workbench import open_workbench
 
 
 @flow(name="promote", flow_run_name="promote {recipe.name}")
-def promote(recipe: Recipe) -> PromoteReport:
-    """Promote if the verdict is PROMOTE and the recipe allows it; otherwise say why not."""
-    return promote_adapter(open_workbench(recipe))
+def promote(recipe: Recipe, approval: str | None = None) -> PromoteReport:
+    """Promote if the verdict is PROMOTE and the recipe allows it; otherwise say why not.
+
+    `approval` is a person's reason to promote where the recipe asks for a person.
+    """
+    return promote_adapter(open_workbench(recipe), approval)

@@ -42,9 +42,7 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
     """
     manifest, registry = bench.latest_manifest(), open_registry(bench)
     version = registered_version(bench, registry)
-    champion = registry.get_alias(bench.recipe.name, CHAMPION)
-    if champion is not None and champion.version == version.version:
-        champion = None
+    champion = _to_beat(registry, version)
     suite = _suite(bench, manifest)
 
     from tasks.measure import measure_arms  # noqa: PLC0415 - loads the GPU stack
@@ -81,6 +79,15 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
         videos_rendered=rendered,
         videos_reused=len(videos) - rendered,
     )
+
+
+def _to_beat(registry: Registry, version: Version) -> Version | None:
+    """The champion; for the champion itself, whoever it was judged against before."""
+    champion = registry.get_alias(version.name, CHAMPION)
+    if champion is None or champion.version != version.version:
+        return champion
+    before = version.tags.get(REFERENCE_TAG, NO_CHAMPION)
+    return None if before == NO_CHAMPION else registry.version(version.name, int(before))
 
 
 def _suite(bench: Workbench, manifest: Manifest) -> Suite:

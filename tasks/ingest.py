@@ -9,9 +9,11 @@ from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.workbench import Workbench
+from tasks.workbench import Workbench, warn_once
 
 logger = logging.getLogger(__name__)
+
+_ENOUGH_HELDOUT = 2
 
 
 @task(
@@ -35,5 +37,10 @@ def survey_clips(bench: Workbench) -> Manifest:
     ledger.save()
     bench.publish_manifest(manifest)
     for clip in manifest.rejected:
-        logger.warning("rejected %s: %s (%s)", clip.key, clip.reason, clip.detail)
+        warn_once(f"rejected {clip.key}: {clip.reason} ({clip.detail})")
+    if len(manifest.heldout) < _ENOUGH_HELDOUT:
+        warn_once(
+            f"{len(manifest.heldout)} clip(s) held out, but an interval needs {_ENOUGH_HELDOUT}: "
+            "nothing can be promoted on held-out loss; raise dataset.min_heldout or add clips"
+        )
     return manifest

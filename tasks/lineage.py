@@ -12,6 +12,7 @@ VERDICT_TAG = "cogvx.verdict"
 REFERENCE_TAG = "cogvx.reference"
 JUDGED_TAG = "cogvx.judged"
 SETTLED_TAG = "cogvx.settled"
+APPROVAL_TAG = "cogvx.approval"
 NO_CHAMPION = "base"
 
 
@@ -26,7 +27,9 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
     flow_run = runtime.flow_run.id
     if flow_run:
         tags["prefect.flow_run_id"] = flow_run
-        tags["prefect.url"] = runtime.flow_run.ui_url or ""
+        url = runtime.flow_run.ui_url or ""
+        if url.startswith("http"):  # a temporary server has no pages
+            tags["prefect.url"] = url
     return tags
 
 

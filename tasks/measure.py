@@ -4,11 +4,12 @@ One model is loaded for all arms, and only if a video or a held-out loss is miss
 """
 
 import functools
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
 
 from cogvx.cache.materialise import materialise
 from cogvx.cache.plan import Sample, record_paths, samples
@@ -22,12 +23,20 @@ from cogvx.inference.session import Session
 from cogvx.training.heldout import heldout_losses
 from cogvx.training.objective import Objective
 from tasks.progress import Progress
-from tasks.workbench import Workbench
+from tasks.workbench import Workbench, read_stored
 
 logger = logging.getLogger(__name__)
 
 # Raised when the way of measuring changes, so that losses of before are not compared with it.
 _HELDOUT_VERSION = 1
+
+
+class _KeptLosses(BaseModel):
+    """Timestep and loss, clip after clip; clips are named by the samples in the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    losses: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,12 @@ def _heldout(
         scores = _measure_heldout(bench, arm, heldout, open_session())
         if not all(math.isfinite(score.loss) for score in scores):
             return scores  # not kept; the scores become faults, and the verdict INVALID
-        document = [score.model_dump(mode="json", exclude={"clip"}) for score in scores]
-        bench.store.write(key, canonical_json(document))
-    rows = json.loads(bench.store.read(key))
+        losses = tuple((score.timestep, score.loss) for score in scores)
+        bench.store.write(key, canonical_json(_KeptLosses(losses=losses)))
+    kept = read_stored(bench.store, key, _KeptLosses)
     clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
-    return tuple(HeldoutScore(clip=clip, **row) for clip, row in zip(clips, rows, strict=True))
+    rows = zip(clips, kept.losses, strict=True)
+    return tuple(HeldoutScore(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
 
 
 def _measure_heldout(

@@ -8,7 +8,14 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.errors import ConfigError
 from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.documents import PromoteReport
-from tasks.lineage import JUDGED_TAG, NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG
+from tasks.lineage import (
+    APPROVAL_TAG,
+    JUDGED_TAG,
+    NO_CHAMPION,
+    REFERENCE_TAG,
+    SETTLED_TAG,
+    VERDICT_TAG,
+)
 from tasks.register import open_registry, registered_version
 from tasks.workbench import Workbench
 
@@ -16,8 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 @task(name="promote adapter", cache_policy=NO_CACHE)
-def promote_adapter(bench: Workbench) -> PromoteReport:
+def promote_adapter(bench: Workbench, approval: str | None = None) -> PromoteReport:
     """Promote a version that was judged better than the champion of that moment.
+
+    Args:
+        bench: Names the recipe; its newest adapter is meant.
+        approval: A person's reason, kept with the version. It stands in for
+            `evaluation.auto_promote`, and lets a HOLD pass; REJECT and INVALID it does not.
 
     Raises:
         ConfigError: The version was never judged.
@@ -25,12 +37,11 @@ def promote_adapter(bench: Workbench) -> PromoteReport:
     """
     registry = open_registry(bench)
     version = registered_version(bench, registry)
-    verdict = version.tags.get(VERDICT_TAG)
-    if verdict is None:
+    if VERDICT_TAG not in version.tags:
         raise ConfigError(
             f"{version.name} version {version.version} has no verdict; run `cogvx evaluate` first"
         )
-    promoted, reason = _decide(bench, registry, version, verdict)
+    promoted, reason = _decide(bench, registry, version, approval)
     settled = {SETTLED_TAG: version.tags[JUDGED_TAG]}
     registry.tag_version(version.name, version.version, settled)
     now = registry.version(version.name, version.version)
@@ -41,21 +52,20 @@ def promote_adapter(bench: Workbench) -> PromoteReport:
 
 
 def _decide(
-    bench: Workbench, registry: Registry, version: Version, verdict: str
+    bench: Workbench, registry: Registry, version: Version, approval: str | None
 ) -> tuple[bool, str]:
     """Promote or not, and the sentence that says why."""
-    who = f"version {version.version}"
+    who, verdict = f"version {version.version}", version.tags[VERDICT_TAG]
     if CHAMPION in version.aliases:
         return False, f"{who} is the champion already"
-    if verdict != "PROMOTE":
+    if verdict != "PROMOTE" and not (approval and verdict == "HOLD"):
         return False, f"{who} stays challenger: the verdict is {verdict}"
-    if not bench.recipe.evaluation.auto_promote:
-        return (
-            False,
-            f"{who} stays challenger: evaluation.auto_promote is false, so a person decides",
-        )
+    if not approval and not bench.recipe.evaluation.auto_promote:
+        how = 'cogvx promote RECIPE --approve "why"'
+        return False, f"{who} stays challenger until a person approves: {how}"
     reference = version.tags[REFERENCE_TAG]
     expected = None if reference == NO_CHAMPION else int(reference)
-    registry.promote(version.name, version.version, expected_champion=expected)
+    tags = {APPROVAL_TAG: approval} if approval else {}
+    registry.promote(version.name, version.version, expected_champion=expected, tags=tags)
     before = "the first" if expected is None else f"instead of version {expected}"
     return True, f"{who} is now the champion, {before}"

@@ -13,7 +13,7 @@ from tasks.clients.registry import CHAMPION, Registry, Serving, Version
 from tasks.documents import RegisterReport, Unchanged
 from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG, judgement
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.train import fetch_adapter, finished_run
+from tasks.train import fetch_adapter, finished_run, recall_run
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -35,15 +35,17 @@ def register_adapter(bench: Workbench) -> RegisterReport:
     recipe, registry = bench.recipe, open_registry(bench)
     run = bench.run_identity(bench.latest_manifest())
     outcome = finished_run(bench, run)
-    run_id = registry.find_run(recipe.name, run)
-    if outcome is None or run_id is None:
+    if outcome is None:
         raise ConfigError(
             f"nothing was trained yet for {recipe.name} with these clips; run `cogvx train` first"
         )
     before = registry.find_version(recipe.name, run)
     # also when it is there: a registration that was killed is finished by the next one
     version = registry.register(
-        recipe.name, fetch_adapter(bench, outcome), run_id=run_id, serving=_serving(bench)
+        recipe.name,
+        fetch_adapter(bench, outcome),
+        run_id=recall_run(bench, registry, run, outcome),
+        serving=_serving(bench),
     )
     return RegisterReport(
         name=version.name,

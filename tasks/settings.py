@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, Problem
 
 
 class Settings(BaseSettings):
@@ -47,8 +47,9 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_artifacts(self) -> Path | None:
-        """Artifact folder of the embedded MLflow; a server has its own."""
-        return None if self.tracking_uri else (self.home / "mlflow-artifacts").resolve()
+        """Artifact folder of an MLflow without a server; a server has its own."""
+        served = self.tracking_uri.startswith(("http://", "https://"))
+        return None if served else (self.home / "mlflow-artifacts").resolve()
 
     @property
     def work(self) -> Path:
@@ -66,8 +67,19 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        ConfigError: A variable holds what no setting can be.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            Problem("COGVX_" + str(detail["loc"][0]).upper(), detail["input"], detail["msg"])
+            for detail in error.errors()
+        ]
+        raise ConfigError("settings", problems) from error
 
 
 def prepare_process() -> None:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,6 +15,7 @@ from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError, TransientError
+from cogvx.training.lock import Held
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
 from tasks.clients.registry import Point, Registry
@@ -22,7 +23,7 @@ from tasks.clients.runs import RUN_TAG
 from tasks.documents import TrainReport
 from tasks.lineage import run_tags
 from tasks.progress import Progress
-from tasks.workbench import Workbench, code_version
+from tasks.workbench import Workbench, code_version, read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
     """The outcome of a run whose adapter is in the store."""
     if bench.store.info(_outcome_key(run)) is None:
         return None
-    return TrainOutcome.model_validate_json(bench.store.read(_outcome_key(run)))
+    return read_stored(bench.store, _outcome_key(run), TrainOutcome)
 
 
 def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
@@ -69,6 +70,37 @@ def fetch_adapter(bench: Workbench, outcome: TrainOutcome) -> Path:
     if sha256_file(path) != sha256:
         raise IntegrityError(f"{path} is not the adapter {sha256} that was trained")
     return path
+
+
+def mlflow_run(bench: Workbench, registry: Registry, run: str) -> str:
+    """MLflow's id of our run, started if MLflow does not know it yet."""
+    name = bench.recipe.name
+    run_id = registry.find_run(name, run)
+    if run_id is None:
+        run_id = registry.start_run(name, f"{name} {run[:8]}", tags={RUN_TAG: run})
+        registry.log_params(run_id, bench.recipe.model_dump(mode="json"))
+    return run_id
+
+
+def recall_run(bench: Workbench, registry: Registry, run: str, outcome: TrainOutcome) -> str:
+    """MLflow's id of a finished run; told again to an MLflow that does not know it.
+
+    That happens after a move to a new server, or when a recipe was given a new name.
+    """
+    known = registry.find_run(bench.recipe.name, run)
+    if known is not None:
+        return known
+    run_id = mlflow_run(bench, registry, run)
+    registry.set_run_tags(run_id, run_tags(bench, RunFolder(bench.settings.run_folder(run))))
+    told = [
+        ("train/loss", outcome.step, outcome.train_loss),
+        ("heldout/loss", 0, outcome.heldout_before),
+        ("heldout/loss", outcome.step, outcome.heldout_after),
+    ]
+    points = [Point(name, value, step=step) for name, step, value in told if value is not None]
+    registry.log_metrics(run_id, points)
+    registry.end_run(run_id, "FINISHED")
+    return run_id
 
 
 def _outcome_key(run: str) -> str:
@@ -114,14 +146,11 @@ def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
     """Run the trainer with an MLflow run open, which ends the way the trainer ends."""
     recipe = bench.recipe
     registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
-    run_id = registry.find_run(recipe.name, run)
-    if run_id is None:
-        run_id = registry.start_run(recipe.name, f"{recipe.name} {run[:8]}", tags={RUN_TAG: run})
-        registry.log_params(run_id, recipe.model_dump(mode="json"))
+    run_id = mlflow_run(bench, registry, run)
     registry.reopen_run(run_id)
     registry.set_run_tags(run_id, run_tags(bench, folder))
     relay = _Relay(registry, run_id)
-    status: Any = "KILLED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
         outcome = launch_training(
             folder.root,
@@ -130,12 +159,16 @@ def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
             log=folder.root / "trainer.log",
         )
         status = "FINISHED"
+    except Held:
+        status = None  # the run goes on, elsewhere
+        raise
     except CogvxError:
         status = "FAILED"
         raise
     finally:
-        relay.flush()
-        registry.end_run(run_id, status)
+        if status is not None:
+            relay.flush()
+            registry.end_run(run_id, status)
     return outcome
 
 

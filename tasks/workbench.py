@@ -4,10 +4,14 @@ Stages find each other's work through digests and small pointers in the store, n
 the caller remembers; so each can run alone, later, or on another machine.
 """
 
+import functools
 import importlib.metadata
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from cogvx.cache.plan import Identities
 from cogvx.check import check_recipe
@@ -22,6 +26,8 @@ from tasks.clients.stores import open_record_store, open_store
 from tasks.settings import Settings, settings
 
 logger = logging.getLogger(__name__)
+
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,22 @@ class Workbench:
 
     @property
     def device(self) -> str:
-        """Where encoding and generation run; asking loads torch unless the settings say it."""
-        if self.settings.device != "auto":
-            return self.settings.device
+        """Where encoding and generation run; asking loads torch unless the settings say cpu.
+
+        Raises:
+            ConfigError: The settings ask for a GPU that is not there.
+        """
+        if self.settings.device == "cpu":
+            return "cpu"
         import torch  # noqa: PLC0415 - only stages that need it wait for it
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        if self.settings.device == "cuda":
+            raise ConfigError(
+                "COGVX_DEVICE = cuda, but torch finds no CUDA device; use cpu or auto"
+            )
+        return "cpu"
 
     @property
     def _manifests(self) -> str:
@@ -60,17 +76,25 @@ class Workbench:
         return f"manifests/{digest(parts)[:32]}"
 
     def publish_manifest(self, manifest: Manifest) -> str:
-        """Store a manifest, then point at it; returns its content digest."""
+        """Store a manifest, then point at it; returns its content digest.
+
+        What stands there already is left alone, unless it was damaged.
+        """
         name = manifest.content_digest()
-        self.store.create(f"{self._manifests}/{name}.json", canonical_json(manifest))
-        self.store.write(f"{self._manifests}/latest", name.encode())
+        self._put(f"{self._manifests}/{name}.json", canonical_json(manifest))
+        self._put(f"{self._manifests}/latest", name.encode())
         return name
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self.store.info(key) is None or self.store.read(key) != data:
+            self.store.write(key, data)
 
     def latest_manifest(self) -> Manifest:
         """The manifest that the cache stage published last.
 
         Raises:
             ConfigError: The cache stage has not run for this dataset and size.
+            IntegrityError: The manifest is damaged; caching again writes it anew.
         """
         pointer = f"{self._manifests}/latest"
         if self.store.info(pointer) is None:
@@ -79,9 +103,9 @@ class Workbench:
                 "run `cogvx cache` with this recipe first"
             )
         name = self.store.read(pointer).decode()
-        manifest = Manifest.model_validate_json(self.store.read(f"{self._manifests}/{name}.json"))
+        manifest = read_stored(self.store, f"{self._manifests}/{name}.json", Manifest)
         if manifest.content_digest() != name:
-            raise IntegrityError(f"manifest {name} in {self.store.url} is damaged")
+            raise IntegrityError(f"manifest {name} in {self.store.url} is damaged; cache again")
         return manifest
 
     def run_identity(self, manifest: Manifest) -> str:
@@ -94,6 +118,26 @@ class Workbench:
                 "code": code_version(),
             }
         )
+
+
+def read_stored(store: ObjectStore, key: str, kind: type[DocumentT]) -> DocumentT:
+    """Read a document of ours from the store.
+
+    Raises:
+        IntegrityError: It is absent, or not such a document.
+    """
+    try:
+        return kind.model_validate_json(store.read(key))
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{key} in {store.url} is not a {kind.__name__}; remove it, and it is made again"
+        ) from error
+
+
+@functools.cache
+def warn_once(sentence: str) -> None:
+    """Say something loudly, once in a process, however many stages come across it."""
+    logger.warning("%s", sentence)
 
 
 def code_version() -> str:
@@ -110,7 +154,7 @@ def open_workbench(recipe: Recipe) -> Workbench:
     """
     checked = check_recipe(recipe)
     for warning in checked.warnings:
-        logger.warning(warning)
+        warn_once(warning)
     here = settings()
     store = open_record_store(here)
     require_writable(store)

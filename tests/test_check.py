@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cogvx.check import check_document
+from cogvx.check import check_document, check_file
 from cogvx.errors import ConfigError
 
 RECIPE = """
@@ -29,13 +29,19 @@ suite = "{suite}"
 SUITE = Path(__file__).parents[1] / "deployments" / "suites" / "nano.toml"
 
 
-def problems(base: str = "zai-org/CogVideoX-5b", suite: Path = SUITE, **changes: Any) -> str:
+def problems(
+    base: str = "zai-org/CogVideoX-5b",
+    suite: Path = SUITE,
+    *,
+    absent_is_fine: bool = False,
+    **changes: Any,
+) -> str:
     document = tomllib.loads(RECIPE.format(base=base, suite=suite))
     for path, value in changes.items():
         section, _, key = path.partition("__")
         document.setdefault(section, {})[key] = value
     try:
-        check_document(document, "recipe")
+        check_document(document, "recipe", absent_is_fine=absent_is_fine)
     except ConfigError as error:
         return str(error)
     return ""
@@ -97,3 +103,150 @@ def test_problems_of_the_suite_and_the_dataset_come_along(tmp_path: Path) -> Non
 
 def test_a_base_that_is_nowhere_is_said_with_an_example() -> None:
     assert "neither a folder on this machine nor a hub id" in problems("./models/none")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "~/none-of-that-name",
+        "~nobody-here/x",
+        "a/b c",
+        "org/" + "m" * 300,
+        "a\0/b",
+        "x" * 4000,
+        "a/b/c",
+        "-x/y",
+    ],
+)
+def test_only_what_the_hub_could_have_passes_for_a_hub_id(path: str) -> None:
+    found = problems(base__path=path)
+    assert "neither a folder on this machine nor a hub id" in found
+    assert len(found) < 300
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://x/y",
+        "https://x",
+        "s3://",
+        "s3:///prefix",
+        "s3:bucket/prefix",
+        "s3://my bucket/x",
+        "http://[x",
+        "file://clips",
+        "file:",
+        "file:///none/of/that",
+        "x" * 4000,
+        "clips\0",
+        "/clips\0",
+        "file:///clips%00",
+    ],
+)
+@pytest.mark.parametrize("absent_is_fine", [False, True])
+def test_clips_that_could_never_be_read_are_a_problem(uri: str, absent_is_fine: bool) -> None:
+    if absent_is_fine and uri == "file:///none/of/that":
+        return
+    found = problems(dataset__uri=uri, absent_is_fine=absent_is_fine)
+    assert "dataset.uri = " in found
+    assert "use a folder, file:// or s3://bucket/prefix" in found
+    assert len(found) < 300
+
+
+def test_clips_in_a_folder_by_its_path_its_url_or_a_bucket_are_fine(tmp_path: Path) -> None:
+    folder = tmp_path / "my clips"
+    folder.mkdir()
+    for uri in (str(folder), folder.as_uri(), "s3://clips", "s3://my-clips.eu/a/b"):
+        assert problems(dataset__uri=uri) == ""
+
+
+@pytest.mark.parametrize("suite", ["a\0b", "x" * 4000, "."])
+def test_a_suite_that_cannot_be_a_file_is_a_problem(suite: str) -> None:
+    for absent_is_fine in (False, True):
+        found = problems(evaluation__suite=suite, absent_is_fine=absent_is_fine)
+        assert "evaluation.suite cannot be used" in found
+        assert len(found) < 300
+
+
+def test_a_rank_above_the_width_of_the_model_is_refused(nano_base: Path) -> None:
+    found = problems(str(nano_base), base__dtype="float32", lora__rank=256, lora__alpha=128)
+    assert "lora.rank = 256 is above 192" in found
+    assert "use at most 192" in found
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("0", "matches transformer_blocks.0, which is no linear layer"),
+        ("2", "matches transformer_blocks.2, which is no linear layer"),
+        ("proj", "matches patch_embed.proj, which is no linear layer"),
+        ("attn1", "matches transformer_blocks.0.attn1, which is no linear layer"),
+        ("transformer_blocks.42.attn1.to_q", "matches no module of CogVideoX-5b"),
+        ("", "matches no module"),
+    ],
+)
+def test_a_target_that_is_no_linear_layer_is_a_problem(target: str, said: str) -> None:
+    found = problems(lora__targets=["to_q", target])
+    assert f'lora.targets[1] = "{target}" {said}' in found
+    assert 'closest: "' in found
+
+
+def test_one_layer_may_be_named_in_full() -> None:
+    assert problems(lora__targets=["transformer_blocks.41.attn1.to_q", "0.attn1.to_k"]) == ""
+
+
+def test_a_fresh_clone_can_check_all_but_the_files_that_are_made_later(tmp_path: Path) -> None:
+    absent = {
+        "base__path": str(tmp_path / "base"),
+        "dataset__uri": str(tmp_path / "clips"),
+        "evaluation__suite": str(tmp_path / "suite.toml"),
+    }
+    found = problems(**absent)
+    assert all(where in found for where in ("base.path", "dataset.uri", "evaluation.suite"))
+    assert problems(**absent, absent_is_fine=True) == ""
+    assert "lora.alpha = 1" in problems(**absent, absent_is_fine=True, lora__alpha=1)
+
+
+def test_what_is_there_is_checked_even_if_it_could_be_absent(
+    tmp_path: Path, nano_base: Path
+) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE.read_text().replace("steps = 10", "steps = 30"))
+    (tmp_path / "clips").write_text("a file")
+    found = problems(
+        str(nano_base),
+        suite,
+        absent_is_fine=True,
+        dataset__uri=str(tmp_path / "clips"),
+        base__dtype="float32",
+        video__height=60,
+    )
+    assert "sampling.steps = 30" in found
+    assert "is not a folder" in found
+    assert "video.height = 60" in found
+
+
+def test_a_base_whose_configuration_is_damaged_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text("[]")
+    assert "describes None, not a CogVideoXTransformer3DModel" in problems(str(tmp_path))
+    config.write_text('{"_class_name": "CogVideoXTransformer3DModel"}')
+    for part, name in (
+        ("vae/config.json", "AutoencoderKLCogVideoX"),
+        ("scheduler/scheduler_config.json", "CogVideoXDPMScheduler"),
+    ):
+        path = tmp_path / part
+        path.parent.mkdir()
+        path.write_text(f'{{"_class_name": "{name}", "prediction_type": "v_prediction"}}')
+    assert "says nothing of 'block_out_channels'" in problems(str(tmp_path))
+
+
+def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b", suite=SUITE))
+    assert check_file(path).recipe.lora.rank == 128
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b", suite=tmp_path / "none.toml"))
+    with pytest.raises(ConfigError, match=r"none\.toml: there is no such file"):
+        check_file(path)
+    assert check_file(path, absent_is_fine=True).warnings == ()

@@ -1,5 +1,6 @@
 """A recipe is closed, frozen, and says everything that is wrong with it at once."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cogvx.errors import ConfigError
-from cogvx.recipe import LoraConfig, Recipe, load_recipe, parse_recipe, recipe_warnings
+from cogvx.recipe import LoraConfig, Recipe, parse_recipe, recipe_warnings
+from cogvx.section import parse_section, read_toml
 
 GOOD = """
 name = "ink-style"
@@ -91,7 +93,7 @@ def test_all_problems_of_all_sections_come_at_once() -> None:
         )
     )
     for part in (
-        'name = "Ink Style" is not a model name',
+        'name = "Ink Style" is not a name',
         'base.dtype = "fp16"',
         "lora.rank = 8",
         'train.stepz = 5 is not a setting; did you mean "steps"?',
@@ -156,9 +158,156 @@ def test_what_is_not_toml_is_one_sentence(text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be read as TOML"):
-        load_recipe(path)
+        read_toml(path)
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file"):
-        load_recipe(tmp_path / "none.toml")
+        read_toml(tmp_path / "none.toml")
+
+
+def test_a_folder_in_place_of_a_recipe_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder; name a TOML file"):
+        read_toml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("a = " + "9" * 6000, "a number is too long"),
+        ("a = [0x" + "f" * 6000 + "]", "a number is too long"),
+        ("a" + ".a" * 3000 + " = 1", "nested too deeply"),
+    ],
+)
+def test_toml_that_python_itself_gives_up_on_is_one_sentence(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a\0b", "cannot be the name of a file"), ("x" * 5000, "File name too long")],
+)
+def test_a_path_that_no_file_can_have_is_one_short_sentence(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_toml(Path(name))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train__learning_rate": float("inf")}, "= inf is not finite; use an ordinary number"),
+        ({"train__weight_decay": float("nan")}, "= nan is not finite; use an ordinary number"),
+        ({"train__max_grad_norm": float("inf")}, "= inf is not finite; use an ordinary number"),
+        ({"train__steps": "120"}, 'train.steps = "120" is of the wrong kind; use a whole number'),
+        ({"train__steps": True}, "train.steps = true is of the wrong kind; use a whole number"),
+        ({"train__steps": 1e25}, "train.steps = 1e+25 is of the wrong kind; use a whole number"),
+        ({"train__learning_rate": "1e-4"}, "is of the wrong kind; use a number"),
+        ({"train__learning_rate": True}, "is of the wrong kind; use a number"),
+        ({"train__gradient_checkpointing": "yes"}, "use true or false"),
+        ({"train__gradient_checkpointing": 1}, "use true or false"),
+        ({"schema_version": True}, "schema_version = true is of the wrong kind; use a whole"),
+        ({"schema_version": 1.0}, "schema_version = 1.0 is of the wrong kind; use a whole"),
+        ({"schema_version": 2}, "schema_version = 2 is not known; use 1"),
+        ({"name": 3}, "name = 3 is of the wrong kind; use text in quotes"),
+        ({"base__path": ["a"]}, 'base.path = ["a"] is of the wrong kind; use text in quotes'),
+        ({"base__path": ""}, 'base.path = "" is empty; write something there'),
+        (
+            {"base__dtype": "fp16"},
+            'base.dtype = "fp16" is not known; use one of "float32", "bfloat16" or "float16"',
+        ),
+        ({"lora__targets": []}, "lora.targets = [] is empty; list at least 1"),
+        ({"lora__targets": "to_q"}, 'lora.targets = "to_q" is of the wrong kind; use a list in ['),
+        ({"lora__targets": ["to_q", 4]}, "lora.targets[1] = 4 is of the wrong kind; use text"),
+        ({"train": "fast"}, 'train = "fast" is not a table; write [train]'),
+        ({"train": [{"steps": 1}]}, "train is not a table; write [train]"),
+        ({"dataset__heldout_share": 1.0}, "= 1.0 is too large; use less than 1"),
+        ({"dataset__heldout_share": -1}, "= -1 is too small; use at least 0"),
+        ({"train__learning_rate": 0}, "= 0 is too small; use more than 0"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(changes: dict[str, Any], said: str) -> None:
+    (problem,) = problems(**changes)
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__steps": 10**25},
+        {"train__steps": 10**3000},
+        {"train__warmup_steps": 10**12},
+        {"train__global_batch": 10**9},
+        {"train__micro_batch": 10**9},
+        {"train__processes": 10**9},
+        {"train__learning_rate": 50.0},
+        {"train__weight_decay": 1e9},
+        {"train__max_grad_norm": 1e30},
+        {"train__checkpoint_every": 10**12},
+        {"train__keep_checkpoints": 10**12},
+        {"train__heldout_every": 10**12},
+        {"train__log_every": 10**12},
+        {"lora__rank": 10**8},
+        {"lora__alpha": 10**8},
+        {"video__frames": 10**9},
+        {"video__height": 48 * 10**9},
+        {"video__width": 48 * 10**9},
+        {"video__fps": 10**6},
+        {"dataset__min_heldout": 10**9},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_no_machine_could_do_is_refused_with_the_most_that_is_taken(
+    changes: dict[str, Any],
+) -> None:
+    (problem,) = problems(**changes)
+    assert "is too large; use at most " in problem
+
+
+def test_a_table_of_a_list_is_written_with_two_brackets() -> None:
+    section, (problem,) = parse_section("text", LoraConfig, "gate.guards[2]")
+    assert section is None
+    assert str(problem) == 'gate.guards[2] = "text" is not a table; write [[gate.guards]]'
+
+
+def test_long_values_are_cut_in_messages() -> None:
+    (problem,) = problems(base__path="x" * 5000)
+    assert "use at most 4096 characters" in problem
+    assert len(problem) < 200
+    (problem,) = problems(extra="x" * 5000)
+    assert len(problem) < 300
+
+
+def test_a_missing_key_is_named_with_its_section() -> None:
+    assert problems(train={}) == ["train.steps is missing"]
+    parsed = document()
+    del parsed["name"]
+    assert [str(problem) for problem in parse_recipe(parsed)[1]] == ["name is missing"]
+
+
+def test_whole_numbers_are_fine_where_a_fraction_could_stand() -> None:
+    recipe, found = parse_recipe(document(train__max_grad_norm=2, dataset__heldout_share=0))
+    assert found == []
+    assert recipe is not None
+    assert isinstance(recipe.train.max_grad_norm, float)
+
+
+def test_a_recipe_comes_back_from_json_as_it_was() -> None:
+    recipe = parse_recipe(document(lora__targets=["to_q", "to_v"], train__max_grad_norm=2))[0]
+    assert recipe is not None
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    assert Recipe.model_validate(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_enough_clips_are_held_out_for_an_interval() -> None:
+    recipe = parse_recipe(document())[0]
+    assert recipe is not None
+    assert recipe.dataset.min_heldout == 2

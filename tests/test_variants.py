@@ -8,6 +8,7 @@ import pytest
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 from torch import nn
 
+from cogvx.adapters.layout import linear_modules
 from cogvx.errors import ConfigError
 from cogvx.variants import PUBLISHED, VARIANTS, published_facts, read_facts
 
@@ -71,7 +72,11 @@ def test_a_checkpoint_is_recognised_by_its_configuration(name: str, tmp_path: Pa
         for module_name, module in transformer.named_modules()
         if isinstance(module, nn.Linear)
     }
-    assert linears - {"ofs_embedding.linear_1", "ofs_embedding.linear_2"} == set(facts.linears)
+    named = {
+        name.removeprefix("transformer_blocks.0.")
+        for name in linear_modules(facts.layers, patch_t=facts.patch_t)
+    }
+    assert linears - {"ofs_embedding.linear_1", "ofs_embedding.linear_2"} == named
 
 
 def test_the_table_holds_the_published_sizes() -> None:

@@ -1,10 +1,16 @@
-"""Names inside an adapter file: which modules an adapter has, and how their tensors are called."""
+"""Names inside an adapter: which modules its targets select, and how its tensors are called."""
 
 import json
 from collections.abc import Mapping, Sequence
 
 from cogvx.errors import IntegrityError
-from cogvx.variants import BLOCK_LINEARS, OTHER_LINEARS
+from cogvx.variants import (
+    BLOCK_LINEARS,
+    BLOCK_OTHERS,
+    OTHER_LINEARS,
+    OTHER_OTHERS,
+    PATCH_PROJECTION,
+)
 
 PREFIX = "transformer."
 LORA_A = ".lora_A.weight"
@@ -20,15 +26,47 @@ def adapted_modules(layers: int, targets: Sequence[str], *, patch_t: int | None)
     A target selects by the end of a name, at a dot, as peft does. With the usual four targets these
     are 120 modules at 30 layers and 168 at 42.
     """
-    names = [
-        f"transformer_blocks.{layer}.{end}" for layer in range(layers) for end in BLOCK_LINEARS
+    names = linear_modules(layers, patch_t=patch_t)
+    return tuple(name for name in names if any(_selects(target, name) for target in targets))
+
+
+def target_fault(target: str, *, layers: int, patch_t: int | None) -> str | None:
+    """Why a target cannot be adapted, or None: it must select linear layers and nothing else.
+
+    peft looks at all modules, so "2" means the third block as well as a linear layer in each.
+
+    Returns:
+        How the target is wrong, to go on after its value.
+    """
+    others = [name for name in _other_modules(layers, patch_t=patch_t) if _selects(target, name)]
+    if others:
+        return f"matches {others[0]}, which is no linear layer"
+    if not adapted_modules(layers, (target,), patch_t=patch_t):
+        return "matches no module"
+    return None
+
+
+def linear_modules(layers: int, *, patch_t: int | None) -> tuple[str, ...]:
+    """Full names of a text-to-video transformer's linear layers, in the model's order by kind."""
+    first = () if patch_t is None else (PATCH_PROJECTION,)
+    return (*_in_blocks(layers, BLOCK_LINEARS), *first, *OTHER_LINEARS)
+
+
+def _other_modules(layers: int, *, patch_t: int | None) -> tuple[str, ...]:
+    first = (PATCH_PROJECTION,) if patch_t is None else ()
+    return (*first, *OTHER_OTHERS, *_in_blocks(layers, BLOCK_OTHERS))
+
+
+def _in_blocks(layers: int, ends: Sequence[str]) -> list[str]:
+    return [
+        f"transformer_blocks.{layer}.{end}".removesuffix(".")
+        for layer in range(layers)
+        for end in ends
     ]
-    names += OTHER_LINEARS if patch_t is None else ("patch_embed.proj", *OTHER_LINEARS)
-    return tuple(
-        name
-        for name in names
-        if any(name == target or name.endswith(f".{target}") for target in targets)
-    )
+
+
+def _selects(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}")
 
 
 def diffusers_metadata(rank: int, targets: Sequence[str]) -> dict[str, object]:

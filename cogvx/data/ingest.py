@@ -63,7 +63,7 @@ def ingest(
     Raises:
         DataError: There are no usable clips, too many are rejected, or too few are left to hold
             some out.
-        IntegrityError: A document of the dataset vanished while it was read.
+        IntegrityError: The document that lists the clips vanished, or is no file.
         TransientError: A store did not answer this time; what was probed so far is kept.
     """
     clips = find_clips(dataset)
@@ -165,8 +165,8 @@ def _examine(
     """Fetch one file and look into it; the same bytes under a new stamp are as they were."""
     try:
         path = dataset.fetch(info.key, folder)
-    except IntegrityError:
-        return Fault(reason="missing", detail="it was removed while the dataset was read")
+    except IntegrityError as error:
+        return Fault(reason="missing", detail=str(error))
     try:
         sha256 = sha256_file(path)
         if before is not None and before.sha256 == sha256:

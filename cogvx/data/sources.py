@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from cogvx.data.captions import caption_fault, normalise_caption
 from cogvx.data.listings import Row, read_aligned, read_csv, read_jsonl, read_text
 from cogvx.data.manifest import Fault
-from cogvx.errors import DataError
+from cogvx.errors import DataError, IntegrityError
 from cogvx.store import ObjectInfo, ObjectStore, check_key
 
 # No .gif: 256 colours and hundredths of a second are nothing to learn from.
@@ -56,6 +56,7 @@ def find_clips(dataset: ObjectStore) -> list[CaptionedClip]:
     Raises:
         DataError: There are no videos, no captions, captions in two forms, or a document of them
             cannot be read.
+        IntegrityError: The document that lists the clips vanished, or is no file.
         TransientError: The store did not answer this time.
     """
     files = {info.key: info for info in dataset.entries() if not _is_hidden(info.key)}
@@ -150,21 +151,28 @@ def _with_sidecars(
 ) -> Iterator[CaptionedClip]:
     used = sorted(set(sidecars.values()))
     with ThreadPoolExecutor(_READERS) as pool:
-        texts = dict(zip(used, pool.map(dataset.read, used), strict=True))
+        read = pool.map(lambda key: _caption_in(dataset, key), used)
+        texts = dict(zip(used, read, strict=True))
     for key in videos:
         if key not in sidecars:
             name = PurePosixPath(_stem(key)).name + ".txt"
             absent = Fault(reason="caption", detail=f"there is no {name} beside it")
             yield _clip(key, None, absent, files)
             continue
-        try:
-            yield _clip(key, read_text(texts[sidecars[key]], sidecars[key]), None, files)
-        except DataError as error:
-            yield _clip(key, None, Fault(reason="caption", detail=str(error)), files)
+        caption = texts[sidecars[key]]
+        fault = caption if isinstance(caption, Fault) else None
+        yield _clip(key, caption, fault, files)
     for key in files:
         is_text = key.lower().endswith(".txt") and key not in texts
         if is_text and PurePosixPath(key).stem.lower() not in _NOT_CAPTIONS:
             yield _clip(key, None, Fault(reason="missing", detail="no video is beside it"), {})
+
+
+def _caption_in(dataset: ObjectStore, key: str) -> str | Fault:
+    try:
+        return read_text(dataset.read(key), key)
+    except (DataError, IntegrityError) as error:
+        return Fault(reason="caption", detail=str(error))
 
 
 def _clip(key: str, caption: object, fault: Fault | None, files: Files) -> CaptionedClip:

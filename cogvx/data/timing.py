@@ -58,7 +58,7 @@ def nearest_frames(
 ) -> tuple[int, ...]:
     """Source frames of a window in a clip whose frames come at uneven times.
 
-    On even times it equals `frame_indices`.
+    On even times it equals `frame_indices`; a single time has no spacing, so it shows one frame.
 
     Args:
         times_s: When each source frame is shown, ascending.

@@ -17,7 +17,7 @@ from cogvx.data.captions import normalise_caption
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.metrics import METRICS
-from cogvx.recipe import Section, parse_section, read_toml
+from cogvx.section import SchemaVersion, Section, parse_section, read_toml
 from cogvx.variants import TRAIN_TIMESTEPS, Sampler
 
 Group = Literal["domain", "trigger_free", "off_domain", "train_caption"]
@@ -84,7 +84,7 @@ class GateConfig(Section):
 class Suite(Section):
     """Prompts, seeds, sampling and the rule that a verdict follows."""
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = 1
     name: str = Field(pattern=_FILE_SAFE)
     split: Literal["dev", "gate"]
     """dev: to choose checkpoints and strengths on. gate: to decide on; never choose on it."""

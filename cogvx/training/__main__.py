@@ -3,27 +3,29 @@
 What happened is in the folder: events.jsonl while it runs, outcome.json at the end, the adapter
 when it has completed. Run again, it does nothing; killed anywhere and run again, it finishes with
 the bits it would have had. It exits with 0, with the code of its error's kind, or with 143 when it
-was asked to stop and has saved a checkpoint.
+was asked to stop and has saved a checkpoint. While another trainer works in the folder, it ends
+with 75 and touches nothing.
 """
 
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from cogvx.adapters.card import AdapterCard, library_versions
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
-from cogvx.errors import CogvxError, ConfigError
+from cogvx.errors import CogvxError, ConfigError, TransientError
 from cogvx.files import is_aside, read_document, write_document
+from cogvx.training.lock import hold
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
@@ -42,8 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         spec = folder.read_spec()
         if folder.completed() is not None:
             return 0
-        with _Attempt(folder, spec) as attempt:
-            return attempt.run(stop)
+        accelerator = _accelerator()
+        with _alone(folder, accelerator), _Attempt(folder, spec) as attempt:
+            return attempt.run(accelerator, stop)
     except CogvxError as error:
         _say(f"{type(error).__name__}: {error}")
         return error.exit_code
@@ -83,9 +86,8 @@ class _Attempt:
             error=str(error) if ours else f"{kind.__name__}: {error}",
         )
 
-    def run(self, stop: Stop) -> int:
+    def run(self, accelerator: Accelerator, stop: Stop) -> int:
         """Train, export, verify; returns the exit code."""
-        accelerator = _accelerator()
         stop.join(accelerator.num_processes)
         if accelerator.is_main_process:
             self._clear()
@@ -196,6 +198,22 @@ def _accelerator() -> Accelerator:
     # nothing in the transformer is a running statistic, so buffers need no sending around
     no_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[no_buffers])
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder, accelerator: Accelerator) -> Iterator[None]:
+    """Keep other trainers out of the folder; all processes raise what the first one was told."""
+    with contextlib.ExitStack() as held:
+        refusal: list[str | None] = [None]
+        if accelerator.is_main_process:
+            try:
+                held.enter_context(hold(folder.trainer_lock))
+            except TransientError as error:
+                refusal = [str(error)]
+        broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise TransientError(refusal[0])
+        yield
 
 
 def _stopped_sentence(step: int) -> str:

@@ -7,7 +7,8 @@ checkpoints/step-00000200/
 checkpoints/latest.json     Pointer, written last
 
 A run goes on from its newest checkpoint, or not at all. A damaged one is never passed over, since
-that would quietly undo work: the error names what to remove, and a person decides.
+that would quietly undo work: the error names what to remove, and a person decides. It is the same
+when all are gone, and only events.jsonl still tells of them.
 """
 
 import re
@@ -24,6 +25,7 @@ from torch import Tensor
 from cogvx import files
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
+from cogvx.training.events import history
 from cogvx.training.run import RunFolder
 
 LORA_FILE = "lora.safetensors"
@@ -85,6 +87,7 @@ class Checkpoints:
         """`run` is the digest that every checkpoint must carry; `keep` newest ones stay."""
         self.folder = folder.checkpoints
         self.latest = folder.latest
+        self.events = folder.events
         self.run = run
         self.keep = keep
 
@@ -131,6 +134,7 @@ class Checkpoints:
         folders = self._folders()
         self._require_pointed_at(folders)
         if not folders:
+            self._require_never_saved()
             return None
         folder = folders[-1]
         state = self._verified_state(folder)
@@ -176,8 +180,23 @@ class Checkpoints:
             return
         raise IntegrityError(
             f"{self.folder / pointed_at} is gone, though {self.latest} names it; put it back, or "
-            f"remove {self.latest} {_else_go_on_from(folders)}"
+            f"remove {self.latest}{self._to_go_on_without(folders)}"
         )
+
+    def _require_never_saved(self) -> None:
+        """Refuse to begin at step 0 where earlier tries had got further."""
+        saved = [event for event in history(self.events) if event["kind"] == "checkpoint"]
+        if saved:
+            raise IntegrityError(
+                f"{self.folder / saved[-1]['folder']} is gone, though {self.events} records it; "
+                f"put it back, or remove {self.events} to start again from step 0"
+            )
+
+    def _to_go_on_without(self, folders: list[Path]) -> str:
+        """What else to remove when those are the checkpoints that stay, and what follows."""
+        if folders:
+            return f" to go on from {folders[-1].name}"
+        return f" and {self.events} to start again from step 0"
 
     def _verified_state(self, folder: Path) -> CheckpointState:
         """The state of a checkpoint whose every file is what it was when it was written."""
@@ -194,11 +213,7 @@ class Checkpoints:
         if faults:
             older = [other for other in self._folders() if other != folder]
             raise IntegrityError(
-                f"checkpoint {folder} is damaged: {'; '.join(faults)}. Remove it and {self.latest} "
-                f"{_else_go_on_from(older)}"
+                f"checkpoint {folder} is damaged: {'; '.join(faults)}. Remove it and {self.latest}"
+                f"{self._to_go_on_without(older)}"
             )
         return state
-
-
-def _else_go_on_from(folders: list[Path]) -> str:
-    return f"to go on from {folders[-1].name}" if folders else "to start again from step 0"

@@ -8,6 +8,8 @@ adapter/                 the exported adapter, present once training has finishe
 outcome.json             TrainOutcome, also when training failed
 
 Beside these the launcher keeps accelerate.json, the configuration that it started the trainer with.
+One launcher at a time holds `lock`, and one trainer `trainer.lock`: a trainer may be started
+without a launcher, and may outlive one that was killed by the time it needs to save.
 """
 
 from pathlib import Path
@@ -82,6 +84,8 @@ class RunFolder:
         self.adapter = root / "adapter"
         self.adapter_file = root / "adapter" / ADAPTER_FILE
         self.outcome = root / "outcome.json"
+        self.lock = root / "lock"
+        self.trainer_lock = root / "trainer.lock"
 
     def record(self, name: str) -> Path:
         """Where a materialised record lies."""

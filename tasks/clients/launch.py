@@ -18,6 +18,7 @@ from typing import Any
 from cogvx.errors import CogvxError, TransientError, error_from_name
 from cogvx.files import read_document, write_document
 from cogvx.training.events import EventTail
+from cogvx.training.lock import hold
 from cogvx.training.run import RunFolder, TrainOutcome
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send
 
@@ -47,15 +48,26 @@ def launch_training(
     Raises:
         ConfigError: The folder is no run folder.
         CogvxError: The trainer's own error, of its own kind; or the root kind when it crashed.
-        TransientError: It was stopped or killed from outside; the same call goes on from there.
+        TransientError: It was stopped or killed from outside; the same call goes on from there. Or
+            another process is training this run, which is left in peace.
         BaseException: Whatever interrupts this call. The trainer is stopped first: it gets SIGTERM
             and time to save a checkpoint.
     """
     folder = RunFolder(run)
     folder.read_spec()
-    completed = folder.completed()
-    if completed is not None:
-        return completed
+    with hold(folder.lock):
+        completed = folder.completed()
+        if completed is not None:
+            return completed
+        with hold(folder.trainer_lock):
+            pass  # nobody's trainer works here: started by hand, or still saving after a kill
+        return _launch(folder, processes, on_event, log)
+
+
+def _launch(
+    folder: RunFolder, processes: int, on_event: Callable[[Mapping[str, Any]], None], log: Path
+) -> TrainOutcome:
+    """Hand on the numbers of earlier tries, then start a trainer and follow it."""
     folder.outcome.unlink(missing_ok=True)
     tail = EventTail(folder.events)
     for event in tail.read():

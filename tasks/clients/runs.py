@@ -4,7 +4,9 @@ There is no active run and no global tracking address, so threads and several se
 """
 
 import contextlib
+import fcntl
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +17,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
-from sqlalchemy.exc import DatabaseError  # what an SQLite file that is none raises through MLflow
+from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
-from cogvx.errors import ConfigError, TransientError
+from cogvx.errors import CogvxError, ConfigError, TransientError
 
 RUN_TAG = "cogvx.run"
 
@@ -27,6 +29,11 @@ _METRICS_AT_ONCE = 1000
 _PARAMS_AT_ONCE = 100
 _PARAM_CHARACTERS = 6000
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
+_ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
+# What SQLite says while another process, perhaps a server, makes the same tables.
+_MEANWHILE = ("already exists", "duplicate column name", "database is locked")
+# SQLAlchemy takes passwords with slashes, and some people write them with an @.
+_PASSWORD = re.compile(r"""(?<=://)([^\s'"/@:]*):[^\s'"]*@""")
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,11 @@ class Runs:
 
         Raises:
             ConfigError: The address is of no kind that MLflow knows, or is no database.
-            TransientError: Nothing answers there.
+            TransientError: Nothing answers there, or another process is making the tables.
         """
         self.tracking_uri = tracking_uri
         self.artifact_root = artifact_root
-        with self._asking("connect"), quiet("mlflow.store.db.utils"):
-            if tracking_uri.startswith(_SQLITE):
-                Path(tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        with self._asking("connect"), _alone_with(tracking_uri), quiet("mlflow.store.db.utils"):
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             self._client.search_experiments(max_results=1)  # the first call makes the tables
 
@@ -69,7 +74,8 @@ class Runs:
                 found = self._create_experiment(name)
             if found.lifecycle_stage != "active":
                 raise ConfigError(
-                    f"the experiment {name} at {self.tracking_uri} is deleted; restore it in MLflow"
+                    f"the experiment {name} at {without_secrets(self.tracking_uri)} is deleted;"
+                    " restore it in MLflow"
                 )
             experiment_id: str = found.experiment_id
             return experiment_id
@@ -153,18 +159,50 @@ class Runs:
         """Turn what MLflow raises into the kind that says who acts."""
         try:
             yield
-        except MlflowException as error:
-            sentence = f"MLflow at {self.tracking_uri} could not {act}: {error.message}"
-            if error.error_code in _TRANSIENT:
-                raise TransientError(sentence) from error
-            raise ConfigError(sentence) from error
-        except RequestException as error:  # artifacts travel past MLflow's own exceptions
-            raise TransientError(
-                f"MLflow at {self.tracking_uri} could not {act}: {error}"
-            ) from error
-        except (OSError, DatabaseError) as error:
-            reason = error.orig if isinstance(error, DatabaseError) else error
-            raise ConfigError(f"MLflow at {self.tracking_uri} could not {act}: {reason}") from error
+        except _ERRORS as error:
+            place = without_secrets(self.tracking_uri)
+            # Tracebacks are logged, and what MLflow raised shows the whole address in them.
+            cause = error if place == self.tracking_uri else None
+            raise _translated(error, f"MLflow at {place} could not {act}") from cause
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as an address or what a server says of one, with *** for every password."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _translated(error: Exception, subject: str) -> CogvxError:
+    if isinstance(error, MlflowException):
+        reason, is_passing = str(error.message), error.error_code in _TRANSIENT
+    elif isinstance(error, RequestException):  # artifacts travel past MLflow's own exceptions
+        reason, is_passing = str(error), True
+    elif isinstance(error, ImportError):
+        reason, is_passing = f"{error}; install the database's driver", False
+    else:
+        reason, is_passing = str(getattr(error, "orig", None) or error), False
+        if isinstance(error, SQLAlchemyError) and any(words in reason for words in _MEANWHILE):
+            reason += (
+                "; another process is making its tables, or ended while it did: then delete it"
+            )
+            is_passing = True
+    kind = TransientError if is_passing else ConfigError
+    return kind(f"{subject}: {without_secrets(reason)}")
+
+
+@contextlib.contextmanager
+def _alone_with(tracking_uri: str) -> Iterator[None]:
+    """Let one process at a time open an SQLite file: MLflow makes its tables in many steps.
+
+    The lock is a file beside the database, let go by the kernel; MLflow's own processes pass it by.
+    """
+    if not tracking_uri.startswith(_SQLITE):
+        yield
+        return
+    lock = Path(tracking_uri.removeprefix(_SQLITE) + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _flattened(params: Mapping[str, object], prefix: str = "") -> dict[str, object]:

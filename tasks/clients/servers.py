@@ -15,44 +15,32 @@ logger = logging.getLogger(__name__)
 
 _STARTUP_SECONDS = 120
 _STOP_SECONDS = 15
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
 
 
-def serve_until_interrupted() -> None:
-    """Run both servers in the foreground; Ctrl-C or the end of either stops both.
+def serve_until_interrupted(*, prefect_port: int, mlflow_port: int) -> None:
+    """Run both servers on loopback, in the foreground; Ctrl-C or the end of either stops both.
 
     Raises:
         ConfigError: A server ended by itself, most often because its port is taken.
     """
     here = settings()
-    here.home.mkdir(parents=True, exist_ok=True)
+    if here.tracking_uri:
+        raise ConfigError(
+            "COGVX_TRACKING_URI names an MLflow server; unset it to serve this folder"
+        )
     servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        servers["Prefect"] = _start(
-            ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PREFECT_PORT)]
-        )
-        artifacts = str(here.mlflow_artifacts)
-        servers["MLflow"] = _start(
-            [
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(MLFLOW_PORT),
-                "--workers",
-                "1",
-                "--backend-store-uri",
-                here.mlflow_uri,
-                "--artifacts-destination",
-                artifacts,
-            ]
-        )
-        _wait_until_healthy("Prefect", f"http://127.0.0.1:{PREFECT_PORT}/api/health", servers)
-        _wait_until_healthy("MLflow", f"http://127.0.0.1:{MLFLOW_PORT}/health", servers)
-        logger.info("Prefect  http://127.0.0.1:%d", PREFECT_PORT)
-        logger.info("MLflow   http://127.0.0.1:%d", MLFLOW_PORT)
+        host = ["--host", "127.0.0.1", "--port"]
+        prefect = ["prefect", "server", "start", *host, str(prefect_port)]
+        servers["Prefect"] = _start("Prefect", prefect)
+        database = ["--backend-store-uri", here.mlflow_uri]
+        artifacts = ["--artifacts-destination", str(here.mlflow_artifacts)]
+        mlflow = ["mlflow", "server", *host, str(mlflow_port), "--workers", "1"]
+        servers["MLflow"] = _start("MLflow", [*mlflow, *database, *artifacts])
+        _wait_until_healthy("Prefect", f"http://127.0.0.1:{prefect_port}/api/health", servers)
+        _wait_until_healthy("MLflow", f"http://127.0.0.1:{mlflow_port}/health", servers)
+        logger.info("Prefect  http://127.0.0.1:%d", prefect_port)
+        logger.info("MLflow   http://127.0.0.1:%d", mlflow_port)
         logger.info("Ctrl-C stops both")
         while True:
             _require_alive(servers)
@@ -63,8 +51,18 @@ def serve_until_interrupted() -> None:
         _stop(servers)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+def _start(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A server that ends when this process does, however that happens; it prints into a log."""
+    supervise = [sys.executable, "-m", "tasks.clients.supervise", "--grace", str(_STOP_SECONDS)]
+    log = settings().home / f"{name.lower()}.log"
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*supervise, "--", sys.executable, "-m", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _wait_until_healthy(name: str, url: str, servers: dict[str, subprocess.Popen[bytes]]) -> None:
@@ -83,7 +81,10 @@ def _require_alive(servers: dict[str, subprocess.Popen[bytes]]) -> None:
     for name, process in servers.items():
         code = process.poll()
         if code is not None:
-            raise ConfigError(f"{name}'s server ended with code {code}; is its port taken?")
+            log = settings().home / f"{name.lower()}.log"
+            raise ConfigError(
+                f"{name}'s server ended with code {code}; is its port taken? See {log}"
+            )
 
 
 def _stop(servers: dict[str, subprocess.Popen[bytes]]) -> None:
@@ -91,7 +92,7 @@ def _stop(servers: dict[str, subprocess.Popen[bytes]]) -> None:
         process.terminate()
     for process in servers.values():
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(2 * _STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -98,6 +98,11 @@ def trim(path: Path, *, first: int, frames: int, fps: int) -> None:
     path.write_bytes(data)
 
 
+def free_box(note: bytes) -> bytes:
+    """A box that players pass over; at the end of an mp4 it changes the bytes and nothing else."""
+    return struct.pack(">I4s", 8 + len(note), b"free") + note
+
+
 def damage(path: Path, *, frame: int) -> None:
     """Overwrite the coded bytes of one frame, lengths and all."""
     with av.open(str(path)) as container:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cogvx.data.split import choose_heldout
 from cogvx.errors import DataError, IntegrityError, TransientError
 from cogvx.recipe import DatasetConfig, VideoConfig
 from cogvx.store import LocalStore, MemoryStore
-from tests.data.clips import write_clip
+from tests.data.clips import free_box, write_clip
 
 VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
 
@@ -108,6 +109,43 @@ def test_every_kind_of_bad_clip_is_set_aside_and_counted(folder: Path, tmp_path:
     assert len(manifest.clips) == 6
 
 
+@pytest.mark.timeout(30)
+def test_links_to_nothing_and_pipes_are_set_aside_and_never_waited_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    for name in ("dangling", "loop", "pipe"):
+        (folder / f"{name}.txt").write_text("a cat")
+    add(folder, "mute.mp4", caption=None, seed=11)
+    os.mkfifo(folder / "mute.txt")
+    add(folder, "lost.mp4", caption=None, seed=12)
+    (folder / "lost.txt").symlink_to("nowhere.txt")
+    add(folder, "linked.mp4", seed=13)
+    (folder / "linked.mp4").rename(tmp_path / "elsewhere.mp4")
+    (folder / "linked.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
+    found = {item.key: (item.reason, item.detail) for item in manifest.rejected}
+    url = LocalStore(folder).url
+    assert found == {
+        "dangling.mp4": ("missing", f"dangling.mp4 in {url} is a link that leads to no file"),
+        "loop.mp4": ("missing", f"loop.mp4 in {url} is a link that leads to no file"),
+        "pipe.mp4": ("missing", f"pipe.mp4 in {url} is no file but a pipe, socket or device"),
+        "mute.mp4": ("caption", f"mute.txt in {url} is no file but a pipe, socket or device"),
+        "lost.mp4": ("caption", f"lost.txt in {url} is a link that leads to no file"),
+    }
+    assert "linked.mp4" in [clip.key for clip in manifest.clips]
+
+
+@pytest.mark.timeout(30)
+def test_a_listing_that_is_a_pipe_is_named(tmp_path: Path) -> None:
+    add(tmp_path, "a.mp4", caption=None)
+    os.mkfifo(tmp_path / "metadata.jsonl")
+    with pytest.raises(IntegrityError, match=r"metadata\.jsonl in .* is no file but a pipe"):
+        run(LocalStore(tmp_path), MemoryStore(), tmp_path / "work")
+
+
 def test_of_two_equal_files_the_one_with_a_caption_is_used(folder: Path, tmp_path: Path) -> None:
     (folder / "aa.mp4").write_bytes((folder / "5.mp4").read_bytes())
     manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
@@ -130,6 +168,22 @@ def test_unchanged_clips_are_neither_fetched_nor_probed_again(folder: Path, tmp_
     changed = run(again, records, tmp_path / "work")
     assert again.fetched == ["3.mp4"]
     assert changed.content_digest() != first.content_digest()
+
+
+def test_a_clip_edited_to_the_same_size_is_probed_again(folder: Path, tmp_path: Path) -> None:
+    path = folder / "3.mp4"
+    clip = path.read_bytes()
+    path.write_bytes(clip + free_box(b"one"))
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    dataset.fetched.clear()
+    before = path.stat()
+    path.write_bytes(clip + free_box(b"two"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    assert path.stat().st_size == before.st_size
+    manifest = run(dataset, records, tmp_path / "work")
+    assert dataset.fetched == ["3.mp4"]
+    assert manifest.clips[3].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_new_caption_needs_no_new_look_at_the_clip(folder: Path, tmp_path: Path) -> None:

@@ -207,6 +207,19 @@ def test_what_is_no_caption_sets_the_clip_aside(text: object) -> None:
     assert captions(store) == {"a.mp4": None, "b.mp4": "a cat"}
 
 
+def test_a_caption_that_is_a_document_sets_the_clip_aside() -> None:
+    longest = "a cat, " * 1142 + "a cat."
+    assert len(longest) == 8000
+    store = with_table(
+        lines(row("a.mp4", longest + "."), row("b.mp4", longest + "\n ")), "a.mp4", "b.mp4"
+    )
+    clip = only_fault(store)
+    assert clip.key == "a.mp4"
+    assert clip.fault is not None
+    assert clip.fault.reason == "caption"
+    assert clip.fault.detail.startswith("its caption has 8001 characters, more than 8000;")
+
+
 def test_a_short_row_in_csv_has_no_caption() -> None:
     store = with_table("file_name,text\na.mp4\nb.mp4,b\n", "a.mp4", "b.mp4", name="metadata.csv")
     assert faults(store) == [("a.mp4", "caption")]

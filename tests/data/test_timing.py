@@ -63,7 +63,7 @@ def test_a_window_that_is_one_frame_too_long_is_refused(
     source_fps=st.integers(1, 120),
     target_fps=st.integers(1, 60),
     count=st.integers(1, 81),
-    source_frames=st.integers(1, 600),
+    source_frames=st.integers(2, 600),  # one time tells no rate
     start_frame=st.integers(0, 100),
 )
 def test_even_times_are_sampled_like_a_rate(
@@ -112,6 +112,12 @@ def test_a_tie_takes_the_earlier_frame() -> None:
 def test_the_same_rate_takes_every_frame() -> None:
     indices = frame_indices(source_frames=49, source_fps=8.0, target_fps=8, count=49)
     assert indices == tuple(range(49))
+
+
+def test_a_single_picture_shows_itself_and_nothing_after() -> None:
+    assert nearest_frames([Fraction(7)], target_fps=2, count=1) == (0,)
+    with pytest.raises(DataError, match=r"lasts 0\.00 s"):
+        nearest_frames([Fraction(7)], target_fps=2, count=2)
 
 
 def test_a_start_outside_the_clip_is_refused() -> None:

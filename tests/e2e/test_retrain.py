@@ -42,7 +42,8 @@ def test_the_summary_tells_the_story_in_order(place: Place, first: str) -> None:
     positions = [first.find(part) for part in told]
     assert -1 not in positions, f"{told[positions.index(-1)]} is missing in\n{first}"
     assert positions == sorted(positions)
-    assert any(verdict in first for verdict in ("PROMOTE", "HOLD", "REJECT"))
+    verdict = next(word for word in ("PROMOTE", "HOLD", "REJECT") if f" {word} against" in first)
+    assert ("is now the champion" in first) == (verdict == "PROMOTE")
 
 
 def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str) -> None:
@@ -82,6 +83,18 @@ def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str)
     assert "done before" in place.succeed("train", recipe)
     assert "registered before" in place.succeed("register", recipe)
     assert "0 rendered" in place.succeed("evaluate", recipe)
+
+
+def test_a_lost_mlflow_is_filled_again_without_training(place: Place, first: str) -> None:
+    elsewhere = Place(
+        place.root,
+        place.recipe,
+        {**place.environment, "COGVX_TRACKING_URI": f"sqlite:///{place.root}/other/mlflow.db"},
+    )
+    printed = elsewhere.succeed("retrain", str(place.recipe))
+    assert "done before" in printed
+    assert "tiny version 1" in printed
+    assert "0 rendered" in printed
 
 
 def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(

@@ -1,5 +1,6 @@
 """A base model is found where it lies, and named by its bytes alone."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,24 @@ def test_the_fingerprint_is_of_contents_only(nano_base: Path, tmp_path: Path) ->
     shutil.copytree(nano_base, copy)
     (copy / "vae" / "README.md").write_text("words", encoding="utf-8")
     (copy / "vae" / ".aside-1-config.json").write_text("{", encoding="utf-8")
+    assert fingerprint(copy, VAE_PARTS) == fingerprint(nano_base, VAE_PARTS)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "config.json"])
+def test_other_bytes_of_the_same_size_change_the_fingerprint(
+    nano_base: Path, tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(nano_base, copy)
+    path = copy / "vae" / name
+    data, before = path.read_bytes(), path.stat()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    assert path.stat().st_size == before.st_size
+    retrained = fingerprint(copy, VAE_PARTS)
+    assert retrained != fingerprint(nano_base, VAE_PARTS)
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 2_000_000_000))
     assert fingerprint(copy, VAE_PARTS) == fingerprint(nano_base, VAE_PARTS)
 
 

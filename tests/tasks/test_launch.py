@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from cogvx.errors import CogvxError, ConfigError, IntegrityError, TransientError
 from cogvx.files import read_document, write_document
+from cogvx.training.events import EventTail
+from cogvx.training.lock import hold
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
 from tasks.clients.supervise import descendants
@@ -84,6 +86,7 @@ def test_a_trainer_killed_mid_run_goes_on_and_ends_with_the_same_bits(
     uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
 ) -> None:
     root = new_run()
+    before = set(descendants(os.getpid()))  # servers that other tests use
 
     def kill_at_the_second_checkpoint(event: Event) -> None:
         if event["kind"] == "checkpoint" and event["step"] == 8:
@@ -92,7 +95,7 @@ def test_a_trainer_killed_mid_run_goes_on_and_ends_with_the_same_bits(
 
     with pytest.raises(TransientError, match="ended by SIGKILL; started again, it goes on from"):
         launch(root, kill_at_the_second_checkpoint)
-    assert descendants(os.getpid()) == []
+    assert set(descendants(os.getpid())) <= before
 
     events: list[Event] = []
     outcome = launch(root, events.append)
@@ -136,10 +139,50 @@ def test_a_caller_killed_mid_run_leaves_no_trainer_and_a_checkpoint(
     assert adapter_bits(root) == adapter_bits(uninterrupted[0])
 
 
+def test_a_second_caller_is_told_who_trains_and_the_first_ends_with_the_same_bits(
+    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+) -> None:
+    root = new_run()
+    script = (
+        "import sys; from pathlib import Path; from tasks.clients.launch import launch_training\n"
+        "root = Path(sys.argv[1])\n"
+        "launch_training(root, processes=1, on_event=print, log=root / 'second.log')\n"
+    )
+    second: list[subprocess.CompletedProcess[str]] = []
+
+    def call_once_more(event: Event) -> None:
+        if event["kind"] == "checkpoint" and not second:
+            words = [sys.executable, "-c", script, str(root)]
+            second.append(subprocess.run(words, capture_output=True, text=True, check=False))
+
+    outcome = launch(root, call_once_more)
+    assert f"TransientError: another process (pid {os.getpid()} on " in second[0].stderr
+    assert second[0].stdout == ""
+    assert not (root / "second.log").exists()
+    assert (outcome.status, outcome.resumed_from) == ("completed", None)
+    assert adapter_bits(root) == adapter_bits(uninterrupted[0])
+    phases = [e["name"] for e in EventTail(RunFolder(root).events).read() if e["kind"] == "phase"]
+    assert phases == ["loading", "training", "exporting", "verifying", "completed"]
+
+
+def test_a_trainer_that_nobody_here_launched_is_left_in_peace(
+    new_run: Callable[..., Path],
+) -> None:
+    root = new_run()
+    folder = RunFolder(root)
+    stopped = TrainOutcome(status="stopped", step=4, steps=24)
+    write_document(folder.outcome, stopped)
+    with hold(folder.trainer_lock), pytest.raises(TransientError, match="is training this run"):
+        launch(root)
+    assert read_document(folder.outcome, TrainOutcome) == stopped
+    assert not (root / "trainer.log").exists()
+
+
 def test_an_interrupted_call_stops_the_trainer_before_it_returns(
     new_run: Callable[..., Path],
 ) -> None:
     root = new_run(steps=2000)
+    before = set(descendants(os.getpid()))
 
     def interrupt(event: Event) -> None:
         if event["kind"] == "metrics":
@@ -148,7 +191,7 @@ def test_an_interrupted_call_stops_the_trainer_before_it_returns(
     with pytest.raises(KeyboardInterrupt):
         launch(root, interrupt)
     assert trainers(root) == []
-    assert descendants(os.getpid()) == []
+    assert set(descendants(os.getpid())) <= before
     assert read_document(RunFolder(root).outcome, TrainOutcome).status == "stopped"
     assert RunFolder(root).latest.is_file()
 

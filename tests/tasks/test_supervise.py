@@ -71,8 +71,9 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    before = descendants(os.getpid())  # servers that other tests use
     yield
-    assert descendants(os.getpid()) == []
+    assert set(descendants(os.getpid())) <= set(before)
 
 
 def test_sigterm_reaches_a_detached_trainer_which_saves(tmp_path: Path) -> None:

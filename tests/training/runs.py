@@ -60,6 +60,7 @@ def make_run(root: Path, base: Path, *, clips: int = 4, heldout: int = 2, **trai
         train=samples[:clips],
         heldout=samples[clips:],
         empty_prompt=make_prompt(folder, facts, ""),
+        warnings=("the clips are few",),
     )
     write_document(folder.spec, spec)
     return root

@@ -1,11 +1,15 @@
 """Checkpoints: whole or refused, pruned last, never quietly passed over."""
 
+import errno
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cogvx import files
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document
 from cogvx.training.checkpoint import (
@@ -17,6 +21,7 @@ from cogvx.training.checkpoint import (
     Pointer,
     Progress,
 )
+from cogvx.training.events import EventWriter
 from cogvx.training.run import RunFolder
 
 
@@ -32,6 +37,7 @@ def checkpoint(step: int) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
+    (tmp_path / "run").mkdir()
     return RunFolder(tmp_path / "run")
 
 
@@ -42,6 +48,10 @@ def checkpoints(folder: RunFolder) -> Checkpoints:
 
 def names(folder: RunFolder) -> list[str]:
     return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+def tree(folder: RunFolder) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
 
 
 def test_a_new_run_has_none(checkpoints: Checkpoints) -> None:
@@ -104,6 +114,107 @@ def test_one_that_vanished_is_not_quietly_replaced(
     checkpoints.tidy()
     with pytest.raises(IntegrityError, match=r"is gone, though .* to start again from step 0"):
         checkpoints.newest()
+
+
+def test_a_save_that_fails_leaves_the_old_ones_and_the_pointer(
+    checkpoints: Checkpoints, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 4):
+        checkpoints.save(checkpoint(step))
+    before = tree(folder)
+
+    def fail(path: Path, _fill: Callable[[Path], None]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_folder", fail)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(checkpoint(6))
+    assert tree(folder) == before
+    checkpoints.save(checkpoint(6))
+    assert names(folder) == ["latest.json", "step-00000004", "step-00000006"]
+
+
+@pytest.mark.parametrize("file", [LORA_FILE, OPTIMISER_FILE, STATE_FILE])
+def test_a_disk_that_gives_back_other_bytes_is_noticed_before_anything_is_given_up(
+    file: str, checkpoints: Checkpoints, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 4):
+        checkpoints.save(checkpoint(step))
+    before = tree(folder)
+    write_folder = files.write_folder
+
+    def and_corrupt(path: Path, fill: Callable[[Path], None]) -> None:
+        write_folder(path, fill)
+        data = (path / file).read_bytes()
+        (path / file).write_bytes(data[:-2] + b"!" + data[-1:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_folder", and_corrupt)
+        with pytest.raises(IntegrityError, match=rf"step-00000006 is damaged: {file}"):
+            checkpoints.save(checkpoint(6))
+    after = tree(folder)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_a_pointer_that_cannot_be_moved_costs_no_old_checkpoint(
+    checkpoints: Checkpoints, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 4):
+        checkpoints.save(checkpoint(step))
+    before = tree(folder)
+    write_document = files.write_document
+
+    def fail_at_the_pointer(path: Path, document: object) -> None:
+        if path == folder.latest:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_document(path, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_document", fail_at_the_pointer)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(checkpoint(6))
+    after = tree(folder)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_a_run_whose_checkpoints_are_all_gone_does_not_begin_anew_unasked(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    writer = EventWriter(folder.events)
+    writer.write("phase", name="training")
+    assert checkpoints.newest() is None
+    for step in (2, 4):
+        writer.write("checkpoint", step=step, folder=checkpoints.save(checkpoint(step)))
+    shutil.rmtree(folder.checkpoints)
+    checkpoints.tidy()
+    with pytest.raises(IntegrityError) as refusal:
+        checkpoints.newest()
+    sentence = str(refusal.value)
+    assert f"{folder.checkpoints / 'step-00000004'} is gone, though" in sentence
+    assert sentence.endswith(f"remove {folder.events} to start again from step 0")
+    folder.events.unlink()  # as the sentence says
+    assert checkpoints.newest() is None
+
+
+@pytest.mark.parametrize("harm", ["damage", "remove"])
+def test_whoever_removes_what_the_last_sentence_names_starts_again(
+    harm: str, checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    name = checkpoints.save(checkpoint(2))
+    EventWriter(folder.events).write("checkpoint", step=2, folder=name)
+    (folder.checkpoints / name / LORA_FILE).write_bytes(b"torn")
+    if harm == "remove":
+        shutil.rmtree(folder.checkpoints / name)
+    with pytest.raises(IntegrityError) as refusal:
+        checkpoints.newest()
+    wanted = f"emove (it and )?{folder.latest} and {folder.events} to start again from step 0$"
+    assert re.search(wanted, str(refusal.value))
+    shutil.rmtree(folder.checkpoints / name, ignore_errors=True)
+    folder.latest.unlink()
+    folder.events.unlink()
+    checkpoints.tidy()
+    assert checkpoints.newest() is None
 
 
 def test_another_runs_is_refused(checkpoints: Checkpoints, folder: RunFolder) -> None:

@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import CogVideoXTransformer3DModel
+from safetensors.torch import load_file, save
 
-from cogvx.adapters.card import read_card
+from cogvx.adapters.card import AdapterCard, read_card
+from cogvx.adapters.container import read_header, with_metadata
+from cogvx.adapters.export import export_adapter
+from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_document
 from cogvx.training.__main__ import main
 from cogvx.training.checkpoint import CheckpointState, Progress
 from cogvx.training.events import EventTail
 from cogvx.training.journal import Journal
+from cogvx.training.lock import hold
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tests.training.runs import adapter_bits
 
@@ -73,6 +79,7 @@ def test_a_run_ends_with_an_adapter_a_card_and_an_outcome(uninterrupted: Path) -
     assert card is not None
     assert (card.run, card.rank, card.alpha, card.steps) == (spec.run, 4, 2, 6)
     assert card.recipe == spec.recipe.training_digest()
+    assert card.warnings == spec.warnings == ("the clips are few",)
     phases = [
         event["name"] for event in EventTail(folder.events).read() if event["kind"] == "phase"
     ]
@@ -161,6 +168,71 @@ def test_a_damaged_checkpoint_ends_the_run_with_a_sentence(
     assert "step-00000006 is damaged: lora.safetensors is not what was written" in outcome.error
     assert "to go on from step-00000004" in outcome.error
     assert f"IntegrityError: {outcome.error}" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_were_removed_does_not_quietly_start_at_step_0(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    shutil.rmtree(folder.checkpoints)
+    assert main([str(root)]) == 3
+    outcome = outcome_of(root)
+    assert (outcome.status, outcome.error_kind, outcome.step) == ("failed", "IntegrityError", 0)
+    assert "step-00000006 is gone" in str(outcome.error)
+    assert f"remove {folder.events} to start again from step 0" in str(outcome.error)
+    folder.events.unlink()
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unbaked(
+        transformer: CogVideoXTransformer3DModel, folder: Path, *, card: AdapterCard
+    ) -> Path:
+        path = export_adapter(transformer, folder, card=card)
+        tensors = {
+            name: tensor / card.scale if "lora_B" in name else tensor
+            for name, tensor in load_file(path).items()
+        }
+        path.write_bytes(with_metadata(save(tensors), read_header(path).metadata))
+        return path
+
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    before = len(kinds(root))
+    with monkeypatch.context() as patch:
+        patch.setattr("cogvx.training.__main__.export_adapter", unbaked)
+        assert main([str(root)]) == IntegrityError.exit_code
+    outcome = outcome_of(root)
+    assert (outcome.status, outcome.error_kind) == ("failed", "IntegrityError")
+    assert "it acts at 2.0000 times the trained strength" in str(outcome.error)
+    assert outcome.adapter_sha256 is None
+    assert folder.completed() is None
+    said = list(EventTail(folder.events).read())[before:]
+    assert "completed" not in [event.get("name") for event in said]
+
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_a_second_trainer_touches_nothing(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    with hold(folder.trainer_lock):
+        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        assert main([str(root)]) == 75
+        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().err
+    assert f"TransientError: another process (pid {os.getpid()} on " in said
+    assert main([str(root)]) == 0
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(uninterrupted: Path, tmp_path: Path) -> None:

@@ -117,6 +117,22 @@ def test_the_official_weights_are_the_published_constants(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_as_strong_as_the_float64_table_says(kind: str, bases: Any) -> None:
+    # A float32 table is wrong by up to 3e-5 of the noise's variance at the first timesteps.
+    schedule, table = NoiseSchedule.from_base(bases[kind][0]), scheduler_of(kind).alphas_cumprod
+    assert table.dtype == torch.float64
+    timesteps = torch.arange(1000)
+    nothing, one = torch.zeros(1000, 1, 1, 1, 1), torch.ones(1000, 1, 1, 1, 1)
+    where = {"noise_bfchw": one, "timesteps_b": timesteps}
+    sigma = schedule.add_noise(nothing, **where).double().flatten()
+    assert torch.allclose(sigma**2, 1 - table, rtol=2e-7, atol=0)
+    velocity = schedule.velocity(one, noise_bfchw=nothing, timesteps_b=timesteps)
+    assert torch.equal(-velocity.double().flatten(), sigma)
+    weight = {"2b": 392.8235294, "5b": 1176.4705882, "1.5": 1176.4705882}[kind]
+    assert 1 / float(sigma[0]) ** 2 == pytest.approx(weight, rel=3e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_noised_latents_and_velocity_equal_diffusers(kind: str, bases: Any) -> None:
     schedule = NoiseSchedule.from_base(bases[kind][0])
     latents, noise = draws(7, 3, 4, 8, 12), draws(7, 3, 4, 8, 12, seed=1)

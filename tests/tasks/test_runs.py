@@ -1,0 +1,105 @@
+"""MLflow's address: what it holds in secret stays secret, and a new database is made once."""
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from cogvx.errors import ConfigError, TransientError
+from tasks.clients.runs import Runs, without_secrets
+from tests.fixtures.servers import free_port
+
+_CONNECT = """
+import sys
+from tasks.clients.runs import Runs
+print("ready", flush=True)
+sys.stdin.readline()
+Runs(sys.argv[1]).ensure_experiment("style")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:hunter2@host:5000/path", "http://user:***@host:5000/path"),
+        ("postgresql+psycopg://u:hunter2@h/db", "postgresql+psycopg://u:***@h/db"),
+        ("http://:hunter2@host", "http://:***@host"),
+        ("http://u:hunter2@hunter2@host", "http://u:***@host"),
+        ("http://u:hunter2/hunter2@host/a", "http://u:***@host/a"),
+        ("http://u:hunter2@a and 'http://v:hunter2@b'", "http://u:***@a and 'http://v:***@b'"),
+        ("http://user@host:5000/a", "http://user@host:5000/a"),
+        ("http://host:5000/a", "http://host:5000/a"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("mail me@host: now", "mail me@host: now"),
+    ],
+)
+def test_passwords_leave_a_text_and_nothing_else_does(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("http://user:hunter2@127.0.0.1:PORT", TransientError),
+        ("http://user:hunter2/2@127.0.0.1:PORT", TransientError),
+        ("ftp://user:hunter2@127.0.0.1:PORT", ConfigError),
+        ("postgresql+absent://user:hunter2@127.0.0.1:PORT/db", ConfigError),
+    ],
+)
+def test_no_password_is_in_an_error_or_its_traceback(
+    address: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(kind) as caught:
+        Runs(address.replace("PORT", str(free_port())))
+    assert "://user:***@127.0.0.1:" in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_database_without_its_driver_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(ConfigError, match=r"pymysql.*; install the database's driver"):
+        Runs(f"mysql+pymysql://127.0.0.1:{free_port()}/db")
+
+
+def test_processes_that_start_together_make_one_new_database(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    command = [sys.executable, "-c", _CONNECT, address]
+    racers = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        _, complaints = racer.communicate(timeout=120)
+        assert racer.returncode == 0, complaints
+
+
+def test_tables_that_appear_meanwhile_are_worth_another_try(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE registered_models (name TEXT)")
+    with pytest.raises(TransientError, match="exists; another process is making its tables"):
+        Runs(f"sqlite:///{path}")
+
+
+def test_a_file_that_is_no_database_is_a_setting(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"words " * 1000)
+    with pytest.raises(ConfigError, match="file is not a database"):
+        Runs(f"sqlite:///{tmp_path / 'mlflow.db'}")

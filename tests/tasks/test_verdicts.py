@@ -1,0 +1,279 @@
+"""What a verdict does: who is promoted, who stays challenger, and when there is nothing to do."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cogvx.check import check_file
+from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError, IntegrityError, UserError
+from cogvx.evaluation.suite import load_suite
+from cogvx.recipe import EvaluationConfig, Recipe
+from cogvx.training.run import RunFolder, TrainOutcome
+from tasks import train
+from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
+from tasks.documents import Unchanged
+from tasks.evaluate import _to_beat
+from tasks.ingest import survey_clips
+from tasks.lineage import (
+    APPROVAL_TAG,
+    JUDGED_TAG,
+    NO_CHAMPION,
+    REFERENCE_TAG,
+    VERDICT_TAG,
+    judgement,
+)
+from tasks.promote import promote_adapter
+from tasks.register import find_unchanged, open_registry, register_adapter
+from tasks.settings import settings
+from tasks.workbench import Workbench, open_workbench
+from tests.adapters.toys import toy_adapter
+from tests.e2e.conftest import write_recipe
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for the module; every test has a model name of its own."""
+    root = tmp_path_factory.mktemp("verdicts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGVX_HOME", str(root / "home"))
+        settings.cache_clear()
+        yield root
+    settings.cache_clear()
+
+
+@pytest.fixture
+def bench(
+    root: Path, nano_base: Path, world_clips: Path, request: pytest.FixtureRequest
+) -> Workbench:
+    """A recipe whose adapter is trained, as far as the store knows, and registered."""
+    name = request.node.originalname.replace("_", "-")[5:60].strip("-")
+    path = write_recipe(root / f"{name}.toml", clips=str(world_clips), base=nano_base, name=name)
+    bench = open_workbench(check_file(path).recipe)
+    manifest = survey_clips.fn(bench)
+    run = bench.run_identity(manifest)
+    if train.finished_run(bench, run) is None:
+        folder = RunFolder(bench.settings.run_folder(run))
+        file = toy_adapter(nano_base, folder.adapter, run=run)
+        outcome = TrainOutcome(
+            status="completed", step=8, steps=8, adapter_sha256=sha256_file(file), heldout_after=1.0
+        )
+        train._keep(bench, folder, run, outcome)
+    register_adapter.fn(bench)
+    return bench
+
+
+def version_of(bench: Workbench) -> Version:
+    found = open_registry(bench).find_version(
+        bench.recipe.name, bench.run_identity(bench.latest_manifest())
+    )
+    assert found is not None
+    return found
+
+
+def judge(bench: Workbench, verdict: str, reference: str = NO_CHAMPION) -> None:
+    """Leave the tags that an evaluation leaves."""
+    version, suite = version_of(bench), load_suite(Path(bench.recipe.evaluation.suite))
+    tags = {
+        VERDICT_TAG: verdict,
+        REFERENCE_TAG: reference,
+        JUDGED_TAG: judgement(bench.recipe, suite),
+    }
+    open_registry(bench).tag_version(version.name, version.version, tags)
+
+
+def champion_of(bench: Workbench) -> int | None:
+    champion = open_registry(bench).get_alias(bench.recipe.name, CHAMPION)
+    return None if champion is None else champion.version
+
+
+def with_recipe(bench: Workbench, **changes: object) -> Workbench:
+    """The same bench for an edited recipe."""
+    recipe = Recipe.model_validate({**bench.recipe.model_dump(), **changes})
+    return dataclasses.replace(bench, recipe=recipe)
+
+
+def by_hand(bench: Workbench) -> Workbench:
+    suite = bench.recipe.evaluation.suite
+    return with_recipe(bench, evaluation=EvaluationConfig(suite=suite, auto_promote=False))
+
+
+def unchanged(bench: Workbench) -> Unchanged | None:
+    return find_unchanged.fn(bench, bench.latest_manifest())
+
+
+def other_version(bench: Workbench, registry: Registry, folder: Path) -> Version:
+    """A second version of the same model, from another run."""
+    file = toy_adapter(bench.base, folder, run=f"other of {bench.recipe.name}", seed=5)
+    run_id = registry.start_run(bench.recipe.name, "other", tags={})
+    from tasks.register import _serving
+
+    return registry.register(bench.recipe.name, file, run_id=run_id, serving=_serving(bench))
+
+
+def test_a_better_adapter_becomes_champion(bench: Workbench) -> None:
+    judge(bench, "PROMOTE")
+    report = promote_adapter.fn(bench)
+    assert report.promoted
+    assert champion_of(bench) == report.version
+    assert CHAMPION in report.aliases
+
+
+@pytest.mark.parametrize("verdict", ["HOLD", "REJECT", "INVALID"])
+def test_anything_but_promote_stays_challenger(bench: Workbench, verdict: str) -> None:
+    judge(bench, verdict)
+    report = promote_adapter.fn(bench)
+    assert not report.promoted
+    assert champion_of(bench) is None
+    assert verdict in report.reason
+
+
+def test_a_person_is_asked_unless_the_recipe_says_otherwise(bench: Workbench) -> None:
+    judge(bench, "PROMOTE")
+    report = promote_adapter.fn(by_hand(bench))
+    assert not report.promoted
+    assert champion_of(bench) is None
+    assert "--approve" in report.reason
+    assert promote_adapter.fn(by_hand(bench), "I looked at the videos").promoted
+    assert champion_of(bench) == report.version
+    assert version_of(bench).tags[APPROVAL_TAG] == "I looked at the videos"
+
+
+@pytest.mark.parametrize("verdict", ["REJECT", "INVALID"])
+def test_nobody_approves_what_was_rejected(bench: Workbench, verdict: str) -> None:
+    judge(bench, verdict)
+    assert not promote_adapter.fn(bench, "please").promoted
+    assert champion_of(bench) is None
+
+
+def test_a_person_may_approve_a_hold(bench: Workbench) -> None:
+    judge(bench, "HOLD")
+    assert promote_adapter.fn(bench, "close enough").promoted
+    assert champion_of(bench) is not None
+
+
+def test_nothing_is_promoted_without_a_verdict(bench: Workbench) -> None:
+    with pytest.raises(ConfigError, match="run `cogvx evaluate` first"):
+        promote_adapter.fn(bench)
+    assert champion_of(bench) is None
+
+
+def test_a_champion_that_moved_since_the_verdict_stays(bench: Workbench, tmp_path: Path) -> None:
+    registry = open_registry(bench)
+    judge(bench, "PROMOTE")
+    other = other_version(bench, registry, tmp_path)
+    registry.promote(bench.recipe.name, other.version, expected_champion=None)
+    with pytest.raises(UserError, match="the champion is now"):
+        promote_adapter.fn(bench)
+    assert champion_of(bench) == other.version
+
+
+def test_the_old_champion_keeps_an_alias_to_go_back_to(bench: Workbench, tmp_path: Path) -> None:
+    registry = open_registry(bench)
+    other = other_version(bench, registry, tmp_path)
+    registry.promote(bench.recipe.name, other.version, expected_champion=None)
+    judge(bench, "PROMOTE", reference=str(other.version))
+    assert promote_adapter.fn(bench).promoted
+    previous = registry.get_alias(bench.recipe.name, PREVIOUS_CHAMPION)
+    assert previous is not None
+    assert previous.version == other.version
+
+
+def test_nothing_is_to_do_after_a_verdict_was_acted_on(bench: Workbench) -> None:
+    assert unchanged(bench) is None
+    judge(bench, "PROMOTE")
+    assert unchanged(bench) is None  # killed between verdict and promotion
+    promote_adapter.fn(bench)
+    found = unchanged(bench)
+    assert found is not None
+    assert (found.verdict, CHAMPION in found.aliases) == ("PROMOTE", True)
+
+
+def test_a_hold_is_not_tried_again_on_the_same_clips(bench: Workbench) -> None:
+    judge(bench, "HOLD")
+    promote_adapter.fn(bench)
+    assert unchanged(bench) is not None
+
+
+def test_an_edited_suite_or_rule_is_judged_again(bench: Workbench) -> None:
+    judge(bench, "HOLD")
+    promote_adapter.fn(bench)
+    assert unchanged(by_hand(bench)) is None
+    suite = Path(bench.recipe.evaluation.suite)
+    before = suite.read_text()
+    try:
+        suite.write_text(before.replace("seeds = [1]", "seeds = [1, 2]"))
+        assert unchanged(bench) is None
+    finally:
+        suite.write_text(before)
+    assert unchanged(bench) is not None
+
+
+def test_another_champion_is_a_reason_to_judge_again(bench: Workbench, tmp_path: Path) -> None:
+    judge(bench, "HOLD")
+    promote_adapter.fn(bench)
+    assert unchanged(bench) is not None
+    registry = open_registry(bench)
+    other = other_version(bench, registry, tmp_path)
+    registry.promote(bench.recipe.name, other.version, expected_champion=None)
+    assert unchanged(bench) is None
+
+
+def test_another_adapter_is_never_called_unchanged(bench: Workbench) -> None:
+    judge(bench, "HOLD")
+    promote_adapter.fn(bench)
+    lora = bench.recipe.lora.model_copy(update={"alpha": 64})
+    assert unchanged(with_recipe(bench, lora=lora)) is None
+
+
+def test_the_champion_is_judged_against_whom_it_beat(bench: Workbench, tmp_path: Path) -> None:
+    registry = open_registry(bench)
+    other = other_version(bench, registry, tmp_path)
+    registry.promote(bench.recipe.name, other.version, expected_champion=None)
+    judge(bench, "PROMOTE", reference=str(other.version))
+    promote_adapter.fn(bench)
+    to_beat = _to_beat(registry, version_of(bench))
+    assert to_beat is not None
+    assert to_beat.version == other.version
+
+
+def test_a_finished_run_is_told_to_an_mlflow_that_does_not_know_it(bench: Workbench) -> None:
+    client = open_registry(bench)._client
+    run = client.get_run(version_of(bench).run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["heldout/loss"] == 1.0
+    assert run.data.tags["cogvx.dataset"] == bench.dataset.url
+    assert run.data.params["lora.rank"] == "64"
+
+
+def test_a_damaged_outcome_is_named_and_not_used(bench: Workbench) -> None:
+    key = f"runs/{bench.run_identity(bench.latest_manifest())}/outcome.json"
+    whole = bench.store.read(key)
+    bench.store.write(key, whole[:-20])
+    try:
+        with pytest.raises(IntegrityError, match=key):
+            train.finished_run(bench, key.split("/")[1])
+    finally:
+        bench.store.write(key, whole)
+
+
+def test_a_damaged_manifest_is_named_and_written_anew(bench: Workbench) -> None:
+    manifest = bench.latest_manifest()
+    (info,) = [
+        info
+        for info in bench.store.entries("manifests/")
+        if info.key.endswith(f"{manifest.content_digest()}.json")
+    ]
+    bench.store.write(info.key, b"{")
+    with pytest.raises(IntegrityError, match=info.key):
+        bench.latest_manifest()
+    survey_clips.fn(bench)
+    assert bench.latest_manifest() == manifest
+
+
+def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COGVX_DEVICE", "gpu")
+    with pytest.raises(ConfigError, match="COGVX_DEVICE"):
+        settings.__wrapped__()
