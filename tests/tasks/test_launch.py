@@ -156,7 +156,7 @@ def test_a_second_caller_is_told_who_trains_and_the_first_ends_with_the_same_bit
             second.append(subprocess.run(words, capture_output=True, text=True, check=False))
 
     outcome = launch(root, call_once_more)
-    assert f"TransientError: another process (pid {os.getpid()} on " in second[0].stderr
+    assert f"Held: another process (pid {os.getpid()} on " in second[0].stderr
     assert second[0].stdout == ""
     assert not (root / "second.log").exists()
     assert (outcome.status, outcome.resumed_from) == ("completed", None)
