@@ -17,7 +17,7 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := demo
 
 # The whole chain on the embedded default: clips in, an evaluated and registered adapter out.
-demo: $(READY) $(DEMO)/base/model_index.json $(DEMO)/clips/metadata.jsonl
+demo: $(READY) $(DEMO)/neon/metadata.jsonl
 	@$(BIN)/cogvx retrain $(RECIPE)
 
 test: $(READY)
@@ -40,11 +40,8 @@ clean:
 lock:
 	PYTHON=$(PYTHON) infra/lock.sh
 
-$(DEMO)/base/model_index.json: | $(READY)
-	@$(BIN)/cogvx nano $(DEMO)/base
-
-$(DEMO)/clips/metadata.jsonl: | $(READY)
-	@$(BIN)/cogvx world $(DEMO)/clips --clips 24
+$(DEMO)/neon/metadata.jsonl: | $(READY)
+	@$(BIN)/cogvx world $(DEMO)/neon --clips 30 --teach neon
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "cogvx needs Python 3.11, 3.12 or 3.13; name one with PYTHON=..."; exit 2; }

@@ -83,14 +83,24 @@ def world(
     folder: Annotated[Path, typer.Argument(help="Where the clips are written.")],
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 24,
     seed: Seed = 0,
+    teach: Annotated[
+        str, typer.Option(help="What the carried model does not know: neon, star or circling.")
+    ] = "",
 ) -> None:
     """Draw small captioned clips: flat shapes that move over flat backgrounds."""
     with _writing_to(folder):
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is no folder and was left alone; name a folder")
-        from cogvx.model.nano.world import render_world  # noqa: PLC0415 - loads the codecs
+        from cogvx.model.nano import teach as lessons  # noqa: PLC0415 - loads the codecs
+        from cogvx.model.nano.world import render_world  # noqa: PLC0415
 
-        render_world(folder, clips=clips, seed=seed)
+        if not teach:
+            render_world(folder, clips=clips, seed=seed)
+        elif teach in lessons.TOPICS:
+            lessons.render_lessons(folder, teach, clips=clips, seed=lessons.LESSON_SEED + seed)
+        else:
+            known = ", ".join(lessons.TOPICS)
+            raise ConfigError(f'--teach = "{teach}" is not a topic; use one of {known}')
     found = sum(1 for file in folder.glob("*.mp4") if not is_aside(file))
     typer.echo(f"{found} captioned clips written to {folder}")
 
