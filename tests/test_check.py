@@ -94,7 +94,7 @@ def test_a_model_on_this_machine_is_described_by_its_own_configuration(nano_base
 
 def test_problems_of_the_suite_and_the_dataset_come_along(tmp_path: Path) -> None:
     suite = tmp_path / "suite.toml"
-    suite.write_text(SUITE.read_text().replace("steps = 10", "steps = 30"))
+    suite.write_text(SUITE.read_text().replace("steps = 20", "steps = 30"))
     found = problems(suite=suite, dataset__uri=str(tmp_path / "none"), lora__rank=8)
     assert "sampling.steps = 30" in found
     assert "dataset.uri" in found
@@ -211,7 +211,7 @@ def test_what_is_there_is_checked_even_if_it_could_be_absent(
     tmp_path: Path, nano_base: Path
 ) -> None:
     suite = tmp_path / "suite.toml"
-    suite.write_text(SUITE.read_text().replace("steps = 10", "steps = 30"))
+    suite.write_text(SUITE.read_text().replace("steps = 20", "steps = 30"))
     (tmp_path / "clips").write_text("a file")
     found = problems(
         str(nano_base),

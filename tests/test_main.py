@@ -35,7 +35,9 @@ def test_check_misses_the_files_unless_told_not_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE.replace(".cogvx/demo", str(tmp_path / "none")))
+    absent = str(tmp_path / "none")
+    recipe = RECIPE.replace(".cogvx/demo", absent).replace("cogvx/model/nano/weights", absent)
+    path.write_text(recipe)
     error = refused(capsys, "check", str(path))
     assert "base.path" in error
     assert "dataset.uri" in error
