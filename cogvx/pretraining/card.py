@@ -18,9 +18,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 0
-    vae_steps: int = 2400
-    steps: int = 3600
-    clips: int = 4096
+    vae_steps: int = 1480
+    steps: int = 6000
+    clips: int = 8192
 
 
 class NanoCard(BaseModel):

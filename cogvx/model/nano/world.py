@@ -27,7 +27,7 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (15, 15, 15),
 }
-SIZES = {"small": 0.16, "large": 0.27}  # radius as a share of the frame
+SIZES = {"small": 0.2, "large": 0.3}  # radius as a share of the frame
 MOTIONS = {  # direction on the screen, and how captions say it
     "left": ((-1, 0), ("moves left", "slides to the left", "drifts leftwards")),
     "right": ((1, 0), ("moves right", "slides to the right", "drifts rightwards")),
@@ -59,7 +59,7 @@ HELD_OUT = (
 )
 
 _TRAVEL = 0.4  # share of the frame that a moving shape crosses during the clip
-_JITTER = 0.1  # how far from the middle its path may lie
+_JITTER = 0.02  # how far from the middle its path may lie: captions do not say, seeds decide
 _OVERSAMPLING = 4
 
 
