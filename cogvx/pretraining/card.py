@@ -1,5 +1,6 @@
 """The card of a trained nano model: how it was made, and how well it does."""
 
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ class Settings(BaseModel):
 class NanoCard(BaseModel):
     """`nano_card.json`; `fingerprint` is that of the weights it lies beside.
 
+    `commit` is that of the code, None outside a repository, with "+" where files had changed.
     `notes` are a person's: in what the weights differ from what `command` gives today.
     """
 
@@ -33,6 +35,7 @@ class NanoCard(BaseModel):
 
     schema_version: Literal[1] = 1
     command: str
+    commit: str | None
     settings: Settings
     vae_seconds: float
     denoiser_seconds: float
@@ -50,6 +53,7 @@ def make_card(
     return NanoCard(
         command=f"python -m cogvx.pretraining OUT --vae-steps {settings.vae_steps}"
         f" --steps {settings.steps} --clips {settings.clips} --seed {settings.seed}",
+        commit=_commit(),
         settings=settings,
         vae_seconds=round(seconds[0]),
         denoiser_seconds=round(seconds[1]),
@@ -58,3 +62,14 @@ def make_card(
         libraries={name: version(name) for name in _LIBRARIES},
         grades=grades,
     )
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        told = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no repository
+        return None
+    return told.stdout.strip()
