@@ -148,7 +148,7 @@ def test_the_training_digest_ignores_the_evaluation_and_nothing_else() -> None:
         {"lora__alpha": 128},
         {"video__frames": 41},
         {"base__revision": "abc"},
-        {"cache__vae_tiling": True},
+        {"cache__vae_tiling": "on"},
     ):
         assert of(**change) != of()
 
