@@ -21,6 +21,7 @@ from cogvx.cache.plan import CachePlan, Identities, latent_key, prompt_key
 from cogvx.cache.records import pack_latents, pack_prompt
 from cogvx.data.decode import decode_clip
 from cogvx.data.manifest import Clip, Rejected
+from cogvx.data.windows import crop_rule
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError
 from cogvx.model.encode import encode_prompts, encode_video
@@ -123,7 +124,7 @@ def _encode_clips(
         encoders.folder,
         dtype=recipe.base.dtype,
         device=encoders.device,
-        tiling=recipe.cache.vae_tiling,
+        tiling=recipe.cache.vae_tiling == "on",
     )
     refused = []
     rgbs = _one_ahead(source.read, [clip for clip, _ in clips])
@@ -187,7 +188,14 @@ class _Source:
                 detail = f"{clip.key} has changed since the manifest was made"
                 return Rejected(key=clip.key, reason="changed", detail=detail)
             try:
-                return decode_clip(path, start_frame=clip.start_frame, video=self.video)
+                return decode_clip(
+                    path,
+                    start_frame=clip.start_frame,
+                    size=clip.size,
+                    fps=self.video.fps,
+                    crop=crop_rule(clip),
+                    flip=clip.flip,
+                )
             except DataError as error:
                 return Rejected(key=clip.key, reason="undecodable", detail=str(error))
 

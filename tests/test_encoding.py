@@ -47,6 +47,7 @@ def clips(world_clips: Path) -> tuple[Clip, ...]:
             sha256=sha256_file(path),
             caption=caption,
             facts=probe(path),
+            size=RECIPE.video.size,
         )
         for path, caption in zip(paths, captions, strict=True)
     )
@@ -109,7 +110,7 @@ def test_latents_drawn_from_a_record_are_the_live_models(
         nano_base, subfolder="vae", torch_dtype=getattr(torch, dtype)
     )
     for clip in clips:
-        rgb_cfhw = decode_clip(world_clips / clip.key, start_frame=0, video=chosen.video)
+        rgb_cfhw = decode_clip(world_clips / clip.key, start_frame=0, size=clip.size, fps=8)
         with torch.no_grad():
             posterior = vae.encode(rgb_cfhw[None].to(vae.dtype)).latent_dist
         live_bcfhw = posterior.sample(torch.manual_seed(7))

@@ -14,7 +14,7 @@ PROMPT_VERSION = 1
 VIDEO_VERSION = 1
 
 FRAME_SAMPLER = "nearest-timestamp"
-RESIZE = "cover-bilinear-antialias-centre"
+RESIZE = "cover-bilinear-antialias"
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,16 @@ class LatentKey:
     """What decides the latents of one window of one clip.
 
     `source_sha256` is of the file's bytes; `start_frame` counts in the source; `fps` is the rate
-    after resampling; `vae_fingerprint` is of the VAE's configuration and weights.
+    after resampling; `crop` says where the cut lies, whose place follows from the bytes, the start
+    and the seed in it; `flip` mirrors; `vae_fingerprint` is of the VAE's configuration and weights.
     """
 
     source_sha256: str
     start_frame: int
     fps: int
     size: VideoSize
+    crop: str
+    flip: bool
     vae_fingerprint: str
     dtype: str
     tiling: bool

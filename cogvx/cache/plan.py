@@ -83,10 +83,12 @@ def latent_key(clip: Clip, recipe: Recipe, ids: Identities) -> LatentKey:
         source_sha256=clip.sha256,
         start_frame=clip.start_frame,
         fps=recipe.video.fps,
-        size=recipe.video.size,
+        size=clip.size,
+        crop=clip.crop,
+        flip=clip.flip,
         vae_fingerprint=ids.vae,
         dtype=recipe.base.dtype,
-        tiling=recipe.cache.vae_tiling,
+        tiling=recipe.cache.vae_tiling == "on",
     )
 
 

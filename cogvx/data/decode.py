@@ -25,8 +25,7 @@ from torch.nn import functional
 from cogvx.data.probe import Track, open_video, read_track
 from cogvx.data.timing import frame_indices, nearest_frames
 from cogvx.errors import ConfigError, DataError
-from cogvx.recipe import VideoConfig
-from cogvx.shapes import VideoSize, cover_and_crop
+from cogvx.shapes import CENTRE, Crop, CropRule, VideoSize, cover_and_crop
 
 Backend = Literal["auto", "decord", "pyav"]
 
@@ -40,13 +39,21 @@ _EVEN = Fraction(1, 10)
 
 
 def decode_clip(
-    path: Path, *, start_frame: int, video: VideoConfig, backend: Backend = "auto"
+    path: Path,
+    *,
+    start_frame: int,
+    size: VideoSize,
+    fps: int,
+    crop: CropRule = CENTRE,
+    flip: bool = False,
+    backend: Backend = "auto",
 ) -> Tensor:
-    """Decode `video.frames` frames at `video.fps` from `start_frame` on, at the video's size.
+    """Decode `size.frames` frames at `fps` from `start_frame` on, cut to the size.
 
     Frames are chosen by their times, so clips of an uneven rate (phones, screen recordings) keep
     their speed too. A clip that is to be shown rotated is rotated, one with oblong pixels is
-    stretched, as players do. The aspect is kept; what sticks out is cut off evenly.
+    stretched, as players do. The aspect is kept; what sticks out is cut off as `crop` says, counted
+    before `flip` mirrors left and right.
 
     Returns:
         RGB in [-1, 1], float32, `(3, f, h, w)`.
@@ -56,13 +63,16 @@ def decode_clip(
         ConfigError: decord was asked for by name, and is not installed or cannot read this clip.
     """
     track = read_track(path)
-    indices = window_frames(track, start_frame=start_frame, video=video)
-    frames = [_fit(rgb_hwc, track, video.size) for rgb_hwc in _read(path, track, indices, backend)]
+    indices = window_frames(track, start_frame=start_frame, count=size.frames, fps=fps)
+    cut = cover_and_crop(track.height, track.width, size, crop)
+    frames = [_fit(rgb_hwc, cut, size) for rgb_hwc in _read(path, track, indices, backend)]
     rgb_cfhw = torch.stack(frames, dim=1)
+    if flip:
+        rgb_cfhw = rgb_cfhw.flip(-1)
     return rgb_cfhw.div_(127.5).sub_(1).clamp_(-1, 1)
 
 
-def window_frames(track: Track, *, start_frame: int, video: VideoConfig) -> tuple[int, ...]:
+def window_frames(track: Track, *, start_frame: int, count: int, fps: int) -> tuple[int, ...]:
     """Which of the track's frames the window shows.
 
     Raises:
@@ -75,13 +85,11 @@ def window_frames(track: Track, *, start_frame: int, video: VideoConfig) -> tupl
         return frame_indices(
             source_frames=len(track.ticks),
             source_fps=track.fps,
-            target_fps=video.fps,
-            count=video.frames,
+            target_fps=fps,
+            count=count,
             start_frame=start_frame,
         )
-    return nearest_frames(
-        track.times_s, target_fps=video.fps, count=video.frames, start_frame=start_frame
-    )
+    return nearest_frames(track.times_s, target_fps=fps, count=count, start_frame=start_frame)
 
 
 def _read(
@@ -165,9 +173,8 @@ def _decode_strictly(path: Path, track: Track, last: int) -> Iterator[tuple[int,
     raise DataError(f"the file is damaged: frame {position + 1} of {len(track.ticks)} is lost")
 
 
-def _fit(rgb_hwc: np.ndarray, track: Track, size: VideoSize) -> Tensor:
-    """Resize one frame to cover the size, antialiased, and cut the middle out, still in 0..255."""
-    crop = cover_and_crop(track.height, track.width, size)
+def _fit(rgb_hwc: np.ndarray, crop: Crop, size: VideoSize) -> Tensor:
+    """Resize one frame to cover the size, antialiased, and cut it out, still in 0..255."""
     rgb_chw = torch.from_numpy(rgb_hwc).permute(2, 0, 1).float()
     if rgb_chw.shape[1:] != (crop.height, crop.width):
         rgb_chw = functional.interpolate(

@@ -16,6 +16,7 @@ from cogvx.data.probe import probe
 from cogvx.data.screen import fault_of
 from cogvx.data.sources import CaptionedClip, find_clips
 from cogvx.data.split import choose_heldout
+from cogvx.data.windows import Bucket, best_bucket, window_clips
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError
 from cogvx.recipe import DatasetConfig, VideoConfig
@@ -55,7 +56,7 @@ def ingest(
     Args:
         dataset: The store rooted at the dataset.
         config: Says how many clips are held out, and how many may be rejected.
-        video: The size that every clip must be able to give.
+        video: The sizes of which every clip must be able to give one, and how windows are taken.
         ledger: What is known of this dataset's clips.
         work: A folder for clips on their way; nothing is left there.
         on_progress: Called with the clips looked at and their number.
@@ -85,7 +86,11 @@ def ingest(
     heldout = choose_heldout([clip.probed.sha256 for clip in usable], config=config)
     return Manifest(
         dataset=dataset.url,
-        clips=tuple(_manifest_clip(clip, heldout) for clip in usable),
+        clips=tuple(
+            window
+            for clip in usable
+            for window in window_clips(_manifest_clip(clip, heldout, video), video)
+        ),
         rejected=tuple(rejected),
     )
 
@@ -100,13 +105,17 @@ def _fault_of(probed: Probed, first_keys: dict[str, str], video: VideoConfig) ->
     return fault
 
 
-def _manifest_clip(clip: _Usable, heldout: frozenset[str]) -> Clip:
+def _manifest_clip(clip: _Usable, heldout: frozenset[str], video: VideoConfig) -> Clip:
     assert clip.probed.facts is not None
+    bucket = best_bucket(clip.probed.facts, video)
+    assert isinstance(bucket, Bucket)  # the others were set aside
     return Clip(
         key=clip.key,
         sha256=clip.probed.sha256,
         caption=clip.caption,
         facts=clip.probed.facts,
+        size=bucket.size,
+        crop=video.crop_name,
         split="heldout" if clip.probed.sha256 in heldout else "train",
     )
 

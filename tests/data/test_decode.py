@@ -20,7 +20,7 @@ VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
 
 
 def decode(path: Path, backend: str = "auto", video: VideoConfig = VIDEO, start: int = 0):
-    return decode_clip(path, start_frame=start, video=video, backend=backend)
+    return decode_clip(path, start_frame=start, size=video.size, fps=video.fps, backend=backend)
 
 
 def reference(path: Path, indices: tuple[int, ...], video: VideoConfig) -> torch.Tensor:

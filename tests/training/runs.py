@@ -77,6 +77,8 @@ def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int
         start_frame=0,
         fps=8,
         size=recipe.video.size,
+        crop="centre",
+        flip=False,
         vae_fingerprint="vae",
         dtype="float32",
         tiling=False,
