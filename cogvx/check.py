@@ -28,6 +28,7 @@ from cogvx.recipe import (
     recipe_warnings,
 )
 from cogvx.section import Section, read_toml, shown_text
+from cogvx.shapes import VideoSize
 from cogvx.variants import BaseFacts, published_facts, read_facts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -97,7 +98,7 @@ def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Pro
     if isinstance(base, BaseConfig):
         problems += _dtype_problems(base, facts)
     if isinstance(video, VideoConfig):
-        problems += _frame_problems(video, facts) + _size_problems(video, facts)
+        problems += _video_problems(video, facts)
     if isinstance(lora, LoraConfig):
         problems += _rank_problems(lora, facts) + _target_problems(lora, facts)
     return problems
@@ -185,12 +186,23 @@ def _dtype_problems(base: BaseConfig, facts: BaseFacts) -> list[Problem]:
     return problems
 
 
+def _video_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
+    """What the base forbids: of the first size by its three settings, of other buckets as one."""
+    problems = _frame_problems(video, facts) + _size_problems(video, facts)
+    for index, size in enumerate(video.sizes[1:]):
+        nearest = _nearest_size(size, facts)
+        if size != nearest:
+            wrong = f"is no size of {facts.variant.name}: {_size_rule(facts)}"
+            use = f'use "{nearest}"'
+            problems.append(Problem(f"video.buckets[{index}]", str(size), wrong, use))
+    return problems
+
+
 def _frame_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
     variant, problems = facts.variant, []
-    step, most = variant.frame_step, variant.max_frames
-    if (video.frames - 1) % step or not step < video.frames <= most:
-        nearest = min(max(round((video.frames - 1) / step), 1) * step + 1, most)
-        wrong = f"is not {step}N + 1 up to {most}, as {variant.name} needs"
+    nearest = _nearest_frames(video.frames, facts)
+    if video.frames != nearest:
+        wrong = f"is not {_frame_rule(facts)}, as {variant.name} needs"
         problems.append(Problem("video.frames", video.frames, wrong, f"use {nearest}"))
     if video.fps != variant.fps:
         wrong = f"is not the rate that {variant.name} was trained at"
@@ -205,7 +217,7 @@ def _size_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
             return []
         wrong = f"is not {native}, the only size that {facts.variant.name} has positions for"
         return [Problem("video", str(video.size), wrong, f"use {native}")]
-    multiple = facts.compression.spatial * facts.patch
+    multiple = _side_step(facts)
     problems = []
     for name, value in (("height", video.height), ("width", video.width)):
         if value % multiple:
@@ -215,6 +227,35 @@ def _size_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
             wrong = f"is not a multiple of {multiple}"
             problems.append(Problem(f"video.{name}", value, wrong, f"use {better}"))
     return problems
+
+
+def _nearest_size(size: VideoSize, facts: BaseFacts) -> VideoSize:
+    """The size itself where the base allows it."""
+    if facts.variant.fixed_size:
+        return facts.sample_size
+    step = _side_step(facts)
+    height, width = (max(round(side / step), 1) * step for side in (size.height, size.width))
+    return VideoSize(_nearest_frames(size.frames, facts), height, width)
+
+
+def _nearest_frames(frames: int, facts: BaseFacts) -> int:
+    step, most = facts.variant.frame_step, facts.variant.max_frames
+    return min(max(round((frames - 1) / step), 1) * step + 1, most)
+
+
+def _side_step(facts: BaseFacts) -> int:
+    """What heights and widths are multiples of, so that latents divide into patches."""
+    return facts.compression.spatial * facts.patch
+
+
+def _frame_rule(facts: BaseFacts) -> str:
+    return f"{facts.variant.frame_step}N + 1 up to {facts.variant.max_frames}"
+
+
+def _size_rule(facts: BaseFacts) -> str:
+    if facts.variant.fixed_size:
+        return "it has positions for one only"
+    return f"frames are {_frame_rule(facts)}, height and width multiples of {_side_step(facts)}"
 
 
 def _rank_problems(lora: LoraConfig, facts: BaseFacts) -> list[Problem]:

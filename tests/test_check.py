@@ -86,6 +86,38 @@ def test_what_the_base_forbids_is_said_with_what_to_use(
     assert expected in problems(names[base], **changes)
 
 
+@pytest.mark.parametrize(
+    ("base", "size", "nearest"),
+    [
+        ("CogVideoX-5b", "48x480x720", "49x480x720"),
+        ("CogVideoX-5b", "1x480x720", "9x480x720"),
+        ("CogVideoX-2b", "57x488x726", "49x480x720"),
+        ("CogVideoX-5b", "49x8x9", "49x16x16"),
+        ("CogVideoX1.5-5B", "85x768x1360", "81x768x1360"),
+        ("CogVideoX1.5-5B", "177x768x1360", "161x768x1360"),
+        ("CogVideoX-5b-I2V", "49x720x480", "49x480x720"),
+        ("CogVideoX1.5-5B-I2V", "81x770x1360", "81x768x1360"),
+    ],
+)
+def test_every_bucket_is_held_against_the_rules_of_its_variant(
+    base: str, size: str, nearest: str
+) -> None:
+    found = problems(f"zai-org/{base}", video__buckets=["49x480x720", size])
+    assert f'video.buckets[1] = "{size}" is no size of {base}: ' in found
+    assert f'use "{nearest}"' in found
+
+
+@pytest.mark.parametrize(
+    ("base", "buckets"),
+    [
+        ("CogVideoX-5b", ["9x480x720", "49x720x480", "17x256x256"]),
+        ("CogVideoX1.5-5B", ["161x768x1360", "17x1360x768"]),
+    ],
+)
+def test_buckets_that_the_variant_allows_are_fine(base: str, buckets: list[str]) -> None:
+    assert "video.buckets" not in problems(f"zai-org/{base}", video__buckets=buckets)
+
+
 def test_a_model_on_this_machine_is_described_by_its_own_configuration(nano_base: Path) -> None:
     found = problems(str(nano_base), video__height=60, base__dtype="float32")
     assert "video.height = 60 is not a multiple of 8" in found
