@@ -10,11 +10,14 @@ from cogvx.digest import digest
 from cogvx.shapes import VideoSize
 
 LATENTS_VERSION = 1
+IMAGE_VERSION = 1
 PROMPT_VERSION = 1
 VIDEO_VERSION = 1
 
 FRAME_SAMPLER = "nearest-timestamp"
 RESIZE = "cover-bilinear-antialias"
+# On the pixels, before the VAE; see cogvx/model/encode.py.
+IMAGE_NOISE = "lognormal(-3,0.5)"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,42 @@ class LatentKey:
 
 
 @dataclass(frozen=True)
+class ImageKey:
+    """What decides one encoding of a window's noised first frame, for image-to-video bases.
+
+    `window` names the window as the key of its latents does; `draw` counts the encodings from 0,
+    and with the rest of the key seeds the noise, whose law is `noise`.
+    """
+
+    window: LatentKey
+    draw: int
+    noise: str = IMAGE_NOISE
+    version: int = IMAGE_VERSION
+
+    @property
+    def digest(self) -> str:
+        """The record's name."""
+        return digest({"kind": "image", **asdict(self)})
+
+    @property
+    def path(self) -> str:
+        """The record's place in the store."""
+        return record_path("images", self.digest)
+
+
+@dataclass(frozen=True)
 class PromptKey:
-    """What decides the embedding of one caption; `encoder_fingerprint` covers the tokenizer too."""
+    """What decides the embedding of one caption; `encoder_fingerprint` covers the tokenizer too.
+
+    `batch` captions are encoded at once, always: the last bits follow from how many, and neither
+    from the caption's place among them nor from the others.
+    """
 
     text: str
     encoder_fingerprint: str
     max_length: int
     dtype: str
+    batch: int
     version: int = PROMPT_VERSION
 
     @property

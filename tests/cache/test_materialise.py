@@ -11,7 +11,7 @@ from cogvx.cache.records import pack_prompt, unpack
 from cogvx.errors import IntegrityError
 from cogvx.store import MemoryStore
 
-KEYS = [PromptKey(f"caption {number}", "b" * 64, 4, "float32") for number in range(30)]
+KEYS = [PromptKey(f"caption {number}", "b" * 64, 4, "float32", 8) for number in range(30)]
 NAMES = {key.digest: key.path for key in KEYS}
 
 

@@ -97,7 +97,11 @@ def make_prompt(folder: RunFolder, facts: BaseFacts, caption: str) -> str:
     generator = torch.Generator().manual_seed(sum(caption.encode()))
     embedding_sd = torch.randn((facts.text_tokens, facts.text_dim), generator=generator)
     key = PromptKey(
-        text=caption, encoder_fingerprint="t5", max_length=facts.text_tokens, dtype="float32"
+        text=caption,
+        encoder_fingerprint="t5",
+        max_length=facts.text_tokens,
+        dtype="float32",
+        batch=1,
     )
     write_bytes(folder.record(key.digest), pack_prompt(key, embedding_sd))
     return key.digest
