@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cogvx.data.ingest import Ledger, ingest
-from cogvx.data.manifest import ClipFacts, Manifest
-from cogvx.data.screen import fault_of
+from cogvx.data.look import look
+from cogvx.data.manifest import ClipFacts, Fault, Manifest
+from cogvx.data.screen import Screen
 from cogvx.data.split import choose_heldout
 from cogvx.errors import DataError, IntegrityError, TransientError
 from cogvx.recipe import DatasetConfig, VideoConfig
@@ -77,7 +78,9 @@ def test_a_manifest_tells_bytes_captions_and_facts(folder: Path, tmp_path: Path)
     first = manifest.clips[0]
     assert first.sha256 == hashlib.sha256((folder / "0.mp4").read_bytes()).hexdigest()
     assert first.caption == "field 0"
-    assert first.facts == ClipFacts(width=64, height=48, frames=24, fps=8.0, codec="h264")
+    plain = first.facts.model_copy(update={"look": None})
+    assert plain == ClipFacts(width=64, height=48, frames=24, fps=8.0, codec="h264")
+    assert first.facts.look == look(folder / "0.mp4")
     assert manifest.dataset == folder.resolve().as_uri()
     assert manifest.rejected == ()
     assert seen == [(done, 6) for done in range(7)]
@@ -350,8 +353,9 @@ def facts(**changes: float) -> ClipFacts:
 def test_a_clip_must_hold_the_window_without_anything_made_up(
     changes: dict[str, float], reason: str | None
 ) -> None:
-    fault = fault_of(facts(**changes), video=VideoConfig(frames=49, height=480, width=720, fps=8))
-    assert (fault.reason if fault else None) == reason
+    screen = Screen(config(), VideoConfig(frames=49, height=480, width=720, fps=8))
+    verdict = screen.judge("a.mp4", "0" * 64, facts(**changes))
+    assert (verdict.reason if isinstance(verdict, Fault) else None) == reason
 
 
 def shas(count: int) -> list[str]:

@@ -45,6 +45,7 @@ dtype = "float32"
 [dataset]
 uri = "{clips}"
 min_heldout = 3
+min_motion = 0
 
 [video]
 frames = 9
