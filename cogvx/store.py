@@ -4,7 +4,9 @@ The S3 form is in `tasks.clients.s3`; tests of this library use `MemoryStore`. A
 through the same Protocol, rooted at the dataset's folder or prefix.
 """
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -124,17 +126,20 @@ class LocalStore:
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.info`."""
         path = self._path(key)
-        return self._describe(path) if path.is_file() else None
+        return _describe(path, check_key(key)) if path.is_file() else None
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.entries`. Links and pipes too: reading says what is wrong."""
-        start = self.root / prefix.rpartition("/")[0]
-        paths = (
-            path for path in start.rglob("*") if not path.is_dir() and not files.is_aside(path)
-        )
-        infos = (self._describe(path) for path in paths)
+        """See `ObjectStore.entries`. Links to folders are followed, unless they lead back up.
+
+        Links to nothing and pipes are there too: reading says what is wrong.
+
+        Raises:
+            DataError: A folder may not be listed.
+        """
+        folder = "".join(prefix.rpartition("/")[:2])
+        found = _walk(str(self.root / folder), folder)
         yield from sorted(
-            (info for info in infos if info.key.startswith(prefix)), key=lambda info: info.key
+            (info for info in found if info.key.startswith(prefix)), key=lambda info: info.key
         )
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
@@ -163,10 +168,46 @@ class LocalStore:
             raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
         raise IntegrityError(f"{key} is not in {self.url}")
 
-    def _describe(self, path: Path) -> ObjectInfo:
-        stat = path.stat() if path.exists() else path.lstat()
-        key = path.relative_to(self.root).as_posix()
-        return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
+
+def _walk(folder: str, key: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[ObjectInfo]:
+    """What lies below a folder and is none, keys beginning with `key`; `above` is around it.
+
+    Strings rather than paths: a Path for each of a million files takes minutes. What another
+    process removes meanwhile is not there.
+    """
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - see above
+        entries = os.scandir(folder)
+    except PermissionError as error:
+        raise DataError(f"{folder} may not be listed; change its mode or move it away") from error
+    except FileNotFoundError:
+        return
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        entries.close()
+        return
+    with entries:
+        for entry in entries:
+            if _is_folder(entry):
+                yield from _walk(entry.path, f"{key}{entry.name}/", (*above, here))
+            elif not files.is_aside(Path(entry.name)):
+                with suppress(FileNotFoundError):
+                    yield _describe(entry, key + entry.name)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
+
+
+def _describe(entry: "os.DirEntry[str] | Path", key: str) -> ObjectInfo:
+    try:
+        stat = entry.stat()
+    except OSError:
+        stat = os.lstat(entry)  # a link to nothing, or to itself
+    return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
 
 
 class MemoryStore:
