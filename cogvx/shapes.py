@@ -81,6 +81,14 @@ class Compression:
             width=size.width // self.spatial,
         )
 
+    def video(self, latent: LatentSize) -> VideoSize:
+        """The one size that `latent` belongs to."""
+        return VideoSize(
+            frames=(latent.frames - 1) * self.temporal + 1,
+            height=latent.height * self.spatial,
+            width=latent.width * self.spatial,
+        )
+
 
 def frames_to_prepend(latent_frames: int, patch_t: int | None) -> int:
     """Copies of the first latent to put in front, so that temporal patches come out even.

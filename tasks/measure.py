@@ -118,7 +118,7 @@ def _measure_heldout(
         records,
         on_progress=Progress("fetch held-out records", "records", logger),
     )
-    objective = Objective.of(bench.base, bench.recipe.video.size, device=bench.device)
+    objective = Objective.of(bench.base)
     names = [f"heldout{number}" for number, _ in enumerate(arm.adapters)]
     for name, adapter in zip(names, arm.adapters, strict=True):
         session.attach(name, adapter.path)

@@ -45,7 +45,7 @@ class Identities:
 
 
 class Sample(_Document):
-    """A clip as training sees it: the names of its records, and where it came from.
+    """A window as training sees it: its clip, the names of its records, the bucket it is in.
 
     `images` are its noised first frames; only image-to-video bases have them.
     """
@@ -54,6 +54,7 @@ class Sample(_Document):
     caption: str
     latents: str
     prompt: str
+    size: VideoSize
     images: tuple[str, ...] = ()
 
 
@@ -199,6 +200,7 @@ def samples(
             caption=normalise_caption(clip.caption),
             latents=latent_key(clip, recipe, ids).digest,
             prompt=prompt_key(clip.caption, recipe, ids, facts).digest,
+            size=clip.size,
             images=tuple(key.digest for key in image_keys(clip, recipe, facts=facts, ids=ids)),
         )
         for clip in clips

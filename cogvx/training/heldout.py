@@ -45,8 +45,8 @@ def heldout_losses(
 
     Args:
         transformer: On its device, not wrapped for distribution; left as it was.
-        objective: Of its base, at the records' size.
-        samples: The held-out clips.
+        objective: Of its base.
+        samples: The held-out windows, of any sizes.
         records: Folder of their records, one file a name.
         strata: Number of timesteps for each clip.
         on_progress: Called with losses measured and losses wanted after each one.

@@ -24,8 +24,7 @@ NewRun = Callable[..., Path]
 def world(new_run: NewRun) -> tuple[RunFolder, RunSpec, Objective]:
     folder = RunFolder(new_run())
     spec = read_document(folder.spec, RunSpec)
-    size = spec.recipe.video.size
-    return folder, spec, Objective.of(Path(spec.base_folder), size, device="cpu")
+    return folder, spec, Objective.of(Path(spec.base_folder))
 
 
 def measured(

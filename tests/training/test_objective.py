@@ -264,7 +264,7 @@ def test_model_inputs_and_loss_equal_an_independent_computation(kind: str, bases
     hook = transformer.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.update(kwargs), with_kwargs=True
     )
-    objective = Objective.of(folder, SIZE, device="cpu")
+    objective = Objective.of(folder)
     latents = pad_front(
         draw_latents(moments, posterior_noise, scaling_factor=objective.facts.scaling_factor),
         objective.facts.patch_t,
@@ -297,7 +297,7 @@ def test_a_half_precision_base_predicts_in_its_own_precision_and_scores_in_float
     half = CogVideoXTransformer3DModel.from_pretrained(
         folder, subfolder="transformer", torch_dtype=torch.bfloat16
     )
-    objective = Objective.of(folder, SIZE, device="cpu")
+    objective = Objective.of(folder)
     latents = pad_front(draws(1, 3, 4, 8, 12), objective.facts.patch_t)
     seen: list[torch.dtype] = []
     half.register_forward_pre_hook(
@@ -318,7 +318,7 @@ def test_a_half_precision_base_predicts_in_its_own_precision_and_scores_in_float
 
 def test_an_image_to_video_base_is_refused_with_a_sentence(bases: Any) -> None:
     folder, transformer = bases["5b"]
-    facts = replace(Objective.of(folder, SIZE, device="cpu").facts, variant=COGVIDEOX_5B_I2V)
+    facts = replace(Objective.of(folder).facts, variant=COGVIDEOX_5B_I2V)
     with pytest.raises(ConfigError, match="starts from an image and is not trained yet; use"):
         predict_velocity(
             transformer,
