@@ -55,7 +55,8 @@ def cut(plan: CachePlan, *, seconds: float) -> tuple[CachePlan, ...]:
 
 def _clip_seconds(missing: MissingClip) -> float:
     size = missing.clip.size
-    return size.frames * size.height * size.width / VAE_PIXELS_PER_SECOND
+    frames = size.frames * missing.latents + len(missing.draws)
+    return frames * size.height * size.width / VAE_PIXELS_PER_SECOND
 
 
 def _caption_seconds(_missing: MissingCaption) -> float:
@@ -89,10 +90,12 @@ def _shard(
 ) -> CachePlan:
     return CachePlan(
         manifest=plan.manifest,
-        latents_wanted=len(clips),
+        latents_wanted=sum(missing.latents for missing in clips),
         latents_present=0,
         prompts_wanted=len(captions),
         prompts_present=0,
+        images_wanted=sum(len(missing.draws) for missing in clips),
+        images_present=0,
         clips=clips,
         captions=captions,
     )
