@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 
 from cogvx import files
 from cogvx.adapters.card import ADAPTER_FILE
-from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
+from cogvx.cache.index import index_cache
+from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError, TransientError
@@ -118,6 +119,8 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
         raise IntegrityError(f"{folder.root} belongs to another run; move it away")
     files.write_document(folder.spec, spec)
+    # Before the records are fetched: from now on pruning keeps them.
+    bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     from cogvx.cache.materialise import materialise  # noqa: PLC0415 - loads torch
 
@@ -127,17 +130,17 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
 
 
 def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
-    recipe, facts, ids = bench.recipe, bench.facts, bench.ids
+    index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
     return RunSpec(
         run=run,
-        recipe=recipe,
-        manifest=manifest.content_digest(),
+        recipe=bench.recipe,
+        manifest=index.manifest,
         base_folder=str(bench.base.resolve()),
         base_fingerprint=bench.base_fingerprint,
         code_version=code_version(),
-        train=samples(manifest.train, recipe, facts=facts, ids=ids),
-        heldout=samples(manifest.heldout, recipe, facts=facts, ids=ids),
-        empty_prompt=prompt_key(EMPTY_CAPTION, recipe, ids, facts).digest,
+        train=index.train,
+        heldout=index.heldout,
+        empty_prompt=index.empty_prompt,
         warnings=bench.warnings,
     )
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cogvx.cache.plan import Identities
+from cogvx.cache.plan import Identities, is_tiled
+from cogvx.cache.tilings import tiled_sizes
 from cogvx.check import check_recipe
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
@@ -81,11 +82,31 @@ class Workbench:
         What stands there already is left alone, unless it was damaged.
         """
         name = manifest.content_digest()
-        self._put(f"{self._manifests}/{name}.json", canonical_json(manifest))
-        self._put(f"{self._manifests}/latest", name.encode())
+        self.put(f"{self._manifests}/{name}.json", canonical_json(manifest))
+        self.put(f"{self._manifests}/latest", name.encode())
         return name
 
-    def _put(self, key: str, data: bytes) -> None:
+    def publish(self, folder: str, document: BaseModel) -> str:
+        """Store a document under the digest of its content; returns the digest."""
+        name = digest(document)
+        self.put(f"{folder}/{name}.json", canonical_json(document))
+        return name
+
+    def published(self, folder: str, name: str, kind: type[DocumentT]) -> DocumentT:
+        """Read back what `publish` stored.
+
+        Raises:
+            IntegrityError: It is absent, or not what its name says.
+        """
+        document = read_stored(self.store, f"{folder}/{name}.json", kind)
+        if digest(document) != name:
+            raise IntegrityError(
+                f"{folder}/{name}.json in {self.store.url} is damaged; remove it, and run again"
+            )
+        return document
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store a small object, unless exactly that stands there already."""
         if self.store.info(key) is None or self.store.read(key) != data:
             self.store.write(key, data)
 
@@ -115,6 +136,11 @@ class Workbench:
                 "training": self.recipe.training_digest(),
                 "manifest": manifest.content_digest(),
                 "base": self.base_fingerprint,
+                "tiled": [
+                    str(size)
+                    for size in self.recipe.video.sizes
+                    if is_tiled(size, self.recipe, self.ids)
+                ],
                 "code": code_version(),
             }
         )
@@ -159,6 +185,7 @@ def open_workbench(recipe: Recipe) -> Workbench:
     store = open_record_store(here)
     require_writable(store)
     base = resolve_base(recipe.base.path, recipe.base.revision)
+    vae = fingerprint(base, VAE_PARTS)
     return Workbench(
         recipe=recipe,
         settings=here,
@@ -167,6 +194,10 @@ def open_workbench(recipe: Recipe) -> Workbench:
         base=base,
         base_fingerprint=fingerprint(base, BASE_PARTS),
         facts=read_facts(base),
-        ids=Identities(vae=fingerprint(base, VAE_PARTS), text=fingerprint(base, TEXT_PARTS)),
+        ids=Identities(
+            vae=vae,
+            text=fingerprint(base, TEXT_PARTS),
+            tiled=tiled_sizes(store, vae=vae, dtype=recipe.base.dtype),
+        ),
         warnings=checked.warnings,
     )
