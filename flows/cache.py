@@ -1,12 +1,17 @@
-"""Survey the clips and encode what the cache lacks."""
+"""Survey the clips and encode what the cache lacks, in shards."""
 
 from prefect import flow
 
 from cogvx.recipe import Recipe
-from tasks.documents import CacheReport
-from tasks.encode import encode_records
+from flows.encode import encode_shard
+from tasks.dispatch import require_all, run_children
+from tasks.documents import CacheReport, ShardReport
+from tasks.encode import encoding_never_ends, plan_shards, publish_index, settle_shards
 from tasks.ingest import survey_clips
 from tasks.workbench import open_workbench
+
+# One round encodes, the next finds nothing missing; clips that change meanwhile may take another.
+ROUNDS = 4
 
 
 @flow(name="cache", flow_run_name="cache {recipe.name}")
@@ -15,6 +20,16 @@ def cache(recipe: Recipe) -> CacheReport:
 
     Run twice, the second run encodes nothing; killed anywhere, the next run finishes it.
     """
-    bench = open_workbench(recipe)
-    manifest = survey_clips(bench)
-    return encode_records(bench, manifest)
+    done: tuple[ShardReport, ...] = ()
+    manifest = survey_clips(open_workbench(recipe))
+    for _ in range(ROUNDS):
+        # Opened anew: a worker may have found that a size must be encoded in tiles.
+        bench = open_workbench(recipe)
+        shards = plan_shards(bench, manifest)
+        if not shards:
+            return publish_index(bench, manifest, done)
+        ended = run_children(encode_shard, shards, what="encode shards")
+        if settle_shards(bench, ended):
+            manifest = survey_clips(bench)
+        done += require_all(ended)
+    raise encoding_never_ends(recipe, ROUNDS)

@@ -2,16 +2,30 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.data.manifest import Rejected
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ShardReport(_Document):
+    """What one shard made of its plan: counts of records, and the clips that cannot be used."""
+
+    records_encoded: int
+    records_reused: int
+    refused: tuple[Rejected, ...] = ()
+
+
 class CacheReport(_Document):
-    """What the cache stage found and did; `manifest` is the digest of the accepted clips."""
+    """What the cache stage found and did.
+
+    `manifest` is the digest of the accepted clips, `index` that of the list of their records.
+    """
 
     dataset: str
     manifest: str
+    index: str
     accepted: int
     heldout: int
     rejected: dict[str, int]

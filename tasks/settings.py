@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """MLflow server, or empty for an SQLite file below home."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoding and generation run."""
+    shard_seconds: float = Field(default=900.0, gt=0)
+    """About how long one worker encodes before it takes the next share of the work."""
     s3_endpoint_url: str | None = None
     """Endpoint of an S3-compatible server; empty means AWS."""
     s3_access_key: SecretStr | None = None
