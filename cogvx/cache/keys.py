@@ -73,6 +73,11 @@ class ImageKey:
         return digest({"kind": "image", **asdict(self)})
 
     @property
+    def seed(self) -> int:
+        """Seeds the noise; torch's CPU generator uses 32 bits of it."""
+        return int(self.digest[:8], 16)
+
+    @property
     def path(self) -> str:
         """The record's place in the store."""
         return record_path("images", self.digest)

@@ -1,7 +1,7 @@
 """One cached record: a safetensors file that says what it holds, what made it, and its checksum.
 
-A record of latents keeps the posterior's mean and log-variance, unscaled and unpadded, so that
-every epoch draws fresh latents and models with the same VAE share it.
+A record of latents, or of a first frame, keeps the posterior's mean and log-variance, unscaled and
+unpadded, so that every epoch draws fresh latents and models with the same VAE share it.
 
 The label is one metadata entry of canonical JSON, because safetensors writes several in no fixed
 order and equal records should be equal bytes. The checksum covers the label and the tensor.
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cogvx.cache.keys import LatentKey, PromptKey
+from cogvx.cache.keys import ImageKey, LatentKey, PromptKey
 from cogvx.digest import canonical_json
 from cogvx.errors import IntegrityError
 
@@ -28,6 +28,11 @@ _AXES = {MOMENTS: "2*channels, frames, height, width", EMBEDDING: "tokens, width
 
 def pack_latents(key: LatentKey, moments_cfhw: Tensor) -> bytes:
     """Serialise the posterior of one clip: mean and log-variance stacked on channels."""
+    return _pack(MOMENTS, moments_cfhw, key)
+
+
+def pack_image(key: ImageKey, moments_cfhw: Tensor) -> bytes:
+    """Serialise the posterior of one noised first frame, which is a video of one frame."""
     return _pack(MOMENTS, moments_cfhw, key)
 
 
@@ -61,7 +66,7 @@ def unpack(data: bytes, name: str) -> Tensor:
     return verified
 
 
-def _pack(tensor_name: str, tensor: Tensor, key: LatentKey | PromptKey) -> bytes:
+def _pack(tensor_name: str, tensor: Tensor, key: LatentKey | ImageKey | PromptKey) -> bytes:
     whole = tensor.detach().cpu().contiguous()
     label: dict[str, object] = {
         "key": key.digest,

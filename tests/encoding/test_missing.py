@@ -1,9 +1,6 @@
 """What is cached is what the live model gives; what cannot be encoded is named, not skipped."""
 
 import json
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -256,36 +253,3 @@ def test_latents_that_are_not_finite_are_refused_with_the_clips_name(
     with pytest.raises(DataError, match=f"{clips[0].key}: .*not finite"):
         bench.encode(bench.plan(clips))
     assert bench.store.objects == {}
-
-
-def test_the_next_clip_is_decoded_while_one_is_encoded(
-    bench: Bench, clips: tuple[Clip, ...]
-) -> None:
-    fetched: list[str] = []
-    ahead: list[int] = []
-
-    class Watching(MemoryStore):
-        def fetch(self, key: str, folder: Path) -> Path:
-            assert threading.current_thread() is not threading.main_thread()
-            fetched.append(key)
-            return super().fetch(key, folder)
-
-    watching = Watching()
-    watching.objects = bench.dataset.objects
-    bench.dataset = watching
-    plan = bench.plan(clips)
-    create: Callable[[str, bytes], bool] = bench.store.create
-
-    def create_late(key: str, data: bytes) -> bool:
-        if "latents" in key:
-            deadline = time.monotonic() + 5
-            expected = min(len(clips), len(ahead) + 2)
-            while len(fetched) < expected and time.monotonic() < deadline:
-                time.sleep(0.001)
-            ahead.append(len(fetched))
-        return create(key, data)
-
-    bench.store.create = create_late
-    bench.encode(plan)
-    # One ahead, and never more than one.
-    assert ahead == [2, 3, 3]
