@@ -4,7 +4,9 @@ The S3 form is in `tasks.clients.s3`; tests of this library use `MemoryStore`. A
 through the same Protocol, rooted at the dataset's folder or prefix.
 """
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +19,16 @@ from cogvx.errors import ConfigError, DataError, IntegrityError
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object without its bytes; `stamp` changes when the bytes may have changed."""
+    """An object without its bytes; `stamp` changes when the bytes may have changed.
+
+    `modified` is when it was last written, in seconds since 1970; where nobody tells, it counts as
+    newer than everything, so that whoever removes what is old leaves it alone.
+    """
 
     key: str
     size: int
     stamp: str
+    modified: float = math.inf
 
 
 class ObjectStore(Protocol):
@@ -207,7 +214,7 @@ def _describe(entry: "os.DirEntry[str] | Path", key: str) -> ObjectInfo:
         stat = entry.stat()
     except OSError:
         stat = os.lstat(entry)  # a link to nothing, or to itself
-    return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
+    return ObjectInfo(key, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
 
 class MemoryStore:
@@ -216,7 +223,7 @@ class MemoryStore:
     def __init__(self) -> None:
         """Start empty."""
         self.objects: dict[str, bytes] = {}
-        self._stamps: dict[str, int] = {}
+        self._stamps: dict[str, tuple[str, float]] = {}
         self._writes = 0
 
     @property
@@ -235,7 +242,7 @@ class MemoryStore:
         """See `ObjectStore.write`."""
         self._writes += 1
         self.objects[check_key(key)] = data
-        self._stamps[key] = self._writes
+        self._stamps[key] = (str(self._writes), time.time())
 
     def create(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.create`."""
@@ -247,13 +254,13 @@ class MemoryStore:
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.info`."""
         data = self.objects.get(check_key(key))
-        return None if data is None else ObjectInfo(key, len(data), str(self._stamps[key]))
+        return None if data is None else ObjectInfo(key, len(data), *self._stamps[key])
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.entries`."""
         for key in sorted(self.objects):
             if key.startswith(prefix):
-                yield ObjectInfo(key, len(self.objects[key]), str(self._stamps[key]))
+                yield ObjectInfo(key, len(self.objects[key]), *self._stamps[key])
 
     def fetch(self, key: str, folder: Path) -> Path:
         """See `ObjectStore.fetch`."""
