@@ -1,7 +1,9 @@
 """Captions through T5, always the same number at once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from cogvx.cache.keys import PromptKey
 from cogvx.cache.plan import EMPTY_CAPTION
 from cogvx.cache.records import pack_prompt
 from cogvx.encoding.encoders import Encoders
+from cogvx.encoding.read_ahead import read_ahead
 from cogvx.encoding.uploads import uploading
 from cogvx.errors import ConfigError, DataError
 from cogvx.model.encode import encode_prompts
@@ -18,6 +21,8 @@ from cogvx.recipe import Recipe
 from cogvx.store import ObjectStore
 
 _SHOWN = 80
+# Asking a store far away takes a tenth of a second.
+_ASKERS = 8
 
 
 def encode_captions(
@@ -27,8 +32,8 @@ def encode_captions(
     *,
     store: ObjectStore,
     on_progress: Callable[[int], None],
-) -> None:
-    """Make the records of captions.
+) -> int:
+    """Make the records of captions, except those that the store holds by then.
 
     The last bits of an embedding follow from how many captions are encoded at once, so the last
     batch is filled up with empty ones.
@@ -38,7 +43,10 @@ def encode_captions(
         recipe: Says the precision and the number of captions at once.
         encoders: Where the text encoder is, and where it runs.
         store: Where the records go.
-        on_progress: Called with how many records are stored.
+        on_progress: Called with how many captions are done with.
+
+    Returns:
+        How many records were made.
 
     Raises:
         DataError: An embedding is not finite in the recipe's precision.
@@ -46,11 +54,28 @@ def encode_captions(
         TransientError: The store did not answer this time.
     """
     text = load_text(encoders.folder, dtype=recipe.base.dtype, device=encoders.device)
-    stored = iter(range(1, len(prompts) + 1))
-    with uploading(store, lambda: on_progress(next(stored))) as uploads:
-        for batch in _batches(prompts, recipe.cache.prompt_batch):
+    numbers = count(1)
+    made = 0
+
+    def ask(key: PromptKey) -> PromptKey | None:
+        return key if store.info(key.path) is None else None
+
+    def lacking() -> Iterator[PromptKey]:
+        for key in asked:
+            if key is None:
+                on_progress(next(numbers))
+            else:
+                yield key
+
+    with (
+        uploading(store, lambda: on_progress(next(numbers))) as uploads,
+        closing(read_ahead(ask, prompts, threads=_ASKERS, ahead=2 * _ASKERS)) as asked,
+    ):
+        for batch in _batches(lacking(), recipe.cache.prompt_batch):
             for key, embedding_sd in zip(batch, _encode(text, batch), strict=False):
                 uploads.put(_named(key), [(key.path, partial(pack_prompt, key, embedding_sd))])
+            made += len(batch)
+    return made
 
 
 def _encode(text: TextEncoder, batch: Sequence[PromptKey]) -> Tensor:
@@ -73,9 +98,9 @@ def _encode(text: TextEncoder, batch: Sequence[PromptKey]) -> Tensor:
     return embeddings_bsd
 
 
-def _batches(prompts: Sequence[PromptKey], size: int) -> Iterator[Sequence[PromptKey]]:
-    for first in range(0, len(prompts), size):
-        yield prompts[first : first + size]
+def _batches(keys: Iterator[PromptKey], size: int) -> Iterator[tuple[PromptKey, ...]]:
+    while batch := tuple(islice(keys, size)):
+        yield batch
 
 
 def _named(key: PromptKey) -> str:

@@ -5,8 +5,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -57,6 +58,8 @@ def encode_clips(
 ) -> EncodedClips:
     """Make the records that the windows lack, latents and noised first frames.
 
+    What the store holds by the time a window is read is not made again.
+
     Where `cache.vae_tiling` is "auto", a size that the GPU is too small for is marked in the store,
     and its other windows are passed over: their keys promise that they are whole.
 
@@ -76,28 +79,30 @@ def encode_clips(
     """
     vae = load_vae(encoders.folder, dtype=recipe.base.dtype, device=encoders.device)
     encoder = _Encoder(vae, recipe, encoders, store)
-    done = _Counter(on_progress)
+    numbers = count(1)
     threads = decoding_threads(max((window.clip.size for window in windows), key=_pixels))
     refused: dict[str, Rejected] = {}
     latents = images = 0
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="encode-") as folder:
         sources = Sources(dataset, Path(folder), windows, dtype=torch_dtype(recipe.base.dtype))
-        read = partial(_read, sources, encoder.tiled)
+        reader = _Reader(sources, store, encoder.tiled)
         with (
-            uploading(store, done) as uploads,
-            closing(read_ahead(read, windows, threads=threads, ahead=threads + 1)) as decoded,
+            uploading(store, lambda: on_progress(next(numbers))) as uploads,
+            closing(
+                read_ahead(reader.read, windows, threads=threads, ahead=threads + 1)
+            ) as decoded,
         ):
             for window, pixels in decoded:
                 uploads.collect()
-                records = None
+                records: list[Record] = []
                 if isinstance(pixels, Rejected):
                     logger.warning("clip %s is refused: %s", pixels.key, pixels.detail)
                     refused.setdefault(pixels.key, pixels)
                 elif pixels is not None and window.clip.size not in encoder.tiled:
                     records = encoder.encode(window, pixels)
-                if records is None:
-                    done()
+                if not records:
+                    on_progress(next(numbers))
                     continue
                 uploads.put(window.clip.key, records)
                 latents += window.latents
@@ -115,25 +120,29 @@ def _pixels(size: VideoSize) -> int:
     return size.frames * size.pixels
 
 
-def _read(
-    sources: Sources, tiled: set[VideoSize], window: Window
-) -> tuple[Window, Pixels | Rejected | None]:
-    if window.clip.size in tiled:
-        sources.skip(window)
-        return window, None
-    return window, sources.read(window)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads windows that still lack something, unless their size is `tiled` by now."""
 
+    sources: Sources
+    store: ObjectStore
+    tiled: set[VideoSize]
 
-class _Counter:
-    """Counts calls, and says so."""
+    def read(self, window: Window) -> tuple[Window, Pixels | Rejected | None]:
+        """What a window lacks at this moment, and its pixels or why there are none.
 
-    def __init__(self, on_progress: Callable[[int], None]) -> None:
-        self._done = 0
-        self._on_progress = on_progress
-
-    def __call__(self) -> None:
-        self._done += 1
-        self._on_progress(self._done)
+        Another worker, or this one before it was interrupted, may have made some of it; asking
+        costs a request, and encoding seconds.
+        """
+        lacking = replace(
+            window,
+            latents=window.latents and self.store.info(window.key.path) is None,
+            images=tuple(key for key in window.images if self.store.info(key.path) is None),
+        )
+        if window.clip.size in self.tiled or not (lacking.latents or lacking.images):
+            self.sources.skip(window)
+            return lacking, None
+        return lacking, self.sources.read(lacking)
 
 
 class _Encoder:
@@ -150,8 +159,8 @@ class _Encoder:
         self._encoders = encoders
         self._store = store
 
-    def encode(self, window: Window, pixels: Pixels) -> list[Record] | None:
-        """The records of a window, or None if it is too large to be encoded whole."""
+    def encode(self, window: Window, pixels: Pixels) -> list[Record]:
+        """The records of a window; none if it is too large to be encoded whole."""
         if window.key.tiling:
             self._vae.enable_tiling()
         else:
@@ -167,7 +176,7 @@ class _Encoder:
             # because the error holds on to the tensors of the call that failed.
             torch.cuda.empty_cache()
         self._give_up_on(window)
-        return None
+        return []
 
     def _records(self, window: Window, pixels: Pixels) -> list[Record]:
         records: list[Record] = []

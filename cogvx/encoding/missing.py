@@ -53,7 +53,7 @@ def encode_missing(
     work: Path,
     on_progress: Progress,
 ) -> EncodeReport:
-    """Make every record that the plan misses.
+    """Make every record that the plan misses and that is not there by now.
 
     A record is created, never replaced: of two machines with the same plan the first one's stays.
 
@@ -103,8 +103,9 @@ def encode_missing(
             on_progress=lambda done: on_progress("clips", done, len(windows)),
         )
         torch.cuda.empty_cache()  # what the VAE leaves behind, on a GPU that was used
+    captions = 0
     if prompts:
-        encode_captions(
+        captions = encode_captions(
             prompts,
             recipe,
             encoders,
@@ -113,7 +114,7 @@ def encode_missing(
         )
     return EncodeReport(
         encoded_latents=clips.latents,
-        encoded_prompts=len(prompts),
+        encoded_prompts=captions,
         encoded_images=clips.images,
         refused=clips.refused,
         tiled=tuple(sorted({*clips.tiled, *overtaken}, key=str)),
