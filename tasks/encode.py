@@ -17,7 +17,7 @@ from cogvx.cache.plan import CachePlan, plan_cache
 from cogvx.cache.shards import cut
 from cogvx.data.ingest import Ledger
 from cogvx.data.manifest import Manifest
-from cogvx.digest import digest
+from cogvx.digest import canonical_json, digest
 from cogvx.errors import TransientError
 from cogvx.recipe import Recipe
 from tasks.dispatch import Child, Ended
@@ -40,7 +40,13 @@ _INDEXES = "indexes"
     retry_condition_fn=is_transient,
 )
 def plan_shards(bench: Workbench, manifest: Manifest) -> tuple[Child, ...]:
-    """Publish what the cache lacks, cut into shards; none if it lacks nothing."""
+    """Publish what the cache lacks, cut into shards; none if it lacks nothing.
+
+    First of all the index is written, anew each time: pruning keeps what a young one reaches, so
+    that it takes nothing which is found to be present here.
+    """
+    index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
+    bench.store.write(f"{_INDEXES}/{digest(index)}.json", canonical_json(index))
     plan = plan_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids, store=bench.store)
     shards = cut(plan, seconds=bench.settings.shard_seconds)
     return tuple(
@@ -78,10 +84,9 @@ def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
         work=bench.work / "clips",
         on_progress=lambda kind, done, total: bars[kind](done, total),
     )
-    encoded = report.encoded_latents + report.encoded_prompts
     return ShardReport(
-        records_encoded=encoded,
-        records_reused=plan.wanted - encoded - len(report.refused),
+        records_encoded=report.encoded,
+        records_reused=plan.wanted - report.encoded - len(report.refused),
         refused=report.refused,
     )
 

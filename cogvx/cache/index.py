@@ -1,7 +1,8 @@
 """What a complete cache holds for a manifest: the records of every sample, by name.
 
-Published when the last record is there, so an index in the store says that its records were. It is
-what housekeeping starts from: a record that no index and no run reaches may go.
+Every cache run writes it before the first record is looked for, so that housekeeping, which starts
+from indexes and runs, keeps what the run is about to use. It promises no record: one may still be
+missing, or may have been dropped since.
 """
 
 from typing import Literal
@@ -15,12 +16,20 @@ from cogvx.variants import BaseFacts
 
 
 class CacheIndex(BaseModel):
-    """The records of a manifest's samples; `manifest` is its content digest."""
+    """The records of a manifest's samples; `manifest` is its content digest.
+
+    `dataset`, `dtype` and the fingerprints of the two encoders, `vae` and `text`, are for people
+    who ask what the store holds: records are named by digests, which cannot be read.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     manifest: str
+    dataset: str
+    dtype: str
+    vae: str
+    text: str
     train: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     empty_prompt: str
@@ -36,6 +45,10 @@ def index_cache(
     """Name the records of every sample of a manifest, whether or not they exist."""
     return CacheIndex(
         manifest=manifest.content_digest(),
+        dataset=manifest.dataset,
+        dtype=recipe.base.dtype,
+        vae=ids.vae,
+        text=ids.text,
         train=samples(manifest.train, recipe, facts=facts, ids=ids),
         heldout=samples(manifest.heldout, recipe, facts=facts, ids=ids),
         empty_prompt=prompt_key(EMPTY_CAPTION, recipe, ids, facts).digest,
