@@ -47,22 +47,29 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path, *, absent_is_fine: bool = False) -> Checked:
+def check_file(path: Path, *, absent_is_fine: bool = False, for_training: bool = True) -> Checked:
     """Read a recipe and hold it against its base, suite and dataset.
 
     Args:
         path: The recipe.
         absent_is_fine: The base's folder, the dataset's and the suite may be missing here; what is
             there is checked all the same.
+        for_training: Whether the base must be one that can be trained; more kinds can be cached.
 
     Raises:
         ConfigError: With all problems.
     """
-    return check_document(read_toml(path), str(path), absent_is_fine=absent_is_fine)
+    return check_document(
+        read_toml(path), str(path), absent_is_fine=absent_is_fine, for_training=for_training
+    )
 
 
 def check_document(
-    document: Mapping[str, Any], subject: str, *, absent_is_fine: bool = False
+    document: Mapping[str, Any],
+    subject: str,
+    *,
+    absent_is_fine: bool = False,
+    for_training: bool = True,
 ) -> Checked:
     """As `check_file`, for a document that was read already; `subject` names it in the message.
 
@@ -76,19 +83,21 @@ def check_document(
     problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
     if facts is not None:
         problems += base_problems(sections, facts)
+        problems += _training_problems(sections, facts) if for_training else []
     recipe = None if problems else parse_recipe(document)[0]
     if recipe is None:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
 
 
-def check_recipe(recipe: Recipe) -> Checked:
+def check_recipe(recipe: Recipe, *, for_training: bool = True) -> Checked:
     """As `check_file`, for a recipe that arrived as a parameter.
 
     Raises:
         ConfigError: With all problems.
     """
-    return check_document(recipe.model_dump(mode="json"), f"recipe {recipe.name}")
+    document = recipe.model_dump(mode="json")
+    return check_document(document, f"recipe {recipe.name}", for_training=for_training)
 
 
 def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
@@ -175,15 +184,20 @@ def _suite_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) ->
 
 
 def _dtype_problems(base: BaseConfig, facts: BaseFacts) -> list[Problem]:
-    problems = []
     variant = facts.variant
-    if base.dtype == variant.bad_dtype:
-        wrong = f"overflows or loses precision on {variant.name}, which was trained otherwise"
-        problems.append(Problem("base.dtype", base.dtype, wrong, f'use "{variant.dtype}"'))
-    if variant.image_to_video:
-        wrong = f"is an image-to-video model ({variant.name}), which this version cannot train"
-        problems.append(Problem("base.path", base.path, wrong, "use a text-to-video model"))
-    return problems
+    if base.dtype != variant.bad_dtype:
+        return []
+    wrong = f"overflows or loses precision on {variant.name}, which was trained otherwise"
+    return [Problem("base.dtype", base.dtype, wrong, f'use "{variant.dtype}"')]
+
+
+def _training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
+    """What forbids training alone: clips are cached for such a base all the same."""
+    base, variant = sections.get("base"), facts.variant
+    if not isinstance(base, BaseConfig) or not variant.image_to_video:
+        return []
+    wrong = f"is an image-to-video model ({variant.name}), which this version cannot train"
+    return [Problem("base.path", base.path, wrong, "use a text-to-video model")]
 
 
 def _video_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:

@@ -21,10 +21,10 @@ def cache(recipe: Recipe) -> CacheReport:
     Run twice, the second run encodes nothing; killed anywhere, the next run finishes it.
     """
     done: tuple[ShardReport, ...] = ()
-    manifest = survey_clips(open_workbench(recipe))
+    manifest = survey_clips(open_workbench(recipe, for_training=False))
     for _ in range(ROUNDS):
         # Opened anew: a worker may have found that a size must be encoded in tiles.
-        bench = open_workbench(recipe)
+        bench = open_workbench(recipe, for_training=False)
         shards = plan_shards(bench, manifest)
         if not shards:
             return publish_index(bench, manifest, done)

@@ -32,7 +32,7 @@ def retrain(recipe: RecipePath) -> None:
 @app.command()
 def cache(recipe: RecipePath) -> None:
     """Survey the clips and encode what the cache lacks."""
-    loaded = _begin(recipe)
+    loaded = _begin(recipe, for_training=False)
     from flows.cache import cache as flow  # noqa: PLC0415
 
     _show(f"cache {loaded.name}", summary.cache_rows(flow(loaded)))
@@ -92,9 +92,9 @@ def up(
     serve_until_interrupted(prefect_port=prefect_port, mlflow_port=mlflow_port)
 
 
-def _begin(path: Path) -> Recipe:
+def _begin(path: Path, *, for_training: bool = True) -> Recipe:
     """Check the recipe before anything slow is imported, and set up this process."""
-    checked = check_file(path)
+    checked = check_file(path, for_training=for_training)
     prepare_process()
     _log_to_terminal()
     return checked.recipe

@@ -14,4 +14,4 @@ def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardRepor
 
     `shard` is the digest of its plan in the store; `part` says to people which one it is.
     """
-    return encode_records(open_workbench(recipe), shard, part)
+    return encode_records(open_workbench(recipe, for_training=False), shard, part)

@@ -171,14 +171,16 @@ def code_version() -> str:
     return importlib.metadata.version("cogvx")
 
 
-def open_workbench(recipe: Recipe) -> Workbench:
+def open_workbench(recipe: Recipe, *, for_training: bool = True) -> Workbench:
     """Check the recipe against its base and open the stores.
+
+    What comes before training, caching, says so: it takes bases that cannot be trained yet.
 
     Raises:
         ConfigError: With every problem of the recipe, or why a store refuses.
         TransientError: A store or the hub did not answer this time.
     """
-    checked = check_recipe(recipe)
+    checked = check_recipe(recipe, for_training=for_training)
     for warning in checked.warnings:
         warn_once(warning)
     here = settings()

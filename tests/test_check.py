@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cogvx.check import check_document, check_file
+from cogvx.check import check_document, check_file, check_recipe
 from cogvx.errors import ConfigError
 
 RECIPE = """
@@ -282,3 +282,14 @@ def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: there is no such file"):
         check_file(path)
     assert check_file(path, absent_is_fine=True).warnings == ()
+
+
+def test_clips_are_cached_for_a_base_that_cannot_be_trained_yet(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
+    with pytest.raises(ConfigError, match="which this version cannot train"):
+        check_file(path)
+    checked = check_file(path, for_training=False)
+    assert check_recipe(checked.recipe, for_training=False).recipe == checked.recipe
+    with pytest.raises(ConfigError, match="which this version cannot train"):
+        check_recipe(checked.recipe)
