@@ -16,12 +16,14 @@ from cogvx.cache.plan import Sample, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
 from cogvx.evaluation.documents import ArmResult, HeldoutScore
-from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm
+from cogvx.evaluation.index import EvaluationIndex, evaluation_path
+from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_key
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
 from cogvx.training.heldout import heldout_losses
 from cogvx.training.objective import Objective
+from tasks.lineage import judgement
 from tasks.progress import Progress
 from tasks.workbench import Workbench, read_stored
 
@@ -51,13 +53,27 @@ class MeasuredArm:
 def measure_arms(
     bench: Workbench, arms: Sequence[Arm], suite: Suite, manifest: Manifest
 ) -> tuple[MeasuredArm, ...]:
-    """Render, measure and score every arm, one after the other."""
+    """Render, measure and score every arm, one after the other.
+
+    First it is written down what they need, as pruning keeps only what a document reaches.
+    """
     setting = Setting(
         video=bench.recipe.video,
         base_fingerprint=bench.base_fingerprint,
         dtype=bench.recipe.base.dtype,
     )
     heldout = samples(manifest.heldout, bench.recipe, facts=bench.facts, ids=bench.ids)
+    index = EvaluationIndex(
+        videos=tuple(
+            video_key(arm, suite, prompt, seed, setting).path
+            for arm in arms
+            for prompt in suite.prompts
+            for seed in suite.seeds
+        ),
+        heldout=tuple(_losses_path(bench, arm, heldout) for arm in arms),
+    )
+    place = evaluation_path(bench.run_identity(manifest), judgement(bench.recipe, suite))
+    bench.store.write(place, canonical_json(index))
     open_session = functools.cache(lambda: _open_session(bench))
     measured = []
     for arm in arms:
@@ -85,17 +101,7 @@ def _heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], open_session: Callable[[], Session]
 ) -> tuple[HeldoutScore, ...]:
     """Held-out losses of an arm; measured once, then read from the store."""
-    name = digest(
-        {
-            "version": _HELDOUT_VERSION,
-            "base": bench.base_fingerprint,
-            "dtype": bench.recipe.base.dtype,
-            "adapters": [[adapter.sha256, adapter.weight] for adapter in arm.adapters],
-            "samples": [[sample.latents, sample.prompt] for sample in heldout],
-            "strata": bench.recipe.train.heldout_strata,
-        }
-    )
-    key = f"heldout/{name[:2]}/{name}.json"
+    key = _losses_path(bench, arm, heldout)
     if bench.store.info(key) is None:
         scores = _measure_heldout(bench, arm, heldout, open_session())
         if not all(math.isfinite(score.loss) for score in scores):
@@ -106,6 +112,21 @@ def _heldout(
     clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
     rows = zip(clips, kept.losses, strict=True)
     return tuple(HeldoutScore(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
+
+
+def _losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
+    """Where an arm's held-out losses are kept: named by everything that decides them."""
+    name = digest(
+        {
+            "version": _HELDOUT_VERSION,
+            "base": bench.base_fingerprint,
+            "dtype": bench.recipe.base.dtype,
+            "adapters": [[adapter.sha256, adapter.weight] for adapter in arm.adapters],
+            "samples": [[sample.latents, sample.prompt] for sample in heldout],
+            "strata": bench.recipe.train.heldout_strata,
+        }
+    )
+    return f"heldout/{name[:2]}/{name}.json"
 
 
 def _measure_heldout(
