@@ -5,13 +5,14 @@ no wheel. Both give the same bytes. What was measured of decord 0.6, and why it 
 over an edit list it repeats frames; with open groups of pictures, in AVI and in MPEG-4 it seeks to
 wrong frames; 10 bits come out wrong by up to 97 of 255; AV1 and some narrow sizes fail; and damage
 is filled with whatever lies near, which cannot be seen from outside, so that PyAV decodes the
-window strictly first.
+window strictly first. A window that begins late is sought, where a key frame is a safe beginning.
 
 Both turn YUV into RGB with the BT.601 matrix whatever the file's tag says, as the clips that
 CogVideoX was trained on were turned.
 """
 
 import importlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -29,8 +30,11 @@ from cogvx.shapes import CENTRE, Crop, CropRule, VideoSize, cover_and_crop
 
 Backend = Literal["auto", "decord", "pyav"]
 
-_DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
+_SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
 _DECORD_FORMATS = frozenset({"yuv420p", "yuvj420p"})
+# The first window begins at frame 0, so most clips are never sought. A container may file a key
+# frame under an earlier time than it is shown at, by the frames that are reordered: at most 16.
+_FAR, _REORDERED = 64, 16
 # Frames that decord hands over at once: 16 of 1080p are 100 MB.
 _BATCH = 16
 
@@ -96,23 +100,26 @@ def _read(
     path: Path, track: Track, indices: Sequence[int], backend: Backend
 ) -> Iterator[np.ndarray]:
     """The frames at `indices`, as shown, in uint8 `hwc`."""
-    done = 0
+    done, start = 0, _safe_start(path, track, indices[0], indices[-1])
     if backend != "pyav" and _is_for_decord(track):
-        for _ in _decode_strictly(path, track, indices[-1]):
-            pass
+        if not start:  # else it was done to find the start
+            for _ in _decode_strictly(path, track, 0, indices[-1]):
+                pass
         for rgb_hwc in _read_with_decord(path, track, indices):
             yield rgb_hwc
             done += 1
     if done < len(indices):
         if backend == "decord":
             raise ConfigError('decord is not installed here or cannot read this clip; use "pyav"')
-        yield from _read_with_pyav(path, track, indices[done:])
+        yield from _read_with_pyav(path, track, indices[done:], start)
 
 
-def _read_with_pyav(path: Path, track: Track, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def _read_with_pyav(
+    path: Path, track: Track, indices: Sequence[int], start: int
+) -> Iterator[np.ndarray]:
     wanted = iter(indices)
     index = next(wanted)
-    for position, frame in _decode_strictly(path, track, indices[-1]):
+    for position, frame in _decode_strictly(path, track, start, indices[-1]):
         if position == index:
             rgb_hwc = np.rot90(frame.to_ndarray(format="rgb24"), track.rotation // 90)
         while position == index:
@@ -136,14 +143,16 @@ def _read_with_decord(path: Path, track: Track, indices: Sequence[int]) -> Itera
 
 def _is_for_decord(track: Track) -> bool:
     return (
-        track.codec in _DECORD_CODECS
+        _is_seekable(track)
         and track.pixel_format in _DECORD_FORMATS
-        and track.timed
-        and track.closed
-        and not track.hidden
         and not track.rotation
         and _decord() is not None
     )
+
+
+def _is_seekable(track: Track) -> bool:
+    """Whether decoding may begin at a key frame: what follows then is as it would be."""
+    return track.codec in _SEEKABLE_CODECS and track.timed and track.closed and not track.hidden
 
 
 def _decord() -> Any:
@@ -154,16 +163,36 @@ def _decord() -> Any:
         return None
 
 
-def _decode_strictly(path: Path, track: Track, last: int) -> Iterator[tuple[int, Any]]:
-    """Every shown frame up to `last` with its position.
+def _safe_start(path: Path, track: Track, first: int, last: int) -> int:
+    """A key frame before `first` from which everything up to `last` decodes; 0 where none is."""
+    if first <= _FAR or not _is_seekable(track):
+        return 0
+    with open_video(path) as (container, stream):
+        container.seek(track.ticks[first - _REORDERED], stream=stream)
+        packet = next(container.demux(stream))
+    start = 0 if packet.pts is None else bisect_left(track.ticks, packet.pts)
+    if not packet.is_keyframe or start > first - _REORDERED:
+        return 0
+    try:
+        for _ in _decode_strictly(path, track, start, last):
+            pass
+    except DataError:  # what follows the key frame leans on frames before it after all
+        return 0
+    return start
+
+
+def _decode_strictly(path: Path, track: Track, start: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Every shown frame from `start`, 0 or a safe one, up to `last` with its position.
 
     Raises:
         DataError: The decoder had to guess at a frame, or skipped one.
     """
     with open_video(path) as (container, stream):
         stream.codec_context.options = {"err_detect": "explode"}
-        position = -1
-        for position, frame in enumerate(container.decode(stream)):
+        if start:
+            container.seek(track.ticks[start], stream=stream)
+        position = start - 1
+        for position, frame in enumerate(container.decode(stream), start=start):
             misplaced = track.timed and frame.pts not in (None, track.ticks[position])
             if frame.is_corrupt or misplaced:
                 raise DataError(f"the file is damaged at frame {position}")
