@@ -69,7 +69,7 @@ def best_bucket(facts: ClipFacts, video: VideoConfig) -> Bucket | Fault:
         )
         return Fault(reason="too_small", detail=detail)
     kept = {size: _kept(facts, size) for size in covered}
-    best = max(covered, key=lambda s: (int(kept[s] * _KEPT_STEPS), s.frames, s.pixels))
+    best = max(covered, key=lambda s: (round(kept[s] * _KEPT_STEPS), s.frames, s.pixels))
     return Bucket(best, float(kept[best]))
 
 
