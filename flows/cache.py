@@ -6,7 +6,7 @@ from cogvx.recipe import Recipe
 from flows.encode import encode_shard
 from tasks.dispatch import require_all, run_children
 from tasks.documents import CacheReport, ShardReport
-from tasks.encode import encoding_never_ends, plan_shards, publish_index, settle_shards
+from tasks.encode import encoding_never_ends, plan_shards, report_cache, settle_shards
 from tasks.ingest import survey_clips
 from tasks.workbench import open_workbench
 
@@ -20,16 +20,17 @@ def cache(recipe: Recipe) -> CacheReport:
 
     Run twice, the second run encodes nothing; killed anywhere, the next run finishes it.
     """
+    bench = open_workbench(recipe)
+    manifest = survey_clips(bench)
     done: tuple[ShardReport, ...] = ()
-    manifest = survey_clips(open_workbench(recipe, for_training=False))
     for _ in range(ROUNDS):
-        # Opened anew: a worker may have found that a size must be encoded in tiles.
-        bench = open_workbench(recipe, for_training=False)
-        shards = plan_shards(bench, manifest)
-        if not shards:
-            return publish_index(bench, manifest, done)
-        ended = run_children(encode_shard, shards, what="encode shards")
+        work = plan_shards(bench, manifest)
+        if not work.shards:
+            return report_cache(bench, manifest, work=work, done=done)
+        ended = run_children(encode_shard, work.shards, what="encode shards")
         if settle_shards(bench, ended):
             manifest = survey_clips(bench)
         done += require_all(ended)
+        # Opened anew: a worker may have found that a size must be encoded in tiles.
+        bench = open_workbench(recipe)
     raise encoding_never_ends(recipe, ROUNDS)

@@ -10,17 +10,20 @@ class _Document(BaseModel):
 
 
 class ShardReport(_Document):
-    """What one shard made of its plan: counts of records, and the clips that cannot be used."""
+    """What one shard made of its plan, and the clips that cannot be used.
 
+    What it wanted and did not encode was made by another worker, or must be planned again.
+    """
+
+    records_wanted: int
     records_encoded: int
-    records_reused: int
     refused: tuple[Rejected, ...] = ()
 
 
 class CacheReport(_Document):
     """What the cache stage found and did.
 
-    `manifest` is the digest of the accepted clips, `index` that of the list of their records.
+    `manifest` is the digest of the accepted clips, `index` that of their records' list.
     """
 
     dataset: str

@@ -7,6 +7,7 @@ about to read it, and nothing reaches it, so pruning takes it away.
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -32,6 +33,18 @@ _PLANS = "plans"
 _INDEXES = "indexes"
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a manifest wants of the cache: how many records, their index, and the shards to encode.
+
+    Without shards the cache is complete.
+    """
+
+    index: str
+    wanted: int
+    shards: tuple[Child, ...]
+
+
 @task(
     name="plan shards",
     cache_policy=NO_CACHE,
@@ -39,20 +52,22 @@ _INDEXES = "indexes"
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def plan_shards(bench: Workbench, manifest: Manifest) -> tuple[Child, ...]:
-    """Publish what the cache lacks, cut into shards; none if it lacks nothing.
+def plan_shards(bench: Workbench, manifest: Manifest) -> Work:
+    """Publish what the cache lacks, cut into shards.
 
     First of all the index is written, anew each time: pruning keeps what a young one reaches, so
     that it takes nothing which is found to be present here.
     """
     index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
-    bench.store.write(f"{_INDEXES}/{digest(index)}.json", canonical_json(index))
+    name = digest(index)
+    bench.store.write(f"{_INDEXES}/{name}.json", canonical_json(index))
     plan = plan_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids, store=bench.store)
     shards = cut(plan, seconds=bench.settings.shard_seconds)
-    return tuple(
+    children = (
         _child(bench, bench.publish(_PLANS, shard), f"{number} of {len(shards)}")
         for number, shard in enumerate(shards, start=1)
     )
+    return Work(index=name, wanted=plan.wanted, shards=tuple(children))
 
 
 @task(
@@ -85,9 +100,7 @@ def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
         on_progress=lambda kind, done, total: bars[kind](done, total),
     )
     return ShardReport(
-        records_encoded=report.encoded,
-        records_reused=plan.wanted - report.encoded - len(report.refused),
-        refused=report.refused,
+        records_wanted=plan.wanted, records_encoded=report.encoded, refused=report.refused
     )
 
 
@@ -113,26 +126,21 @@ def settle_shards(bench: Workbench, ended: Sequence[Ended[ShardReport]]) -> bool
     return bool(refused)
 
 
-@task(
-    name="publish index",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_SECONDS,
-    retry_condition_fn=is_transient,
-)
-def publish_index(bench: Workbench, manifest: Manifest, done: Sequence[ShardReport]) -> CacheReport:
-    """Say in the store which records a complete cache holds for a manifest."""
-    index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
+def report_cache(
+    bench: Workbench, manifest: Manifest, *, work: Work, done: Sequence[ShardReport]
+) -> CacheReport:
+    """What the cache holds for a manifest now that it is complete, and what was done for it."""
     encoded = sum(report.records_encoded for report in done)
     return CacheReport(
         dataset=bench.dataset.url,
-        manifest=index.manifest,
-        index=bench.publish(_INDEXES, index),
+        manifest=manifest.content_digest(),
+        index=work.index,
         accepted=len(manifest.clips),
         heldout=len(manifest.heldout),
         rejected=manifest.rejected_counts(),
         records_encoded=encoded,
-        records_reused=max(0, len(index.reaches()) - encoded),
+        # Fewer than none, if clips that were encoded at first are gone by the end.
+        records_reused=max(0, work.wanted - encoded),
     )
 
 
@@ -156,8 +164,8 @@ def _row(ended: Ended[ShardReport]) -> dict[str, object]:
     report = ended.report
     return {
         "shard": ended.child.name,
+        "wanted": report.records_wanted if report else None,
         "encoded": report.records_encoded if report else None,
-        "reused": report.records_reused if report else None,
         "refused clips": len(report.refused) if report else None,
         "seconds": round(ended.seconds, 1),
         "failed": "" if ended.error is None else f"{type(ended.error).__name__}: {ended.error}",

@@ -43,7 +43,7 @@ class Progress:
             return ""
         rate = (done - already) / seconds
         left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-        return f", {rate:.3g} {self._unit}/s{left}"
+        return f", {rate:.{0 if rate >= 10 else 2}f} {self._unit}/s{left}"
 
     def _show(self, percent: float) -> None:
         if FlowRunContext.get() is None and TaskRunContext.get() is None:
