@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 from cogvx.data.captions import caption_fault, normalise_caption
 from cogvx.data.ledger import Ledger, ReadText
@@ -65,7 +64,7 @@ def find_clips(dataset: ObjectStore, ledger: Ledger | None = None) -> list[Capti
         TransientError: The store did not answer this time.
     """
     files = {info.key: info for info in dataset.entries() if not _is_hidden(info.key)}
-    videos = [key for key in files if PurePosixPath(key).suffix.lower() in VIDEO_SUFFIXES]
+    videos = [key for key in files if key.lower().endswith(VIDEO_SUFFIXES)]
     if not videos:
         suffixes = " ".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
         raise DataError(
@@ -96,7 +95,12 @@ def _sidecars(files: Files, videos: Sequence[str]) -> dict[str, str]:
 
 
 def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
+    """The key up to the last dot of its name."""
+    return key.rpartition(".")[0]
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def _document(dataset: ObjectStore, files: Files, sidecars: Mapping[str, str]) -> str | None:
@@ -206,12 +210,12 @@ def _with_sidecars(
         if key in sidecars:
             yield _clip(key, texts[sidecars[key]], files)
         else:
-            name = PurePosixPath(_stem(key)).name + ".txt"
+            name = f"{_name(_stem(key))}.txt"
             absent = Fault(reason="caption", detail=f"there is no {name} beside it")
             yield _clip(key, absent, files)
     for key in files:
         is_text = key.lower().endswith(".txt") and key not in texts
-        if is_text and PurePosixPath(key).stem.lower() not in _NOT_CAPTIONS:
+        if is_text and _name(_stem(key)).lower() not in _NOT_CAPTIONS:
             yield _clip(key, Fault(reason="missing", detail="no video is beside it"), {})
 
 
