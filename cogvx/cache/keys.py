@@ -5,6 +5,7 @@ records stay valid under their old names.
 """
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from cogvx.digest import digest
 from cogvx.shapes import VideoSize
@@ -43,7 +44,7 @@ class LatentKey:
     resize: str = RESIZE
     version: int = LATENTS_VERSION
 
-    @property
+    @cached_property  # hashing a million keys once takes a minute
     def digest(self) -> str:
         """The record's name."""
         return digest({"kind": "latents", **asdict(self)})
@@ -67,7 +68,7 @@ class ImageKey:
     noise: str = IMAGE_NOISE
     version: int = IMAGE_VERSION
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The record's name."""
         return digest({"kind": "image", **asdict(self)})
@@ -98,7 +99,7 @@ class PromptKey:
     batch: int
     version: int = PROMPT_VERSION
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The record's name."""
         return digest({"kind": "prompt", **asdict(self)})

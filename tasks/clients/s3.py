@@ -12,14 +12,17 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+import botocore.session
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ChecksumError
+from botocore.utils import parse_timestamp
 from pydantic import SecretStr
 
 from cogvx import files
@@ -69,7 +72,7 @@ def open_s3(
     # Servers other than AWS seldom have a host name for each bucket.
     style = {"addressing_style": "path" if endpoint_url else "auto"}
     try:
-        client = Session().client(
+        client = Session(botocore_session=_quick_session()).client(
             "s3",
             endpoint_url=endpoint_url or None,
             aws_access_key_id=_reveal(access_key),
@@ -230,6 +233,25 @@ class S3Store:
             if is_absent(error):
                 raise IntegrityError(f"{key} is not in {self.url}") from error
             raise translate(error, self._place, key) from error
+
+
+def _quick_session() -> botocore.session.Session:
+    """A session that reads the times in a listing in a third of botocore's time.
+
+    botocore guesses at the form of each with dateutil, which is most of the work of a listing.
+    """
+    session = botocore.session.get_session()
+    factory = session.get_component("response_parser_factory")
+    factory.set_parser_defaults(timestamp_parser=_read_time)
+    return session
+
+
+def _read_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        read: datetime = parse_timestamp(text)  # headers have the form of mails
+        return read
 
 
 def _stamp(answer: dict[str, Any]) -> str:
