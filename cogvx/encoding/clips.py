@@ -97,8 +97,7 @@ def encode_clips(
                 uploads.collect()
                 records: list[Record] = []
                 if isinstance(pixels, Rejected):
-                    logger.warning("clip %s is refused: %s", pixels.key, pixels.detail)
-                    refused.setdefault(pixels.key, pixels)
+                    _refuse(pixels, refused)
                 elif pixels is not None and window.clip.size not in encoder.tiled:
                     records = encoder.encode(window, pixels)
                 if not records:
@@ -108,6 +107,13 @@ def encode_clips(
                 latents += window.latents
                 images += len(window.images)
     return EncodedClips(latents, images, tuple(refused.values()), tuple(encoder.tiled))
+
+
+def _refuse(clip: Rejected, refused: dict[str, Rejected]) -> None:
+    """Once for each clip, however many windows of it are bad."""
+    if clip.key not in refused:
+        logger.warning("clip %s is refused: %s", clip.key, clip.detail)
+        refused[clip.key] = clip
 
 
 def decoding_threads(size: VideoSize) -> int:

@@ -1,141 +1,21 @@
-"""What is cached is what the live model gives; what cannot be encoded is named, not skipped."""
+"""What a plan lacks is made, once; what cannot be made is named, not skipped."""
 
-import json
+import gc
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
-from transformers import T5EncoderModel, T5TokenizerFast
+from diffusers import AutoencoderKLCogVideoX
 
-from cogvx.cache.plan import CachePlan, Identities, latent_key, plan_cache, prompt_key
-from cogvx.cache.records import unpack
-from cogvx.data.decode import decode_clip
-from cogvx.data.manifest import Clip, Manifest
-from cogvx.data.probe import probe
+from cogvx.cache.plan import latent_key
+from cogvx.data.manifest import Clip
 from cogvx.digest import sha256_file
-from cogvx.encoding import EncodeReport, Encoders, encode_missing
-from cogvx.errors import DataError, IntegrityError, TransientError
-from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
-from cogvx.recipe import Recipe
+from cogvx.encoding import EncodeReport, Encoders
+from cogvx.errors import ConfigError, DataError, IntegrityError, TransientError
+from cogvx.model.identity import TEXT_PARTS
+from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore, MemoryStore
-from cogvx.variants import read_facts
 from tests.cache.toys import recipe
-
-RECIPE = recipe()
-
-
-@pytest.fixture(scope="module")
-def encoders(nano_base: Path) -> Encoders:
-    ids = Identities(fingerprint(nano_base, VAE_PARTS), fingerprint(nano_base, TEXT_PARTS))
-    return Encoders(nano_base, read_facts(nano_base), ids)
-
-
-@pytest.fixture(scope="module")
-def clips(world_clips: Path) -> tuple[Clip, ...]:
-    """Three clips, two of which share a caption."""
-    lines = (world_clips / "metadata.jsonl").read_text().splitlines()[:3]
-    rows = [json.loads(line) for line in lines]
-    captions = [rows[0]["text"], rows[1]["text"], f"  {rows[0]['text']} "]
-    paths = [world_clips / row["file_name"] for row in rows]
-    return tuple(
-        Clip(
-            key=path.relative_to(world_clips).as_posix(),
-            sha256=sha256_file(path),
-            caption=caption,
-            facts=probe(path),
-            size=RECIPE.video.size,
-        )
-        for path, caption in zip(paths, captions, strict=True)
-    )
-
-
-class RemoteStore(MemoryStore):
-    """A dataset that has to be copied here before it can be decoded, like one on S3."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        for path in folder.rglob("*.mp4"):
-            self.upload(path, path.relative_to(folder).as_posix())
-
-
-class Bench:
-    """A store to fill from a dataset, and the folder that clips pass through."""
-
-    def __init__(self, encoders: Encoders, dataset: MemoryStore, work: Path) -> None:
-        self.encoders, self.dataset, self.work = encoders, dataset, work
-        self.store = MemoryStore()
-        self.progress: list[tuple[str, int, int]] = []
-
-    def plan(self, clips: tuple[Clip, ...], with_recipe: Recipe = RECIPE) -> CachePlan:
-        manifest = Manifest(dataset="memory://", clips=clips)
-        facts, ids = self.encoders.facts, self.encoders.ids
-        return plan_cache(manifest, with_recipe, facts=facts, ids=ids, store=self.store)
-
-    def encode(self, plan: CachePlan, with_recipe: Recipe = RECIPE) -> EncodeReport:
-        return encode_missing(
-            plan,
-            with_recipe,
-            encoders=self.encoders,
-            dataset=self.dataset,
-            store=self.store,
-            work=self.work,
-            on_progress=lambda *step: self.progress.append(step),
-        )
-
-    def latents(self, clip: Clip, with_recipe: Recipe = RECIPE) -> torch.Tensor:
-        key = latent_key(clip, with_recipe, self.encoders.ids)
-        return unpack(self.store.read(key.path), key.digest)
-
-    def prompt(self, caption: str, with_recipe: Recipe = RECIPE) -> torch.Tensor:
-        key = prompt_key(caption, with_recipe, self.encoders.ids, self.encoders.facts)
-        return unpack(self.store.read(key.path), key.digest)
-
-
-@pytest.fixture
-def bench(encoders: Encoders, world_clips: Path, tmp_path: Path) -> Bench:
-    return Bench(encoders, RemoteStore(world_clips), tmp_path / "work")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_latents_drawn_from_a_record_are_the_live_models(
-    bench: Bench, clips: tuple[Clip, ...], nano_base: Path, world_clips: Path, dtype: str
-) -> None:
-    chosen = recipe(base={"dtype": dtype})
-    bench.encode(bench.plan(clips, chosen), chosen)
-    vae = AutoencoderKLCogVideoX.from_pretrained(
-        nano_base, subfolder="vae", torch_dtype=getattr(torch, dtype)
-    )
-    for clip in clips:
-        rgb_cfhw = decode_clip(world_clips / clip.key, start_frame=0, size=clip.size, fps=8)
-        with torch.no_grad():
-            posterior = vae.encode(rgb_cfhw[None].to(vae.dtype)).latent_dist
-        live_bcfhw = posterior.sample(torch.manual_seed(7))
-        mean_cfhw, logvar_cfhw = bench.latents(clip, chosen).chunk(2)
-        std_cfhw = torch.exp(0.5 * logvar_cfhw.clamp(-30.0, 20.0))
-        noise_bcfhw = torch.randn(
-            live_bcfhw.shape, generator=torch.manual_seed(7), dtype=live_bcfhw.dtype
-        )
-        assert torch.equal(mean_cfhw + std_cfhw * noise_bcfhw[0], live_bcfhw[0])
-
-
-def test_prompts_are_the_pipelines(bench: Bench, clips: tuple[Clip, ...], nano_base: Path) -> None:
-    bench.encode(bench.plan(clips))
-    pipeline = CogVideoXPipeline(
-        tokenizer=T5TokenizerFast.from_pretrained(nano_base / "tokenizer"),
-        text_encoder=T5EncoderModel.from_pretrained(nano_base, subfolder="text_encoder"),
-        vae=None,
-        transformer=None,
-        scheduler=None,
-    )
-    for caption in ("", *(clip.caption.strip() for clip in clips)):
-        with torch.no_grad():
-            live_bsd, _ = pipeline.encode_prompt(
-                caption,
-                do_classifier_free_guidance=False,
-                max_sequence_length=bench.encoders.facts.text_tokens,
-            )
-        assert torch.equal(bench.prompt(caption), live_bsd[0])
+from tests.encoding.benches import RECIPE, Bench
 
 
 def test_a_records_bits_do_not_depend_on_what_is_encoded_beside_it(
@@ -253,3 +133,96 @@ def test_latents_that_are_not_finite_are_refused_with_the_clips_name(
     with pytest.raises(DataError, match=f"{clips[0].key}: .*not finite"):
         bench.encode(bench.plan(clips))
     assert bench.store.objects == {}
+
+
+def test_the_vae_is_gone_before_the_text_encoder_is_loaded(
+    bench: Bench, clips: tuple[Clip, ...]
+) -> None:
+    def vaes() -> int:
+        return sum(type(thing) is AutoencoderKLCogVideoX for thing in gc.get_objects())
+
+    before, seen = vaes(), {}
+
+    def look(kind: str, _done: int, _total: int) -> None:
+        if kind not in seen:
+            seen[kind] = vaes() - before
+
+    bench.on_progress = look
+    bench.encode(bench.plan(clips))
+    assert seen == {"clips": 1, "captions": 0}
+
+
+def test_what_another_worker_made_meanwhile_is_not_made_again(
+    bench: Bench, clips: tuple[Clip, ...]
+) -> None:
+    plan = bench.plan(clips)
+    first = plan.model_copy(update={"clips": plan.clips[:2], "captions": plan.captions[:2]})
+    assert bench.encode(first).encoded == 4
+    report = bench.encode(plan)
+    assert (report.encoded_latents, report.encoded_prompts) == (1, 1)
+    assert bench.progress[-1] == ("captions", 3, 3)
+    assert bench.encode(plan).encoded == 0
+
+
+def test_windows_of_one_clip_fetch_it_once(bench: Bench, clips: tuple[Clip, ...]) -> None:
+    fetched: list[str] = []
+
+    class Counting(MemoryStore):
+        def fetch(self, key: str, folder: Path) -> Path:
+            fetched.append(key)
+            return super().fetch(key, folder)
+
+    counting = Counting()
+    counting.objects = bench.dataset.objects
+    bench.dataset = counting
+    short = VideoSize(5, 48, 48)
+    windows = [
+        clip.model_copy(update={"size": short, "start_frame": start, "flip": flip})
+        for clip in clips
+        for start in (0, 4)
+        for flip in (False, True)
+    ]
+    assert bench.encode(bench.plan(tuple(windows))).encoded_latents == 12
+    assert sorted(fetched) == sorted(clip.key for clip in clips)
+    assert list(bench.work.rglob("*")) == []
+
+
+def test_a_clip_whose_windows_are_bad_is_refused_once(
+    bench: Bench, clips: tuple[Clip, ...]
+) -> None:
+    gone = [clips[0].model_copy(update={"key": "gone.mp4", "start_frame": at}) for at in (0, 1)]
+    report = bench.encode(bench.plan((*gone, clips[1])))
+    assert [clip.key for clip in report.refused] == ["gone.mp4"]
+    assert report.encoded_latents == 1
+    assert bench.progress[2] == ("clips", 3, 3)
+
+
+@pytest.mark.parametrize("records", ["latents", "prompts"])
+def test_a_store_that_fails_stops_the_work_and_the_clip_or_caption_is_named(
+    bench: Bench, clips: tuple[Clip, ...], records: str
+) -> None:
+    class Refusing(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            if records in key and len(self.objects) >= 2:
+                raise TransientError("503")
+            return super().create(key, data)
+
+    bench.store = Refusing()
+    names = "|".join(clip.key for clip in clips) if records == "latents" else "the caption .*"
+    with pytest.raises(TransientError, match=f"^({names}): 503$"):
+        bench.encode(bench.plan(clips))
+    bench.store.__class__ = MemoryStore
+    assert bench.encode(bench.plan(clips)).encoded > 0
+    assert bench.plan(clips).is_complete
+
+
+def test_a_full_disk_is_a_sentence_with_the_clips_name(
+    bench: Bench, clips: tuple[Clip, ...]
+) -> None:
+    class Full(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            raise OSError(28, "No space left on device")
+
+    bench.store = Full()
+    with pytest.raises(ConfigError, match=r"\.mp4: the store memory:// cannot be .*No space left"):
+        bench.encode(bench.plan(clips))
