@@ -219,7 +219,9 @@ def test_padding_repeats_the_first_latent_in_front_and_only_when_needed() -> Non
     assert torch.equal(pad_front(odd, None), odd)
 
 
-def pipeline_rotary(kind: str, transformer: Any, folder: Path, frames: int) -> Any:
+def pipeline_rotary(
+    kind: str, transformer: Any, folder: Path, frames: int, size: VideoSize = SIZE
+) -> Any:
     pipeline = CogVideoXPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -229,7 +231,27 @@ def pipeline_rotary(kind: str, transformer: Any, folder: Path, frames: int) -> A
     )
     if not transformer.config.use_rotary_positional_embeddings:
         return None
-    return pipeline._prepare_rotary_positional_embeddings(SIZE.height, SIZE.width, frames, "cpu")
+    return pipeline._prepare_rotary_positional_embeddings(size.height, size.width, frames, "cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_follow_from_the_latents_and_equal_the_pipelines(kind: str, bases: Any) -> None:
+    folder, transformer = bases[kind]
+    objective = Objective.of(folder)
+    sizes = (SIZE, VideoSize(17, 48, 32), VideoSize(13, 32, 32), VideoSize(9, 48, 32))
+    for size in (*sizes, SIZE):
+        latent = objective.facts.compression.latent(size)
+        latents = pad_front(
+            draws(1, latent.frames, 4, latent.height, latent.width), objective.facts.patch_t
+        )
+        tables = objective.rotary(latents)
+        assert objective.rotary(latents + 1) is tables
+        expected = pipeline_rotary(kind, transformer, folder, latents.shape[1], size)
+        if expected is None:
+            assert tables is None
+            continue
+        assert tables is not None
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(tables, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
