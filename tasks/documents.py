@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.data.diff import ManifestDiff
 from cogvx.data.manifest import Rejected
 
 
@@ -23,7 +24,8 @@ class ShardReport(_Document):
 class CacheReport(_Document):
     """What the cache stage found and did.
 
-    `manifest` is the digest of the accepted clips, `index` that of their records' list.
+    `manifest` is the digest of the accepted clips, `index` that of their records' list. `diff` is
+    what this manifest changed; None where there was none before it.
     """
 
     dataset: str
@@ -34,6 +36,7 @@ class CacheReport(_Document):
     rejected: dict[str, int]
     records_encoded: int
     records_reused: int
+    diff: ManifestDiff | None = None
 
 
 class TrainReport(_Document):

@@ -141,6 +141,7 @@ def report_cache(
         records_encoded=encoded,
         # Fewer than none, if clips that were encoded at first are gone by the end.
         records_reused=max(0, work.wanted - encoded),
+        diff=bench.shelf.last_change(),
     )
 
 

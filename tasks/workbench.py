@@ -17,6 +17,7 @@ from cogvx.cache.plan import Identities, is_tiled
 from cogvx.cache.tilings import tiled_sizes
 from cogvx.check import check_recipe
 from cogvx.data.manifest import Manifest
+from cogvx.data.shelf import Shelf
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, VAE_PARTS, fingerprint, resolve_base
@@ -76,15 +77,10 @@ class Workbench:
         parts = {name: part.model_dump(mode="json") for name, part in screened.items()}
         return f"manifests/{digest(parts)[:32]}"
 
-    def publish_manifest(self, manifest: Manifest) -> str:
-        """Store a manifest, then point at it; returns its content digest.
-
-        What stands there already is left alone, unless it was damaged.
-        """
-        name = manifest.content_digest()
-        self.put(f"{self._manifests}/{name}.json", canonical_json(manifest))
-        self.put(f"{self._manifests}/latest", name.encode())
-        return name
+    @property
+    def shelf(self) -> Shelf:
+        """The manifests of this dataset under this recipe's settings."""
+        return Shelf(self.store, self._manifests)
 
     def publish(self, folder: str, document: BaseModel) -> str:
         """Store a document under the digest of its content; returns the digest."""
@@ -117,17 +113,13 @@ class Workbench:
             ConfigError: The cache stage has not run for this dataset and size.
             IntegrityError: The manifest is damaged; caching again writes it anew.
         """
-        pointer = f"{self._manifests}/latest"
-        if self.store.info(pointer) is None:
+        name = self.shelf.latest_name()
+        if name is None:
             raise ConfigError(
                 f"{self.recipe.dataset.uri} has not been cached for {self.recipe.video.size} yet; "
                 "run `cogvx cache` with this recipe first"
             )
-        name = self.store.read(pointer).decode()
-        manifest = read_stored(self.store, f"{self._manifests}/{name}.json", Manifest)
-        if manifest.content_digest() != name:
-            raise IntegrityError(f"manifest {name} in {self.store.url} is damaged; cache again")
-        return manifest
+        return self.shelf.read(name)
 
     def run_identity(self, manifest: Manifest) -> str:
         """The run's name: everything that decides the adapter's bits, and nothing else."""
