@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cogvx.pages.axes import Axis, round_ticks
 
 WIDTH, HEIGHT = 440, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 24, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 24, 40
 _ACROSS = WIDTH - _LEFT - _RIGHT
 _UP = HEIGHT - _TOP - _BOTTOM
 

@@ -9,19 +9,18 @@ from PIL import Image
 SMALL_SIDE = 160
 """Videos with a side below this are shown pixel by pixel."""
 
-STRIP_FRAMES = 6
-STRIP_HEIGHT = 96
 FRAME_GAP = 2
 
+_FRAMES, _HEIGHT = 6, 96
 _EDGE = "#8a94a3"
 
 
-def strip(rgb_fhwc: np.ndarray, *, height: int = STRIP_HEIGHT, quality: int = 80) -> str:
-    """Frames side by side as a data URI, at most `height` pixels high.
+def strip(rgb_fhwc: np.ndarray, *, height: int = _HEIGHT, quality: int = 80) -> str:
+    """Up to six frames side by side as a data URI, at most `height` pixels high.
 
     Frames that need no reduction keep every pixel (PNG); others become JPEG of the given quality.
     """
-    frames = spread(rgb_fhwc, STRIP_FRAMES)
+    frames = spread(rgb_fhwc, _FRAMES)
     lines = min(rgb_fhwc.shape[1], height)
     width = max(round(rgb_fhwc.shape[2] * lines / rgb_fhwc.shape[1]), 1)
     step = width + FRAME_GAP

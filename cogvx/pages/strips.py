@@ -19,11 +19,11 @@ from cogvx.data.probe import Track, open_video, read_track
 from cogvx.data.timing import nearest_frames
 from cogvx.data.windows import crop_rule
 from cogvx.errors import DataError, IntegrityError
-from cogvx.pages.pictures import SMALL_SIDE, STRIP_FRAMES, strip
+from cogvx.pages.pictures import SMALL_SIDE, strip
 from cogvx.shapes import Crop, VideoSize, cover_and_crop
 from cogvx.store import ObjectStore
 
-_HEIGHT = 80
+_FRAMES, _HEIGHT = 4, 96
 _QUALITY = 70
 # Fetching waits for the network, decoding has threads of its own.
 _WORKERS = 4
@@ -83,7 +83,7 @@ def read_frames(path: Path, clip: Clip, *, fps: int) -> np.ndarray:
     shown = nearest_frames(
         track.times_s, target_fps=fps, count=clip.size.frames, start_frame=clip.start_frame
     )
-    places = np.linspace(0, len(shown) - 1, min(STRIP_FRAMES, len(shown))).round().astype(int)
+    places = np.linspace(0, len(shown) - 1, min(_FRAMES, len(shown))).round().astype(int)
     height = min(_HEIGHT, clip.size.height)
     width = max(1, round(clip.size.width * height / clip.size.height))
     target = VideoSize(1, height, width)
