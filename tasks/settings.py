@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         return self.tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
 
     @property
+    def is_tracked(self) -> bool:
+        """Whether MLflow may know anything: a server, or a database that something made."""
+        return bool(self.tracking_uri) or (self.home / "mlflow.db").is_file()
+
+    @property
     def mlflow_artifacts(self) -> Path | None:
         """Artifact folder of an MLflow without a server; a server has its own."""
         served = self.tracking_uri.startswith(("http://", "https://"))
@@ -65,6 +70,10 @@ class Settings(BaseSettings):
     def report_folder(self, run: str) -> Path:
         """Where a person finds this run's report."""
         return self.home / "reports" / run[:16]
+
+    def dataset_folder(self, identity: str) -> Path:
+        """Where a person finds the page of a dataset."""
+        return self.home / "datasets" / identity[:16]
 
 
 @cache
