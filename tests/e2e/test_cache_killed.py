@@ -16,18 +16,12 @@ from cogvx.store import ObjectStore
 from tasks.documents import CacheReport
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
-from tests.fixtures.forks import Forks, Job, forking
+from tests.fixtures.forks import Forks, Job
 from tests.fixtures.proxy import Fault, FaultPlan, FaultyProxy, faulty
 from tests.fixtures.s3 import BUCKET, S3Server
 
 SEEDS = 30
 STAGE = "tests.e2e.cache_stage:fill_and_say"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory, nano_base: Path) -> Iterator[Forks]:
-    with forking(tmp_path_factory.mktemp("forks"), dict(os.environ), nano_base) as parent:
-        yield parent
 
 
 @pytest.fixture(scope="module")
