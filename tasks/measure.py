@@ -15,13 +15,13 @@ from cogvx.cache.materialise import materialise
 from cogvx.cache.plan import Sample, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
-from cogvx.evaluation.documents import ArmResult, HeldoutScore
+from cogvx.evaluation.documents import ArmResult
 from cogvx.evaluation.index import EvaluationIndex, evaluation_path
 from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_key
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
-from cogvx.training.heldout import heldout_losses
+from cogvx.training.heldout import HeldoutLoss, by_clip, heldout_losses
 from cogvx.training.objective import Objective
 from tasks.lineage import judgement
 from tasks.progress import Progress
@@ -34,7 +34,7 @@ _HELDOUT_VERSION = 1
 
 
 class _KeptLosses(BaseModel):
-    """Timestep and loss, clip after clip; clips are named by the samples in the key."""
+    """Timestep and loss, window after window; windows are named by the samples in the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -86,7 +86,7 @@ def measure_arms(
             work=bench.work / "videos",
             on_progress=Progress(f"render {arm.name}", "videos", logger),
         )
-        losses = _heldout(bench, arm, heldout, open_session)
+        losses = by_clip(_heldout(bench, arm, heldout, open_session))
         result = score_arm(arm, videos, suite=suite, video=bench.recipe.video, heldout=losses)
         measured.append(MeasuredArm(arm, videos, result))
     return tuple(measured)
@@ -99,8 +99,8 @@ def _open_session(bench: Workbench) -> Session:
 
 def _heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], open_session: Callable[[], Session]
-) -> tuple[HeldoutScore, ...]:
-    """Held-out losses of an arm; measured once, then read from the store."""
+) -> tuple[HeldoutLoss, ...]:
+    """Held-out losses of an arm, window by window; measured once, then read from the store."""
     key = _losses_path(bench, arm, heldout)
     if bench.store.info(key) is None:
         scores = _measure_heldout(bench, arm, heldout, open_session())
@@ -111,7 +111,7 @@ def _heldout(
     kept = read_stored(bench.store, key, _KeptLosses)
     clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
     rows = zip(clips, kept.losses, strict=True)
-    return tuple(HeldoutScore(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
+    return tuple(HeldoutLoss(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
 
 
 def _losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
@@ -131,7 +131,7 @@ def _losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
 
 def _measure_heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
-) -> tuple[HeldoutScore, ...]:
+) -> tuple[HeldoutLoss, ...]:
     records = bench.work / "records"
     materialise(
         record_paths(heldout),
@@ -145,7 +145,7 @@ def _measure_heldout(
         session.attach(name, adapter.path)
     session.use({n: a.weight for n, a in zip(names, arm.adapters, strict=True)})
     try:
-        losses = heldout_losses(
+        return heldout_losses(
             session.transformer,
             objective,
             samples=heldout,
@@ -157,6 +157,3 @@ def _measure_heldout(
         session.use({})
         for name in names:
             session.detach(name)
-    return tuple(
-        HeldoutScore(clip=loss.clip, timestep=loss.timestep, loss=loss.loss) for loss in losses
-    )

@@ -1,6 +1,7 @@
 """The manifest: which clips a run is made from, which were refused and why, which are held out."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -101,6 +102,11 @@ class Manifest(_Document):
     def heldout(self) -> tuple[Clip, ...]:
         """Windows to measure on; no other window of their clips is trained on."""
         return tuple(clip for clip in self.clips if clip.split == "heldout")
+
+    @staticmethod
+    def count_clips(windows: Iterable[Clip]) -> int:
+        """How many clips there are windows of."""
+        return len({window.key for window in windows})
 
     def rejected_counts(self) -> dict[str, int]:
         """How many clips were refused, by reason."""
