@@ -10,6 +10,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
 from cogvx.data.tokens import TokenCounter
+from cogvx.data.windows import unmirrored
+from cogvx.recipe import VideoConfig
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, warn_once
@@ -46,9 +48,11 @@ def survey_clips(bench: Workbench) -> Manifest:
     _say_what_changed(bench, manifest)
     _show_quarantine(manifest)
     _warn_of_long_captions(manifest, bench.facts.text_tokens)
-    if len(manifest.heldout) < _ENOUGH_HELDOUT:
+    _warn_of_unmirrored(manifest, bench.recipe.video)
+    heldout = manifest.count_clips(manifest.heldout)
+    if heldout < _ENOUGH_HELDOUT:
         warn_once(
-            f"{len(manifest.heldout)} clip(s) held out, but an interval needs {_ENOUGH_HELDOUT}: "
+            f"{heldout} clip(s) held out, but an interval needs {_ENOUGH_HELDOUT}: "
             "nothing can be promoted on held-out loss; raise dataset.min_heldout or add clips"
         )
     return manifest
@@ -96,3 +100,12 @@ def _warn_of_long_captions(manifest: Manifest, limit: int) -> None:
         f"{len(long)} caption(s) have more than {limit} tokens, and the model reads only the"
         f" first {limit}: {examples}{more}; say what matters first"
     )
+
+
+def _warn_of_unmirrored(manifest: Manifest, video: VideoConfig) -> None:
+    passed_over = unmirrored(manifest.clips) if video.flip else 0
+    if passed_over:
+        warn_once(
+            f"{passed_over} of {manifest.count_clips(manifest.train)} training clip(s) are not"
+            " mirrored, since their captions speak of left, right or a direction of turning"
+        )

@@ -115,8 +115,9 @@ class Workbench:
         """
         name = self.shelf.latest_name()
         if name is None:
+            sizes = ", ".join(str(size) for size in self.recipe.video.sizes)
             raise ConfigError(
-                f"{self.recipe.dataset.uri} has not been cached for {self.recipe.video.size} yet; "
+                f"{self.recipe.dataset.uri} has not been cached for {sizes} yet; "
                 "run `cogvx cache` with this recipe first"
             )
         return self.shelf.read(name)
