@@ -135,8 +135,8 @@ def report_cache(
         dataset=bench.dataset.url,
         manifest=manifest.content_digest(),
         index=work.index,
-        accepted=len(manifest.clips),
-        heldout=len(manifest.heldout),
+        accepted=manifest.count_clips(manifest.clips),
+        heldout=manifest.count_clips(manifest.heldout),
         rejected=manifest.rejected_counts(),
         records_encoded=encoded,
         # Fewer than none, if clips that were encoded at first are gone by the end.
