@@ -5,6 +5,7 @@ then hides. The file's first frame is decoded: it proves that there is a decoder
 the display rotation.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 
 # A frame of solid colour takes no bytes in a file, but all of its pixels in memory.
 _MAX_SIDE = 8192
+
+_TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)", re.ASCII)  # Matroska's, for each track
 
 # A declared rate is kept over the measured one if they agree: Matroska rounds times to 1 ms.
 _RATE_TOLERANCE = Fraction(1, 100)
@@ -101,6 +104,7 @@ def read_track(path: Path) -> Track:
         time_base = _fraction(stream.time_base)
         fps = _rate(ticks, time_base, stream)
         _require_whole(stream, len(packets), ticks, Fraction(1) / (fps * time_base))
+        _require_whole_matroska(container, stream, ticks[-1] * time_base, fps)
         timed = container.format.name != "avi"
         codec = str(stream.codec_context.codec.canonical_name)
     rotation, pixel_format, height, width = _first_picture(path)
@@ -196,6 +200,26 @@ def _require_whole(stream: Any, packets: int, ticks: list[int], frame_ticks: Fra
         return
     if ticks[-1] - ticks[0] + frame_ticks < stream.duration - frame_ticks:
         raise DataError(f"the file is cut short: {packets} of its {stream.frames} frames are there")
+
+
+def _require_whole_matroska(container: Any, stream: Any, last_s: Fraction, fps: Fraction) -> None:
+    """Compare with the duration in the track's tag, unless the whole file is said to be shorter.
+
+    A file may be longer than its pictures, because of its sound; a tag may be left over from a
+    longer file.
+    """
+    tag = _TAG.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag is None or not container.duration:
+        return
+    hours, minutes, seconds = (Fraction(part) for part in tag.groups())
+    promised_s = min(
+        hours * 3600 + minutes * 60 + seconds, Fraction(container.duration, av.time_base)
+    )
+    if last_s + 2 / fps < promised_s:
+        raise DataError(
+            f"the file is cut short: {float(last_s + 1 / fps):.2f} of its"
+            f" {float(promised_s):.2f} s are there"
+        )
 
 
 def _first_picture(path: Path) -> tuple[int, str, int, int]:
