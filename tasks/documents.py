@@ -25,7 +25,8 @@ class CacheReport(_Document):
     """What the cache stage found and did.
 
     `manifest` is the digest of the accepted clips, `index` that of their records' list. `diff` is
-    what this manifest changed; None where there was none before it.
+    what this manifest changed; None where there was none before it. `page` shows the clips to a
+    person; empty where it could not be made this time.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class CacheReport(_Document):
     records_encoded: int
     records_reused: int
     diff: ManifestDiff | None = None
+    page: str = ""
 
 
 class TrainReport(_Document):

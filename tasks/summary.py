@@ -35,6 +35,7 @@ def cache_rows(report: CacheReport) -> list[Row]:
     return [
         ("clips", f"{report.accepted} accepted ({report.heldout} held out), {rejected}"),
         *changed,
+        *([("dataset", report.page)] if report.page else []),
         ("records", f"{report.records_encoded} encoded, {report.records_reused} reused"),
     ]
 

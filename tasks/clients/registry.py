@@ -27,6 +27,7 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS_CHAMPION = "previous_champion"
 ADAPTER_TAG = "cogvx.adapter"
+MANIFEST_TAG = "cogvx.manifest"
 
 # MLflow has no compare-and-set for aliases; within one process this lock is one.
 _aliases = threading.Lock()
@@ -261,7 +262,7 @@ def lineage(card: AdapterCard) -> dict[str, str]:
     return {
         RUN_TAG: card.run,
         "cogvx.recipe": card.recipe,
-        "cogvx.manifest": card.manifest,
+        MANIFEST_TAG: card.manifest,
         "cogvx.base": card.base_path,
         "cogvx.base_revision": card.base_revision or "",
         "cogvx.base_fingerprint": card.base_fingerprint,
