@@ -127,7 +127,12 @@ def settle_shards(bench: Workbench, ended: Sequence[Ended[ShardReport]]) -> bool
 
 
 def report_cache(
-    bench: Workbench, manifest: Manifest, *, work: Work, done: Sequence[ShardReport]
+    bench: Workbench,
+    manifest: Manifest,
+    *,
+    work: Work,
+    done: Sequence[ShardReport],
+    page: str = "",
 ) -> CacheReport:
     """What the cache holds for a manifest now that it is complete, and what was done for it."""
     encoded = sum(report.records_encoded for report in done)
@@ -142,6 +147,7 @@ def report_cache(
         # Fewer than none, if clips that were encoded at first are gone by the end.
         records_reused=max(0, work.wanted - encoded),
         diff=bench.shelf.last_change(),
+        page=page,
     )
 
 
