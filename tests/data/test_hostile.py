@@ -215,6 +215,20 @@ def same_frames(folder: Path) -> None:
     (folder / "zzz.txt").write_text("the same again")
 
 
+def linked_file(folder: Path) -> None:
+    path = clip()(folder)
+    path.rename(folder.parent / "elsewhere.mp4")
+    path.symlink_to(folder.parent / "elsewhere.mp4")
+
+
+def caption_that_is(make_file: Callable[[Path], object]) -> Make:
+    def make(folder: Path) -> None:
+        write_clip(folder / "a.mp4", seed=5)
+        make_file(folder / "a.txt")
+
+    return make
+
+
 def folder_in_a_loop(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "up").symlink_to("..")
@@ -296,7 +310,7 @@ FILES = [
         frames=24,
     ),
     accepted("no times", clip("a.avi", codec="mpeg4"), "a.avi", frames=24, fps=8.0),
-    refused("zero duration", spoilt(timeless), "unreadable", ""),
+    refused("zero duration", spoilt(timeless), "unreadable", "has no frames"),
     accepted(
         "edit list", spoilt(lambda p: trim(p, first=4, frames=12, fps=8), frames=24), frames=12
     ),
@@ -320,7 +334,7 @@ FILES = [
     refused(
         "larger than a recipe may ask", clip(width=8208, frames=9), "unreadable", "larger than"
     ),
-    refused("picture that grows", beside(two_sizes), "unreadable", ""),
+    refused("picture that grows", beside(two_sizes), "unreadable", "from 48x64 to 96x64"),
     accepted("sound and texts beside the pictures", beside(with_texts_and_sound), frames=24),
     accepted("bytes after the end", spoilt(lambda p: p.open("ab").write(bytes(5000))), frames=24),
     refused(
@@ -358,6 +372,7 @@ FILES = [
     refused("pipe", beside(os.mkfifo), "missing", "no file but a pipe"),
     refused("folder called mp4", mp4_folder, "missing", "no video is beside it", "a.txt"),
     accepted("clip in a folder called mp4", mp4_folder, "a.mp4/b.mp4", frames=24),
+    accepted("linked file", linked_file, frames=24),
     accepted("linked folder", linked_folder, "linked/a.mp4", frames=24),
     Case("folders in a loop", folder_in_a_loop, None),
     accepted("the same name in two folders: one", same_name_twice, "one/a.mp4", frames=24),
@@ -379,11 +394,12 @@ CAPTIONS = [
     refused("caption in UTF-16", captioned("a cat".encode("utf-16")), "caption", "not UTF-8"),
     refused("caption of 100 kB", captioned("a cat, " * 15_000), "caption", "more than 8000"),
     refused("caption of 2 MB", captioned("a cat, " * 300_000), "caption", "so it is no caption"),
+    refused("caption that is a pipe", caption_that_is(os.mkfifo), "caption", "no file but a pipe"),
     refused(
-        "caption that is a pipe",
-        lambda f: (clip()(f), (f / "a.txt").unlink(), os.mkfifo(f / "a.txt")),
+        "caption that is a link to nothing",
+        caption_that_is(lambda p: p.symlink_to("nowhere.txt")),
         "caption",
-        "no file but a pipe",
+        "link that leads to no file",
     ),
     accepted("caption with a byte order mark", captioned(b"\xef\xbb\xbfa cat\r\n"), frames=24),
 ]
