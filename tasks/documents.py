@@ -105,3 +105,56 @@ class RetrainReport(_Document):
     register_: RegisterReport | None = None
     evaluate: EvaluateReport | None = None
     promote: PromoteReport | None = None
+
+
+class DamagedRecord(_Document):
+    """A damaged record, the clips or captions that it is of, and what is wrong."""
+
+    key: str
+    of: str
+    why: str
+
+
+class VerifyReport(_Document):
+    """What reading records showed; `missing` are those that a recipe needs and the store lacks."""
+
+    store: str
+    verified: int
+    bytes: int
+    missing: int
+    damaged: tuple[DamagedRecord, ...]
+    dropped: bool
+
+
+class Group(_Document):
+    """A number of objects that have something in common, and their bytes."""
+
+    name: str
+    objects: int
+    bytes: int
+
+
+class PruneReport(_Document):
+    """What may go, or went if `applied`, by kind; and why the rest stays."""
+
+    store: str
+    applied: bool
+    goes: tuple[Group, ...]
+    stays: tuple[Group, ...]
+
+    @property
+    def objects(self) -> int:
+        """How many objects go."""
+        return sum(group.objects for group in self.goes)
+
+    @property
+    def bytes(self) -> int:
+        """How large they are."""
+        return sum(group.bytes for group in self.goes)
+
+
+class InspectReport(_Document):
+    """One record: facts as pairs of a name and a text, and the video that was written of it."""
+
+    facts: tuple[tuple[str, str], ...]
+    video: str | None
