@@ -7,11 +7,11 @@ through the same Protocol, rooted at the dataset's folder or prefix.
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cogvx import files
 from cogvx.errors import ConfigError, DataError, IntegrityError
@@ -75,6 +75,37 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; absent is fine."""
         ...
+
+
+@runtime_checkable
+class CheckedReads(Protocol):
+    """A store that can do better than fail when bytes turn out not to be the object.
+
+    The way to a store may alter bytes, and so may a copy of them that is kept on the way.
+    """
+
+    def read_checked(self, key: str, check: Callable[[bytes], None]) -> bytes:
+        """See `read_checked`; this store needs no checksum of its own then."""
+        ...
+
+
+def read_checked(store: ObjectStore, key: str, check: Callable[[bytes], None]) -> bytes:
+    """All bytes of an object that says itself whether they are its own.
+
+    Args:
+        store: Where it lies.
+        key: Its name there.
+        check: Raises IntegrityError for bytes that are not the object.
+
+    Raises:
+        IntegrityError: There is no such object, or it is damaged in the store itself.
+        TransientError: The store did not answer this time.
+    """
+    if isinstance(store, CheckedReads):
+        return store.read_checked(key, check)
+    data = store.read(key)
+    check(data)
+    return data
 
 
 def require_writable(store: ObjectStore) -> None:

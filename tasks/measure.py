@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.cache.materialise import materialise
 from cogvx.cache.plan import Sample, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
@@ -23,8 +22,10 @@ from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
 from cogvx.training.heldout import HeldoutLoss, by_clip, heldout_losses
 from cogvx.training.objective import Objective
+from tasks.clients.stores import kept_on_disk
 from tasks.lineage import judgement
 from tasks.progress import Progress
+from tasks.records import bring_records
 from tasks.workbench import Workbench, read_stored
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def measure_arms(
             arm,
             suite,
             setting=setting,
-            store=bench.store,
+            store=kept_on_disk(bench.store, bench.settings),
             work=bench.work / "videos",
             on_progress=Progress(f"render {arm.name}", "videos", logger),
         )
@@ -133,12 +134,7 @@ def _measure_heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
 ) -> tuple[HeldoutLoss, ...]:
     records = bench.work / "records"
-    materialise(
-        record_paths(heldout),
-        bench.store,
-        records,
-        on_progress=Progress("fetch held-out records", "records", logger),
-    )
+    bring_records(bench, record_paths(heldout), records, what="fetch held-out records")
     objective = Objective.of(bench.base)
     names = [f"heldout{number}" for number, _ in enumerate(arm.adapters)]
     for name, adapter in zip(names, arm.adapters, strict=True):

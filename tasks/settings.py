@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Where encoding and generation run."""
     shard_seconds: float = Field(default=900.0, gt=0)
     """About how long one worker encodes before it takes the next share of the work."""
+    disk_cache_gib: float = Field(default=50.0, ge=0)
+    """Most GiB of records and videos from S3 kept on this disk for the next run; 0 for none."""
     s3_endpoint_url: str | None = None
     """Endpoint of an S3-compatible server; empty means AWS."""
     s3_access_key: SecretStr | None = None
@@ -62,6 +64,11 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """Scratch folder for fetched clips and videos; may be deleted at any time."""
         return self.home / "work"
+
+    @property
+    def disk_cache(self) -> Path:
+        """Copies of what was read from S3; may be deleted at any time."""
+        return self.home / "disk-cache"
 
     def run_folder(self, run: str) -> Path:
         """Where the trainer of this run works."""
