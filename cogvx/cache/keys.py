@@ -4,8 +4,9 @@ Changing how clips are decoded, resized or encoded means raising the matching ve
 records stay valid under their old names.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
+from typing import Any
 
 from cogvx.digest import digest
 from cogvx.shapes import VideoSize
@@ -47,7 +48,7 @@ class LatentKey:
     @cached_property  # hashing a million keys once takes a minute
     def digest(self) -> str:
         """The record's name."""
-        return digest({"kind": "latents", **asdict(self)})
+        return digest({"kind": "latents", **_plain(self)})
 
     @property
     def path(self) -> str:
@@ -71,7 +72,7 @@ class ImageKey:
     @cached_property
     def digest(self) -> str:
         """The record's name."""
-        return digest({"kind": "image", **asdict(self)})
+        return digest({"kind": "image", **_plain(self)})
 
     @property
     def seed(self) -> int:
@@ -102,12 +103,18 @@ class PromptKey:
     @cached_property
     def digest(self) -> str:
         """The record's name."""
-        return digest({"kind": "prompt", **asdict(self)})
+        return digest({"kind": "prompt", **_plain(self)})
 
     @property
     def path(self) -> str:
         """The record's place in the store."""
         return record_path("prompts", self.digest)
+
+
+def _plain(key: Any) -> dict[str, object]:
+    """As `dataclasses.asdict`, whose deep copies take longer than all the rest of planning."""
+    parts = ((name, getattr(key, name)) for name in key.__dataclass_fields__)
+    return {name: _plain(part) if is_dataclass(part) else part for name, part in parts}
 
 
 def record_path(kind: str, name: str) -> str:
