@@ -5,14 +5,13 @@ import logging
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext, TaskRunContext
 
 from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
 from cogvx.data.tokens import TokenCounter
 from cogvx.data.windows import unmirrored
 from cogvx.recipe import VideoConfig
-from tasks.progress import Progress
+from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, warn_once
 
@@ -78,8 +77,7 @@ def _show_quarantine(manifest: Manifest) -> None:
     if len(rejected) > _MOST_LINES:
         more = len(rejected) - _MOST_LINES
         warn_once(f"{more} more rejected clip(s); see the artifact quarantine or the manifest")
-    is_watched = FlowRunContext.get() is not None or TaskRunContext.get() is not None
-    if not rejected or not is_watched:
+    if not rejected or not is_watched():
         return
     counts = ", ".join(f"{count} {reason}" for reason, count in manifest.rejected_counts().items())
     create_table_artifact(

@@ -46,7 +46,7 @@ class Progress:
         return f", {rate:.{0 if rate >= 10 else 2}f} {self._unit}/s{left}"
 
     def _show(self, percent: float) -> None:
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+        if not is_watched():
             return
         if self._artifact is None:
             key = re.sub(r"[^a-z0-9]+", "-", self._what.lower()).strip("-")
@@ -54,3 +54,8 @@ class Progress:
             self._artifact = created if isinstance(created, UUID) else None
         else:
             update_progress_artifact(self._artifact, percent)
+
+
+def is_watched() -> bool:
+    """Whether a flow or a task is running, so that an artifact has a place in the Prefect UI."""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
