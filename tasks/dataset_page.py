@@ -22,6 +22,7 @@ from cogvx.errors import IntegrityError, TransientError
 from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.remarks import duration
 from cogvx.pages.strips import make_strips
+from tasks.progress import is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, read_stored
 
@@ -59,9 +60,12 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
             return ""
         page = _write(bench, _compared(dataset, champion, _last(bench)))
         logger.info("dataset: %s", page)
-    create_markdown_artifact(
-        _markdown(page, dataset.describe()), key="dataset", description=f"Dataset of {dataset.name}"
-    )
+    if is_watched():
+        create_markdown_artifact(
+            _markdown(page, dataset.describe()),
+            key="dataset",
+            description=f"Dataset of {dataset.name}",
+        )
     return str(page)
 
 
@@ -194,6 +198,6 @@ def _markdown(page: Path, numbers: DatasetStatistics) -> str:
         f"- {numbers.all.clips:,} clips, {numbers.all.windows:,} windows,"
         f" {duration(numbers.all.seconds)}\n"
         f"- {numbers.heldout.clips:,} held out\n"
-        f"- {sum(numbers.rejected.values()):,} refused\n"
+        f"- {sum(numbers.rejected.values()):,} rejected\n"
         f"- manifest {numbers.manifest}\n"
     )

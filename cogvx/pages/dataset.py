@@ -1,11 +1,11 @@
 """The page of a dataset: what the next adapter learns from, and what is new about it.
 
 First the numbers and what a person should look at, then the difference to earlier manifests, then
-pictures, captions, measures and the clips that were refused.
+pictures, captions, measures and the clips that were rejected.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cogvx.data.diff import ManifestDiff, diff_manifests
@@ -15,7 +15,7 @@ from cogvx.data.words import common_words, meagre_captions, repeated_captions
 from cogvx.digest import digest
 from cogvx.pages import histogram
 from cogvx.pages.measures import draw_measures
-from cogvx.pages.remarks import Numbers, Remark, duration, movements, remarks
+from cogvx.pages.remarks import duration, movements, remarks
 from cogvx.pages.sheet import Pictures, choose_pictures
 from cogvx.pages.strips import Strip
 from cogvx.pages.template import render_template
@@ -28,7 +28,7 @@ _WORDS = 30
 _LONGEST = 5
 _REPEATED = 10
 _MEAGRE = 10
-_REFUSED = 40
+_REJECTED = 40
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Before:
 class Dataset:
     """What the page is about: a manifest, how it was screened, and what it is compared with.
 
-    `token_limit` is how many tokens of a caption the model reads; the first of `before` that has a
-    manifest is drawn into the charts.
+    `token_limit` is how many tokens of a caption the model reads. The first of `before` that is
+    another manifest is drawn into the charts.
     """
 
     name: str
@@ -76,10 +76,21 @@ class Dataset:
         return describe_manifest(chosen, fps=self.video.fps, token_limit=self.token_limit)
 
     @cached_property
+    def compared(self) -> tuple[Before, ...]:
+        """Those of `before`, a manifest that stands there under several titles once."""
+        merged: dict[str, Before] = {}
+        for before in self.before:
+            name = before.manifest.content_digest() if before.manifest else before.title
+            known = merged.get(name)
+            title = f"{known.title} and {before.title}" if known else before.title
+            merged[name] = replace(before, title=title)
+        return tuple(merged.values())
+
+    @cached_property
     def reference(self) -> Before | None:
         """The first earlier dataset that is there and is another one."""
         now = self.manifest.content_digest()
-        for before in self.before:
+        for before in self.compared:
             if before.manifest is not None and before.manifest.content_digest() != now:
                 return before
         return None
@@ -109,8 +120,8 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Refusals:
-    """The clips that were refused for one reason; only the first of many are shown."""
+class Rejections:
+    """The clips that were rejected for one reason; only the first of many are shown."""
 
     reason: str
     count: int
@@ -134,8 +145,14 @@ def render_dataset(dataset: Dataset, strips: Mapping[str, Strip]) -> str:
         dataset=dataset,
         numbers=numbers,
         tiles=_tiles(numbers),
-        remarks=_remarks(dataset, numbers, len(meagre), [len(one.keys) for one in repeated]),
-        compared=[_compare(before, dataset.manifest) for before in dataset.before],
+        remarks=remarks(
+            numbers,
+            manifest=dataset.manifest,
+            video=dataset.video,
+            meagre=len(meagre),
+            repeated=[len(one.keys) for one in repeated],
+        ),
+        compared=[_compare(before, dataset.manifest) for before in dataset.compared],
         movements=_movements(dataset, numbers),
         sections=dataset.sections,
         strips=strips,
@@ -156,7 +173,7 @@ def render_dataset(dataset: Dataset, strips: Mapping[str, Strip]) -> str:
         more_meagre=max(0, len(meagre) - _MEAGRE),
         repeated=repeated[:_REPEATED],
         more_repeated=max(0, len(repeated) - _REPEATED),
-        refusals=_refusals(dataset.manifest),
+        rejections=_rejections(dataset.manifest),
         duration=duration,
     )
 
@@ -178,27 +195,13 @@ def _tiles(numbers: DatasetStatistics) -> list[tuple[str, str, str]]:
             "held out",
             f"{numbers.train.clips:,} clips are trained on",
         ),
-        (f"{rejected:,}", "refused", f"{share:.0%} of what was found"),
+        (f"{rejected:,}", "rejected", f"{share:.0%} of what was found"),
     ]
-
-
-def _remarks(
-    dataset: Dataset, numbers: DatasetStatistics, meagre: int, repeated: Sequence[int]
-) -> list[Remark]:
-    return remarks(
-        numbers,
-        manifest=dataset.manifest,
-        video=dataset.video,
-        meagre=meagre,
-        repeated=repeated,
-    )
 
 
 def _movements(dataset: Dataset, numbers: DatasetStatistics) -> list[tuple[str, list[str]]]:
-    columns: list[Numbers] = [
-        dataset.describe(before.manifest) if before.manifest else None for before in dataset.before
-    ]
-    return movements(numbers, columns)
+    earlier = [before.manifest for before in dataset.compared if before.manifest]
+    return movements(numbers, [dataset.describe(manifest) for manifest in earlier])
 
 
 def _compare(before: Before, manifest: Manifest) -> Compared:
@@ -207,10 +210,10 @@ def _compare(before: Before, manifest: Manifest) -> Compared:
     return Compared(before.title, "", diff_manifests(before.manifest, manifest))
 
 
-def _refusals(manifest: Manifest) -> list[Refusals]:
+def _rejections(manifest: Manifest) -> list[Rejections]:
     """By reason, the commonest first."""
     found: dict[str, list[Rejected]] = {}
     for item in manifest.rejected:
         found.setdefault(item.reason, []).append(item)
     ordered = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-    return [Refusals(name, len(items), tuple(items[:_REFUSED])) for name, items in ordered]
+    return [Rejections(name, len(items), tuple(items[:_REJECTED])) for name, items in ordered]

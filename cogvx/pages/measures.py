@@ -43,7 +43,7 @@ def draw_measures(
                     low=min(_STILL, least / 2) if least else _STILL,
                     high=10.0,
                 ),
-                unit="mean change of luma between frames looked at (0 to 255)",
+                unit="mean change of luma, 0 to 255",
                 limit=(least, f"static below {least:g}") if least else None,
             )
         )
@@ -55,7 +55,7 @@ def draw_measures(
                 brightnesses(clips),
                 other=brightnesses(others),
                 axis=_LIGHT,
-                unit="mean luma (0 to 255)",
+                unit="mean luma, 0 to 255",
                 limit=(darkest, f"black below {darkest:g}") if darkest else None,
             )
         )

@@ -11,8 +11,6 @@ from cogvx.recipe import VideoConfig
 # From fewer held-out clips there is no spread to tell luck from progress.
 _FEWEST_HELDOUT = 2
 
-Numbers = DatasetStatistics | None
-
 
 @dataclass(frozen=True)
 class Remark:
@@ -44,7 +42,7 @@ def remarks(
     passed = unmirrored(manifest.clips) if video.flip else 0
     limit = f"{numbers.token_limit} tokens"
     found = [
-        (rejected, f"{clips_were(rejected)} refused: {_by_reason(numbers)}.", "refused"),
+        (rejected, f"{clips_were(rejected)} rejected: {_by_reason(numbers)}.", "rejected"),
         (
             numbers.heldout.clips < _FEWEST_HELDOUT,
             f"{clips_were(numbers.heldout.clips)} held out, too few to tell luck from progress.",
@@ -67,27 +65,27 @@ def remarks(
     return [Remark(text, section) for holds, text, section in found if holds]
 
 
-def movements(now: DatasetStatistics, columns: Sequence[Numbers]) -> list[tuple[str, list[str]]]:
+def movements(
+    now: DatasetStatistics, columns: Sequence[DatasetStatistics]
+) -> list[tuple[str, list[str]]]:
     """Rows of a table: a name, the number now, and for each column the number then."""
     rows: list[tuple[str, Callable[[DatasetStatistics], float | None], Callable[[float], str]]] = [
         ("clips", lambda n: n.all.clips, _whole),
         ("windows", lambda n: n.all.windows, _whole),
         ("footage used", lambda n: n.all.seconds, duration),
         ("clips held out", lambda n: n.heldout.clips, _whole),
-        ("clips refused", lambda n: sum(n.rejected.values()), _whole),
+        ("clips rejected", lambda n: sum(n.rejected.values()), _whole),
         ("caption tokens, median", lambda n: n.tokens.median if n.tokens else None, _short),
         ("captions too long", lambda n: n.too_long if n.tokens else None, _whole),
         ("motion, median", lambda n: n.motion.median if n.motion else None, _short),
         ("brightness, median", lambda n: n.brightness.median if n.brightness else None, _short),
     ]
-    sizes = dict.fromkeys(
-        bucket.size for column in (now, *columns) if column for bucket in column.buckets
-    )
+    sizes = dict.fromkeys(bucket.size for column in (now, *columns) for bucket in column.buckets)
     rows += [(f"windows of {size}", _windows_of(size), _whole) for size in sizes]
     table = []
     for name, value, write in rows:
         present = value(now)
-        cells = [_cell(present, value(column) if column else None, write) for column in columns]
+        cells = [_cell(present, value(column), write) for column in columns]
         table.append((name, ["" if present is None else write(present), *cells]))
     return table
 

@@ -36,8 +36,8 @@ def choose_pictures(
     looked = [clip for clip in clips if clip.facts.look is not None]
     wanted = [
         (f"New since {since}", f"{min(len(new), _NEW)} of {len(new):,}", _evenly(new, _NEW)),
-        ("Stillest", "next to be refused as static", sorted(looked, key=_motion)[:_EXTREME]),
-        ("Darkest", "next to be refused as black", sorted(looked, key=_light)[:_EXTREME]),
+        ("Stillest", "next to be rejected as static", sorted(looked, key=_motion)[:_EXTREME]),
+        ("Darkest", "next to be rejected as black", sorted(looked, key=_light)[:_EXTREME]),
     ]
     sections: list[Pictures] = []
     shown: set[str] = set()

@@ -75,10 +75,10 @@ def test_the_page_asks_for_nothing_and_runs_nothing() -> None:
 @pytest.mark.parametrize("caption", [EVIL, "夕暮れの海 נהר über 🌊", "{{ 7 * 7 }} {% raw %}"])
 def test_a_caption_stays_what_it_is_wherever_it_stands(caption: str) -> None:
     clips = [clip_of(n, caption, tokens=300, key=f"{caption[:9]} {n}.mp4") for n in (1, 2, 3)]
-    refused = Rejected(key=caption, reason="static", detail=caption)
+    rejected = Rejected(key=caption, reason="static", detail=caption)
     other = [clip.model_copy(update={"caption": "a dog runs"}) for clip in clips[1:]]
     page = page_of(
-        manifest_of(*clips, rejected=(refused,)), Before("champion v1", manifest_of(*other))
+        manifest_of(*clips, rejected=(rejected,)), Before("champion v1", manifest_of(*other))
     )
     assert text_of(page).count(caption) >= 4
     assert "<script" not in page
@@ -92,15 +92,15 @@ def test_the_page_says_what_stands_out() -> None:
         clip_of(3, "a dog runs left"),
         clip_of(4, "A dog runs left"),
     ]
-    refused = tuple(
+    rejected = tuple(
         Rejected(key=f"x{number}.mp4", reason=reason, detail=f"it is {reason}")
         for number, reason in enumerate(["static", "static", "black"])
     )
     video = VIDEO.model_copy(update={"buckets": ("9x64x48",), "flip": True})
-    dataset = dataset_of(manifest_of(*clips, rejected=refused), video=video)
+    dataset = dataset_of(manifest_of(*clips, rejected=rejected), video=video)
     text = text_of(render_dataset(dataset, {}))
     for sentence in (
-        "3 clips were refused: 2 static, 1 black.",
+        "3 clips were rejected: 2 static, 1 black.",
         "0 clips were held out, too few to tell luck from progress.",
         "1 caption is longer than the 226 tokens that the model reads.",
         "1 caption is only one or two words long.",
@@ -116,7 +116,7 @@ def test_the_page_says_what_stands_out() -> None:
 def test_a_quiet_dataset_is_called_quiet() -> None:
     text = text_of(page_of(manifest_of(*[clip_of(number) for number in range(11)])))
     assert "Nothing stands out" in text
-    assert "Refused" not in text
+    assert "Rejected" not in text
 
 
 def test_the_page_says_what_changed_since_the_champion_and_the_last_manifest() -> None:
@@ -135,6 +135,14 @@ def test_the_page_says_what_changed_since_the_champion_and_the_last_manifest() -
     assert since_last.startswith("last manifest 1 added 00007.mp4")
     assert "clips 8 3 (+5) 7 (+1)" in text
     assert page.count('class="chip new"') == 6
+
+
+def test_a_manifest_to_compare_with_is_shown_once() -> None:
+    last = manifest_of(clip_of(1))
+    befores = (Before("champion v3", last), Before("last manifest", last))
+    text = text_of(page_of(manifest_of(clip_of(1), clip_of(2)), *befores))
+    assert "Since the champion v3 and last manifest 1 added" in text
+    assert "clips 2 1 (+1) windows" in text
 
 
 @pytest.mark.parametrize(
@@ -182,12 +190,12 @@ def test_of_many_clips_the_new_the_still_and_the_dark_are_shown() -> None:
 
 def test_ten_thousand_clips_make_a_small_page_in_seconds() -> None:
     clips = tuple(clip_of(number) for number in range(10_000))
-    refused = tuple(
+    rejected = tuple(
         Rejected(key=f"bad/{number}.mp4", reason="static", detail="it rests")
         for number in range(3000)
     )
     before = Before("champion v1", manifest_of(*clips[:9000]))
-    dataset = dataset_of(manifest_of(*clips, rejected=refused), before)
+    dataset = dataset_of(manifest_of(*clips, rejected=rejected), before)
     began = time.monotonic()
     page = render_dataset(dataset, {})
     assert time.monotonic() - began < 20  # 2 s on an idle core
@@ -200,9 +208,9 @@ def test_the_same_dataset_gives_the_same_bytes_and_another_gets_another_name() -
     assert page_of(manifest) == page_of(manifest)
     name = dataset_of(manifest).identity
     assert dataset_of(manifest, Before("champion", None)).identity == name
-    refused = manifest.model_copy(
+    rejected = manifest.model_copy(
         update={"rejected": (Rejected(key="x", reason="static", detail="it rests"),)}
     )
     strict = CONFIG.model_copy(update={"min_motion": 1.0})
-    others = {dataset_of(refused).identity, dataset_of(manifest, config=strict).identity}
+    others = {dataset_of(rejected).identity, dataset_of(manifest, config=strict).identity}
     assert len({name, *others}) == 3
