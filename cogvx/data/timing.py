@@ -7,6 +7,7 @@ from the speed. A tie takes the earlier frame, so a window never reaches further
 from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from cogvx.errors import DataError
 
@@ -19,6 +20,7 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
 
 
+@lru_cache(maxsize=4096)  # exact arithmetic takes longer than all the rest of screening a clip
 def frames_needed(*, source_fps: float | Fraction, target_fps: float | Fraction, count: int) -> int:
     """Source frames from the first to the last of a window of `count` frames at `target_fps`."""
     return _nearest((count - 1) * exact_rate(source_fps) / exact_rate(target_fps)) + 1
