@@ -110,7 +110,7 @@ def verify(
         raise IntegrityError(
             f"{len(found.damaged)} of {found.verified} records are damaged; "
             + (
-                "they were removed: run `cogvx cache` to encode them again"
+                f"{found.dropped} were removed: run `cogvx cache` to encode them again"
                 if found.dropped
                 else "`cogvx cache verify --drop` removes them, and the next run encodes them again"
             )

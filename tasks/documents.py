@@ -116,14 +116,17 @@ class DamagedRecord(_Document):
 
 
 class VerifyReport(_Document):
-    """What reading records showed; `missing` are those that a recipe needs and the store lacks."""
+    """What reading records showed; `missing` are those that a recipe needs and the store lacks.
+
+    `dropped` counts damaged ones that were removed.
+    """
 
     store: str
     verified: int
     bytes: int
     missing: int
     damaged: tuple[DamagedRecord, ...]
-    dropped: bool
+    dropped: int
 
 
 class Group(_Document):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from cogvx.cache.index import index_cache
+from cogvx.cache.materialise import drop_damaged
 from cogvx.errors import CogvxError, ConfigError, error_from_name
 from cogvx.housekeeping import prune, stats, verify
 from cogvx.housekeeping.documents import read_indexes
@@ -12,10 +13,10 @@ from cogvx.housekeeping.names import RECORDS, Kind, folder_of, kind_of
 from cogvx.housekeeping.reach import Ages, Registered, find_reach
 from cogvx.housekeeping.whose import find_whose
 from cogvx.recipe import Recipe
-from cogvx.store import ObjectInfo, ObjectStore
+from cogvx.store import LocalStore, ObjectInfo, ObjectStore
 from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry
 from tasks.clients.runs import RUN_TAG, without_secrets
-from tasks.clients.stores import open_record_store
+from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.documents import DamagedRecord, Group, PruneReport, VerifyReport
 from tasks.lineage import JUDGED_TAG
 from tasks.progress import Progress
@@ -52,6 +53,7 @@ def store_stats(recipe: Recipe | None) -> stats.StoreStats:
         unneeded_objects=unneeded[0],
         unneeded_bytes=unneeded[1],
         recipe=() if recipe is None else stats.count_wanted(objects, _wanted(recipe)),
+        disk=_disk(here, store),
         notes=(*notes, *dict.fromkeys(reach.unclear.values())),
     )
 
@@ -71,8 +73,7 @@ def verify_records(recipe: Recipe | None, *, drop: bool) -> VerifyReport:
         store, keys, on_progress=Progress("verify records", "records", logger)
     )
     names = find_whose(store, [fault.key for fault in found]) if found else {}
-    if drop:
-        verify.drop(store, found)
+    dropped = drop_damaged(store, [fault.key for fault in found]) if drop else ()
     return VerifyReport(
         store=store.url,
         verified=len(keys),
@@ -81,7 +82,7 @@ def verify_records(recipe: Recipe | None, *, drop: bool) -> VerifyReport:
         damaged=tuple(
             DamagedRecord(key=fault.key, of=str(names[fault.key]), why=fault.why) for fault in found
         ),
-        dropped=drop and bool(found),
+        dropped=len(dropped),
     )
 
 
@@ -114,6 +115,19 @@ def prune_store(*, apply: bool, keep_days: float, grace_days: float) -> PruneRep
         applied=apply,
         goes=_groups(sorted_out.by_kind()),
         stays=_groups(sorted_out.stays),
+    )
+
+
+def _disk(here: Settings, store: ObjectStore) -> stats.DiskCache | None:
+    """Copies on this machine's disk; a store that is a folder has none."""
+    if kept_on_disk(store, here) is store:
+        return None
+    copies = list(LocalStore(here.disk_cache).entries())
+    return stats.DiskCache(
+        folder=str(here.disk_cache),
+        objects=sum(kind_of(info.key) != "other" for info in copies),
+        bytes=sum(info.size for info in copies),
+        limit=round(here.disk_cache_gib * 2**30),
     )
 
 

@@ -49,8 +49,7 @@ def _kind(one: KindFacts) -> str:
 
 
 def _disk(one: DiskCache) -> str:
-    limit = "no limit" if one.limit is None else f"at most {_size(one.limit)}"
-    return f"{one.objects:,} records, {_size(one.bytes)}, {limit}: {one.folder}"
+    return f"{one.objects:,} copies, {_size(one.bytes)} of at most {_size(one.limit)}: {one.folder}"
 
 
 def _group(one: Group) -> str:

@@ -21,6 +21,7 @@ Kind = Literal[
     "runs",
     "probes",
     "tilings",
+    "pages",
     "other",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -43,6 +44,7 @@ _PLACES: dict[Kind, str] = {
     "runs": rf"runs/{_DIGEST}/(?:run|outcome)\.json",
     "probes": rf"probes/{_DIGEST}\.json",
     "tilings": rf"tilings/{_HALF}/[0-9x]+\.json",
+    "pages": rf"pages/{_DIGEST}\.html|manifests/{_HALF}/change\.json",
 }
 
 

@@ -46,12 +46,12 @@ class Wanted(_Document):
 
 
 class DiskCache(_Document):
-    """Records that this machine keeps of a store elsewhere; no limit means that none was set."""
+    """Copies that this machine keeps of a store elsewhere; they take at most `limit` bytes."""
 
     folder: str
     objects: int
     bytes: int
-    limit: int | None
+    limit: int
 
 
 class StoreStats(_Document):

@@ -1,14 +1,15 @@
 """Read records and find those whose bytes are not what their names promise."""
 
+import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cogvx.cache.seal import verify
 from cogvx.errors import IntegrityError
 from cogvx.housekeeping.names import name_of
-from cogvx.store import ObjectStore
+from cogvx.store import ObjectStore, read_checked
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,6 @@ def find_damaged(
     store: ObjectStore, keys: Sequence[str], *, on_progress: Callable[[int, int], None]
 ) -> tuple[Damaged, ...]:
     """Read every record at `keys` and verify it.
-
-    What looks damaged is read a second time, so that the way to the store is not blamed on it; what
-    another process removed meanwhile is not damaged.
 
     Args:
         store: The store itself: a cache in front of it would vouch for its own copies.
@@ -53,20 +51,10 @@ def find_damaged(
     return tuple(found)
 
 
-def drop(store: ObjectStore, damaged: Iterable[Damaged]) -> None:
-    """Remove damaged records, so that the next run encodes them again."""
-    for fault in damaged:
-        store.delete(fault.key)
-
-
 def _fault(store: ObjectStore, key: str) -> str | None:
-    """What is wrong with a record, if it is so at a second look."""
-    return _look(store, key) and _look(store, key)
-
-
-def _look(store: ObjectStore, key: str) -> str | None:
+    """What is wrong with a record; nothing is wrong with one that was removed meanwhile."""
     try:
-        verify(store.read(key), name_of(key))
+        read_checked(store, key, functools.partial(verify, name=name_of(key)))
     except IntegrityError as error:
         return None if store.info(key) is None else str(error)
     return None
