@@ -51,7 +51,7 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
         Where the page is, empty if there is none this time.
     """
     dataset = _dataset(bench, manifest)
-    page = find_page(bench, manifest)
+    page = _find(bench, dataset)
     if page is None:
         try:
             champion = _champion(bench)
@@ -69,23 +69,13 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
     return str(page)
 
 
-def find_page(bench: Workbench, manifest: Manifest) -> Path | None:
-    """The page of a manifest on this machine, fetched from the store if need be; None without."""
-    dataset = _dataset(bench, manifest)
-    page, key = _place(bench, dataset), _key(dataset)
-    if not page.is_file():
-        if bench.store.info(key) is None:
-            return None
-        files.write_bytes(page, bench.store.read(key))
-    return page
-
-
 def log_dataset(bench: Workbench, registry: "Registry", run_id: str, *, manifest: Manifest) -> None:
     """Tell MLflow which clips a run is trained on, and keep their page with the run.
 
     Told twice, it is there once.
     """
-    numbers = _dataset(bench, manifest).describe()
+    dataset = _dataset(bench, manifest)
+    numbers = dataset.describe()
     registry.log_dataset(
         run_id,
         name=PurePosixPath(urlsplit(bench.dataset.url).path).name or bench.recipe.name,
@@ -93,7 +83,7 @@ def log_dataset(bench: Workbench, registry: "Registry", run_id: str, *, manifest
         source=bench.dataset.url,
         profile=_profile(numbers),
     )
-    page = find_page(bench, manifest)
+    page = _find(bench, dataset)
     if page is not None:
         registry.log_artifact(run_id, page, folder="dataset")
 
@@ -106,6 +96,16 @@ def _dataset(bench: Workbench, manifest: Manifest) -> Dataset:
         video=bench.recipe.video,
         token_limit=bench.facts.text_tokens,
     )
+
+
+def _find(bench: Workbench, dataset: Dataset) -> Path | None:
+    """The page on this machine, fetched from the store if need be; None where nobody made it."""
+    page, key = _place(bench, dataset), _key(dataset)
+    if not page.is_file():
+        if bench.store.info(key) is None:
+            return None
+        files.write_bytes(page, bench.store.read(key))
+    return page
 
 
 def _compared(dataset: Dataset, *before: Before) -> Dataset:
