@@ -30,7 +30,8 @@ CountTokens = Callable[[str], int]
 
 # Fetching waits for the network and probing for the disk.
 _PROBERS = 8
-_SAVE_EVERY = 500
+# The ledger is written whole, so the larger the dataset, the more looks lie between two saves.
+_SAVE_EVERY, _SAVES = 500, 50
 _EXAMPLES = 5
 
 
@@ -144,11 +145,12 @@ def _probe_all(
     infos = [clip.info for clip in clips if clip.fault is None and clip.info is not None]
     ledger.forget_others({clip.key for clip in clips})
     unknown = [info for info in infos if ledger.known(info) is None]
-    done, total = len(clips) - len(unknown), len(clips)
+    done, total, unsaved = len(clips) - len(unknown), len(clips), 0
     on_progress(done, total)
     faults: dict[str, Fault] = {}
     work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.callback(ledger.save)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="probe-"))
         examined = stack.enter_context(
             closing(_examine_all(dataset, unknown, ledger, Path(folder)))
@@ -160,9 +162,10 @@ def _probe_all(
                 faults[info.key] = found
             done += 1
             on_progress(done, total)
-            if done % _SAVE_EVERY == 0:
+            unsaved += 1
+            if unsaved >= max(_SAVE_EVERY, total // _SAVES):
                 ledger.save()
-    ledger.save()
+                unsaved = 0
     return faults
 
 

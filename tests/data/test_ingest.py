@@ -232,7 +232,9 @@ def test_an_interrupted_ingest_leaves_no_files_and_can_be_repeated(
         run(dataset, records, tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
     dataset.fail_at = None
+    dataset.fetched.clear()
     assert len(run(dataset, records, tmp_path / "work").clips) == 6
+    assert dataset.fetched == ["5.mp4"]
 
 
 def test_fetched_files_are_removed_again(folder: Path, tmp_path: Path) -> None:
