@@ -154,7 +154,8 @@ class _Walk:
             self._add_manifest(f"newest clips, manifest {manifest[:_SHORT]}", manifest)
             if manifest not in told:
                 self._block(RECORDS, _no_list(self._manifests[manifest], manifest))
-        for manifest in sorted(self._earlier(moving) - newest):
+        here = self._manifests.keys() | told
+        for manifest in sorted((self._earlier(moving) & here) - newest):
             self._add_manifest(f"earlier clips, manifest {manifest[:_SHORT]}", manifest)
             infos = [self._objects[key] for key in self._manifests[manifest]]
             if manifest not in told and any(map(self._ages.is_fresh, infos)):
