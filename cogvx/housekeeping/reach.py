@@ -6,19 +6,16 @@ what it begins at: a run's folder, a version, a dataset's manifests.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from cogvx.cache.index import CacheIndex
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.index import EvaluationIndex, evaluation_path
-from cogvx.housekeeping.documents import DocumentT, NeededByRun, read_indexes, read_kept
+from cogvx.housekeeping.documents import StoredRun, read_kept, read_lists, read_runs
 from cogvx.housekeeping.names import RECORDS, Kind, folder_of, is_digest, kind_of, name_of
+from cogvx.housekeeping.unclear import SHORT, no_evaluation, no_list, no_records, no_spec
 from cogvx.store import ObjectInfo, ObjectStore
-from cogvx.training.run import TrainOutcome
-
-_SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -100,27 +97,6 @@ def find_reach(
     return Reach(tuple(walk.roots), walk.owner, walk.unclear)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the store holds of a run; `spec` is None where that was not kept."""
-
-    name: str
-    spec: NeededByRun | None
-    outcome: TrainOutcome | None
-    evaluations: tuple[ObjectInfo, ...]
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A list of records: of which clips, how many it names, and those of them that are there."""
-
-    key: str
-    manifest: str
-    dataset: str
-    wanted: int
-    present: tuple[str, ...]
-
-
 class _Walk:
     """One walk. Of a list's many names only those of objects that exist stay in memory, once."""
 
@@ -140,26 +116,26 @@ class _Walk:
         self._keys: dict[Kind, list[str]] = defaultdict(list)
         for key in objects:
             self._keys[kind_of(key)].append(key)
-        self._manifests: dict[str, list[str]] = defaultdict(list)
+        self._manifests: dict[str, list[str]] = {}
         for key in self._keys["manifests"]:
-            self._manifests[name_of(key)].append(key)
-        self._runs = self._read_runs()
-        self._lists = [self._listed(*found) for found in self._read_lists()]
+            self._manifests.setdefault(name_of(key), []).append(key)
+        self._runs = read_runs(store, objects)
+        self._lists = read_lists(store, objects)
 
     def add_clips(self) -> None:
         """The newest clips of every dataset, and those of before that are still wanted."""
         newest, moving = self._newest()
         told = {found.manifest for found in self._lists}
-        for manifest in sorted(newest):
-            self._add_manifest(f"newest clips, manifest {manifest[:_SHORT]}", manifest)
+        for manifest, folder in sorted(newest.items()):
+            self._add_manifest(f"newest clips, manifest {manifest[:SHORT]}", manifest)
             if manifest not in told:
-                self._block(RECORDS, _no_list(self._manifests[manifest], manifest))
+                self._block(RECORDS, no_list(folder, manifest))
         here = self._manifests.keys() | told
-        for manifest in sorted((self._earlier(moving) & here) - newest):
-            self._add_manifest(f"earlier clips, manifest {manifest[:_SHORT]}", manifest)
-            infos = [self._objects[key] for key in self._manifests[manifest]]
-            if manifest not in told and any(map(self._ages.is_fresh, infos)):
-                self._block(RECORDS, _no_list(self._manifests[manifest], manifest))
+        for manifest in sorted((self._earlier(moving) & here) - newest.keys()):
+            self._add_manifest(f"earlier clips, manifest {manifest[:SHORT]}", manifest)
+            for key in self._manifests.get(manifest, ()):
+                if manifest not in told and self._ages.is_fresh(self._objects[key]):
+                    self._block(RECORDS, no_list(folder_of(key), manifest))
 
     def add_runs(self) -> None:
         """Every run that the store holds: its records, its adapter, what it was judged on."""
@@ -168,11 +144,11 @@ class _Walk:
             if run.outcome is not None:
                 needed |= self._adapters(run.outcome.adapter_sha256 or "")
                 if run.spec is None:
-                    self._block(RECORDS, _no_spec(run.name))
+                    self._block(RECORDS, no_spec(run.name))
             for evaluation in self._kept_evaluations(run):
                 index = read_kept(self._store, evaluation, EvaluationIndex)
                 needed |= {evaluation, *index.videos, *index.heldout}
-            self._add(f"run {run.name[:_SHORT]}", needed)
+            self._add(f"run {run.name[:SHORT]}", needed)
 
     def add_versions(self) -> None:
         """Every registered version: its adapter and its clips; its run, if that is still here."""
@@ -185,54 +161,23 @@ class _Walk:
             self._add(version.name, needed)
             is_told = version.manifest in told or (run is not None and run.spec is not None)
             if version.manifest in self._manifests and not is_told:
-                self._block(RECORDS, _no_records(version.name))
+                self._block(RECORDS, no_records(version.name))
             if run is not None and version.judged:
                 place = evaluation_path(version.run, version.judged)
                 if place not in self._objects:
-                    self._block(("videos", "heldout"), _no_evaluation(version.name))
+                    self._block(("videos", "heldout"), no_evaluation(version.name))
 
-    def _read_runs(self) -> dict[str, _Run]:
-        evaluations: dict[str, list[ObjectInfo]] = defaultdict(list)
-        for key in self._keys["evaluations"]:
-            evaluations[folder_of(key)].append(self._objects[key])
-        names = {folder_of(key) for key in self._keys["runs"]} | evaluations.keys()
-        return {
-            name: _Run(
-                name,
-                spec=self._read_if_there(f"runs/{name}/run.json", NeededByRun),
-                outcome=self._read_if_there(f"runs/{name}/outcome.json", TrainOutcome),
-                evaluations=tuple(evaluations[name]),
-            )
-            for name in sorted(names)
-        }
-
-    def _read_if_there(self, key: str, kind: type[DocumentT]) -> DocumentT | None:
-        return read_kept(self._store, key, kind) if key in self._objects else None
-
-    def _read_lists(self) -> Iterator[tuple[str, CacheIndex]]:
-        return read_indexes(self._store, self._keys["indexes"])
-
-    def _listed(self, key: str, index: CacheIndex) -> _Listed:
-        reached = index.reaches()
-        return _Listed(
-            key=key,
-            manifest=index.manifest,
-            dataset=index.dataset,
-            wanted=len(reached),
-            # the listing's own strings, so that a record in thirty lists costs one
-            present=tuple(self._objects[path].key for path in reached if path in self._objects),
-        )
-
-    def _newest(self) -> tuple[set[str], set[str]]:
-        """Digests of the datasets' newest manifests, and folders where one just became newest."""
-        newest, moving = set(), set()
+    def _newest(self) -> tuple[dict[str, str], set[str]]:
+        """The newest manifests with their folders, and folders where one just became newest."""
+        newest: dict[str, str] = {}
+        moving: set[str] = set()
         for key in self._keys["pointers"]:
             name = self._store.read(key).decode(errors="replace")
             if not is_digest(name):
                 raise IntegrityError(
                     f"{key} in {self._store.url} names no manifest; cache that dataset again"
                 )
-            newest.add(name)
+            newest[name] = folder_of(key)
             if self._ages.is_fresh(self._objects[key]):
                 moving.add(folder_of(key))
         return newest, moving
@@ -252,7 +197,7 @@ class _Walk:
     def _is_young(self, key: str) -> bool:
         return self._ages.is_young(self._objects[key])
 
-    def _kept_evaluations(self, run: _Run) -> list[str]:
+    def _kept_evaluations(self, run: StoredRun) -> list[str]:
         """The newest one, those that versions were judged by, and those that are young."""
         judged = {
             evaluation_path(run.name, version.judged)
@@ -290,32 +235,3 @@ class _Walk:
     def _block(self, kinds: Iterable[Kind], why: str) -> None:
         for kind in kinds:
             self.unclear.setdefault(kind, why)
-
-
-def _no_list(places: Sequence[str], manifest: str) -> str:
-    where = folder_of(places[0]) if places else "?"
-    return (
-        f"manifest {manifest[:_SHORT]} has no list of its records yet: run `cogvx cache` with its "
-        f"recipe, or remove manifests/{where}/ if nobody wants it"
-    )
-
-
-def _no_spec(run: str) -> str:
-    return (
-        f"run {run[:_SHORT]} ended before runs were kept with their records: remove runs/{run}/ if "
-        "nobody needs its records"
-    )
-
-
-def _no_records(version: str) -> str:
-    return (
-        f"the records of {version} are in no list: run `cogvx cache` with its recipe, or remove "
-        "its manifest if nobody needs them"
-    )
-
-
-def _no_evaluation(version: str) -> str:
-    return (
-        f"{version} was judged before evaluations were listed: run `cogvx evaluate` with its "
-        "recipe, or delete the version"
-    )
