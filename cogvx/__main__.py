@@ -49,7 +49,8 @@ def check(
             f"  base     {checked.recipe.base.path}: not on this machine, checked when loaded"
         )
     else:
-        tokens = f"{facts.tokens(checked.recipe.video.size):,} tokens a clip"
+        sizes = checked.recipe.video.sizes
+        tokens = f"{' or '.join(f'{facts.tokens(size):,}' for size in sizes)} tokens a clip"
         layers = f"{facts.layers} layers of width {facts.heads * facts.head_dim}"
         typer.echo(f"  base     {facts.variant.name} kind, {layers}, {tokens}")
     targets = ", ".join(lora.targets)

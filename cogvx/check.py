@@ -1,11 +1,9 @@
 """Every problem of a recipe at once, found in seconds and before anything is downloaded or run.
 
-`cogvx.recipe` knows the rules of the document; this file knows what the base model, the suite and
-the dataset's folder allow.
+`cogvx.recipe` knows the rules of the document and `cogvx.limits` those of the base model; this file
+brings them together with what is there: the base's folder, the suite and the dataset.
 """
 
-import difflib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cogvx.adapters.layout import linear_modules, target_fault
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
+from cogvx.limits import base_problems, training_problems
 from cogvx.recipe import (
     BaseConfig,
     DatasetConfig,
     EvaluationConfig,
-    LoraConfig,
     Recipe,
-    VideoConfig,
     parse_recipe,
     read_sections,
     recipe_warnings,
@@ -46,22 +42,29 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path, *, absent_is_fine: bool = False) -> Checked:
+def check_file(path: Path, *, absent_is_fine: bool = False, for_training: bool = True) -> Checked:
     """Read a recipe and hold it against its base, suite and dataset.
 
     Args:
         path: The recipe.
         absent_is_fine: The base's folder, the dataset's and the suite may be missing here; what is
             there is checked all the same.
+        for_training: Whether the base must be one that can be trained; more kinds can be cached.
 
     Raises:
         ConfigError: With all problems.
     """
-    return check_document(read_toml(path), str(path), absent_is_fine=absent_is_fine)
+    return check_document(
+        read_toml(path), str(path), absent_is_fine=absent_is_fine, for_training=for_training
+    )
 
 
 def check_document(
-    document: Mapping[str, Any], subject: str, *, absent_is_fine: bool = False
+    document: Mapping[str, Any],
+    subject: str,
+    *,
+    absent_is_fine: bool = False,
+    for_training: bool = True,
 ) -> Checked:
     """As `check_file`, for a document that was read already; `subject` names it in the message.
 
@@ -75,32 +78,21 @@ def check_document(
     problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
     if facts is not None:
         problems += base_problems(sections, facts)
+        problems += training_problems(sections, facts) if for_training else []
     recipe = None if problems else parse_recipe(document)[0]
     if recipe is None:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
 
 
-def check_recipe(recipe: Recipe) -> Checked:
+def check_recipe(recipe: Recipe, *, for_training: bool = True) -> Checked:
     """As `check_file`, for a recipe that arrived as a parameter.
 
     Raises:
         ConfigError: With all problems.
     """
-    return check_document(recipe.model_dump(mode="json"), f"recipe {recipe.name}")
-
-
-def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
-    """What the base model forbids, in the sections that could be read."""
-    problems: list[Problem] = []
-    base, video, lora = sections.get("base"), sections.get("video"), sections.get("lora")
-    if isinstance(base, BaseConfig):
-        problems += _dtype_problems(base, facts)
-    if isinstance(video, VideoConfig):
-        problems += _frame_problems(video, facts) + _size_problems(video, facts)
-    if isinstance(lora, LoraConfig):
-        problems += _rank_problems(lora, facts) + _target_problems(lora, facts)
-    return problems
+    document = recipe.model_dump(mode="json")
+    return check_document(document, f"recipe {recipe.name}", for_training=for_training)
 
 
 def _facts_of(
@@ -171,79 +163,3 @@ def _suite_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) ->
             for problem in error.problems
         ]
     return []
-
-
-def _dtype_problems(base: BaseConfig, facts: BaseFacts) -> list[Problem]:
-    problems = []
-    variant = facts.variant
-    if base.dtype == variant.bad_dtype:
-        wrong = f"overflows or loses precision on {variant.name}, which was trained otherwise"
-        problems.append(Problem("base.dtype", base.dtype, wrong, f'use "{variant.dtype}"'))
-    if variant.image_to_video:
-        wrong = f"is an image-to-video model ({variant.name}), which this version cannot train"
-        problems.append(Problem("base.path", base.path, wrong, "use a text-to-video model"))
-    return problems
-
-
-def _frame_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
-    variant, problems = facts.variant, []
-    step, most = variant.frame_step, variant.max_frames
-    if (video.frames - 1) % step or not step < video.frames <= most:
-        nearest = min(max(round((video.frames - 1) / step), 1) * step + 1, most)
-        wrong = f"is not {step}N + 1 up to {most}, as {variant.name} needs"
-        problems.append(Problem("video.frames", video.frames, wrong, f"use {nearest}"))
-    if video.fps != variant.fps:
-        wrong = f"is not the rate that {variant.name} was trained at"
-        problems.append(Problem("video.fps", video.fps, wrong, f"use {variant.fps}"))
-    return problems
-
-
-def _size_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
-    native = facts.sample_size
-    if facts.variant.fixed_size:
-        if video.size == native:
-            return []
-        wrong = f"is not {native}, the only size that {facts.variant.name} has positions for"
-        return [Problem("video", str(video.size), wrong, f"use {native}")]
-    multiple = facts.compression.spatial * facts.patch
-    problems = []
-    for name, value in (("height", video.height), ("width", video.width)):
-        if value % multiple:
-            lower = max(value // multiple, 1) * multiple
-            higher = math.ceil(value / multiple) * multiple
-            better = " or ".join(str(size) for size in sorted({lower, higher}))
-            wrong = f"is not a multiple of {multiple}"
-            problems.append(Problem(f"video.{name}", value, wrong, f"use {better}"))
-    return problems
-
-
-def _rank_problems(lora: LoraConfig, facts: BaseFacts) -> list[Problem]:
-    if lora.rank <= facts.width:
-        return []
-    wrong = f"is above {facts.width}, the width of {facts.variant.name}'s layers here"
-    return [Problem("lora.rank", lora.rank, wrong, f"use at most {facts.width}")]
-
-
-def _target_problems(lora: LoraConfig, facts: BaseFacts) -> list[Problem]:
-    problems = []
-    for index, target in enumerate(lora.targets):
-        wrong = target_fault(target, layers=facts.layers, patch_t=facts.patch_t)
-        if wrong is not None:
-            if wrong == "matches no module":
-                wrong += f" of {facts.variant.name}"
-            where = f"lora.targets[{index}]"
-            closest = _closest_target(target, facts)
-            problems.append(Problem(where, shown_text(target), wrong, f'closest: "{closest}"'))
-    return problems
-
-
-def _closest_target(target: str, facts: BaseFacts) -> str:
-    """The most similar end of a linear layer's name that is right."""
-    names = linear_modules(1, patch_t=facts.patch_t)
-    ends = {name.split(".", at)[-1] for name in names for at in range(name.count(".") + 1)}
-    right = [
-        end
-        for end in sorted(ends)
-        if target_fault(end, layers=facts.layers, patch_t=facts.patch_t) is None
-    ]
-    return difflib.get_close_matches(target[:200], right, n=1, cutoff=0.0)[0]

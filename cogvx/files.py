@@ -16,15 +16,20 @@ from cogvx.errors import IntegrityError
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader sees the old file or the new one, never a part."""
+def write_bytes(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Put `data` at `path` so that a reader sees the old file or the new one, never a part.
+
+    Unsynced, a machine that loses power may keep a torn file: only for what is verified whenever
+    it is read and can be had again. Syncing costs milliseconds a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -70,13 +75,17 @@ def read_document(path: Path, kind: type[DocumentT]) -> DocumentT:
         raise IntegrityError(f"{path} is not a {kind.__name__}: {error}") from error
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file under a temporary name with the same suffix, then rename it."""
+def write_file(path: Path, write: Callable[[Path], None], *, synced: bool = True) -> None:
+    """Let `write` fill a file under a temporary name with the same suffix, then rename it.
+
+    `synced` as for `write_bytes`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
         write(aside)
-        _sync(aside)
+        if synced:
+            _sync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -6,13 +6,15 @@ configuration live in `cogvx.check`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from cogvx.digest import digest
 from cogvx.errors import Problem
@@ -24,6 +26,24 @@ MIN_RANK = 64
 DEFAULT_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _MAX_STEPS = 10_000_000
 _MAX_PATH = 4096
+_MAX_BUCKETS = 64
+_MAX_FRAMES = 1025
+_MAX_SIDE = 8192
+
+
+def _size_text(text: str) -> str:
+    try:
+        size = VideoSize.parse(text)
+    except ValueError as error:
+        raise PydanticCustomError("video_size", "{error}", {"error": str(error)}) from error
+    if size.frames > _MAX_FRAMES or max(size.height, size.width) > _MAX_SIDE:
+        most = f"{_MAX_FRAMES}x{_MAX_SIDE}x{_MAX_SIDE}"
+        raise PydanticCustomError("large_size", "use at most {most}", {"most": most})
+    return text
+
+
+SizeText = Annotated[str, AfterValidator(_size_text)]
+"""A size as it is written in a list of them."""
 
 
 class BaseConfig(Section):
@@ -49,31 +69,65 @@ class DatasetConfig(Section):
     spread to tell luck from progress, so nothing could ever be promoted."""
     max_rejected_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """The run stops if screening rejects more than this share of the clips."""
+    min_motion: float = Field(default=0.1, ge=0.0, le=255.0)
+    """Mean difference of luma (0 to 255) between neighbouring frames that are looked at; a clip
+    below it is rejected as static. 0 accepts stills."""
+    min_brightness: float = Field(default=6.0, ge=0.0, le=255.0)
+    """Mean luma (0 to 255); a clip below it is rejected as black. 0 accepts all."""
+    min_kept_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """A clip of which the best bucket keeps less of the picture is rejected for its aspect."""
 
 
 class VideoConfig(Section):
-    """The size that clips are brought to; also the size that the evaluation generates."""
+    """The sizes that clips are brought to; the evaluation generates at the first one."""
 
-    frames: int = Field(ge=1, le=1025)
+    frames: int = Field(ge=1, le=_MAX_FRAMES)
     """8N + 1 up to 49 for CogVideoX 1.0, 16N + 1 up to 161 for 1.5."""
-    height: int = Field(ge=1, le=8192)
+    height: int = Field(ge=1, le=_MAX_SIDE)
     """In pixels, a multiple of 16 for every published model."""
-    width: int = Field(ge=1, le=8192)
+    width: int = Field(ge=1, le=_MAX_SIDE)
     """In pixels, like the height."""
     fps: int = Field(ge=1, le=240)
     """Frames a second after resampling: 8 for CogVideoX 1.0, 16 for 1.5."""
+    buckets: tuple[SizeText, ...] = Field(default=(), max_length=_MAX_BUCKETS)
+    """Further sizes as "FxHxW", frames x height x width: each clip goes to the size that keeps
+    most of its picture, then to the longest, then to the largest."""
+    windows: int = Field(default=1, ge=1, le=10_000)
+    """Most windows taken from one long clip, evenly spread; they never overlap."""
+    crop: Literal["centre", "random"] = "centre"
+    """Where a clip is cut that has another aspect than its size."""
+    crop_seed: int = Field(default=0, ge=0, lt=2**31)
+    """Decides the places of random cuts, together with the clip's own bytes."""
+    flip: bool = False
+    """Train on mirrored windows as well, as records of their own; a clip whose caption speaks of
+    left or right is not mirrored, and those held out never are."""
 
     @property
     def size(self) -> VideoSize:
-        """Frames, height and width in pixels."""
+        """Frames, height and width in pixels of the first bucket."""
         return VideoSize(self.frames, self.height, self.width)
+
+    @property
+    def sizes(self) -> tuple[VideoSize, ...]:
+        """Every bucket, the first one first."""
+        return (self.size, *(VideoSize.parse(bucket) for bucket in self.buckets))
+
+    @property
+    def crop_name(self) -> str:
+        """How a window says where it was cut: centre, or random-SEED."""
+        return f"random-{self.crop_seed}" if self.crop == "random" else self.crop
 
 
 class CacheConfig(Section):
     """How clips are encoded; every setting is part of the keys of the cache."""
 
-    vae_tiling: bool = False
-    """Encode in tiles: less memory, other latents (normalisation is per tile)."""
+    vae_tiling: Literal["auto", "off", "on"] = "auto"
+    """Encode in tiles: less memory, other latents (normalisation is per tile). Auto means whole
+    frames, until a GPU runs out of memory on a size; from then on that size is tiled."""
+    prompt_batch: int = Field(default=8, ge=1, le=1024)
+    """Captions encoded at once; the last bits of an embedding depend on it."""
+    image_draws: int = Field(default=8, ge=1, le=1024)
+    """Noised first frames encoded for each clip; image-to-video models only."""
 
 
 class LoraConfig(Section):
@@ -169,7 +223,7 @@ class Recipe(_Heading):
 
     @model_validator(mode="after")
     def _obey_the_rules(self) -> Self:
-        found = rule_problems({"lora": self.lora, "train": self.train})
+        found = rule_problems({"video": self.video, "lora": self.lora, "train": self.train})
         if found:
             raise ValueError("; ".join(str(problem) for problem in found))
         return self
@@ -183,12 +237,24 @@ class Recipe(_Heading):
 def rule_problems(sections: Mapping[str, Section]) -> list[Problem]:
     """Rules inside a section, applied to those sections that could be read."""
     problems: list[Problem] = []
-    lora, train = sections.get("lora"), sections.get("train")
+    video, lora, train = sections.get("video"), sections.get("lora"), sections.get("train")
+    if isinstance(video, VideoConfig):
+        problems += video_problems(video)
     if isinstance(lora, LoraConfig) and not lora.allow_unusual:
         problems += lora_problems(lora)
     if isinstance(train, TrainConfig):
         problems += train_problems(train)
     return problems
+
+
+def video_problems(video: VideoConfig) -> list[Problem]:
+    """Buckets that are there twice."""
+    sizes = video.sizes
+    return [
+        Problem(f"video.buckets[{index}]", bucket, "is there twice", "remove it")
+        for index, bucket in enumerate(video.buckets)
+        if VideoSize.parse(bucket) in sizes[: index + 1]
+    ]
 
 
 def lora_problems(lora: LoraConfig) -> list[Problem]:

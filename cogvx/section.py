@@ -117,6 +117,8 @@ _PHRASES = {
     "string_too_long": ("is too long", "use at most {max_length} characters"),
     "too_short": ("is empty", "list at least {min_length}"),
     "too_long": ("is too long", "list at most {max_length}"),
+    "video_size": ("is not frames x height x width", 'write it like "49x480x720"'),
+    "large_size": ("is too large", "use at most {most}"),
     "string_pattern_mismatch": (
         "is not a name",
         "use lower-case letters, digits and dashes, at most 63",

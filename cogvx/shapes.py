@@ -8,7 +8,12 @@ Letters used at the end of tensor names, in the order of the axes:
 The VAE speaks `bcfhw`, the transformer `bfchw`.
 """
 
+import math
+import re
 from dataclasses import dataclass
+from typing import Self
+
+_SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([1-9]\d{0,3})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,23 @@ class VideoSize:
     frames: int
     height: int
     width: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The size that `str` wrote.
+
+        Raises:
+            ValueError: The text is not frames x height x width.
+        """
+        found = _SIZE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text} is not frames x height x width, as in 49x480x720")
+        return cls(*(int(number) for number in found.groups()))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one frame."""
+        return self.height * self.width
 
     def __str__(self) -> str:
         """Frames x height x width, as people write it."""
@@ -59,6 +81,14 @@ class Compression:
             width=size.width // self.spatial,
         )
 
+    def video(self, latent: LatentSize) -> VideoSize:
+        """The one size that `latent` belongs to."""
+        return VideoSize(
+            frames=(latent.frames - 1) * self.temporal + 1,
+            height=latent.height * self.spatial,
+            width=latent.width * self.spatial,
+        )
+
 
 def frames_to_prepend(latent_frames: int, patch_t: int | None) -> int:
     """Copies of the first latent to put in front, so that temporal patches come out even.
@@ -77,6 +107,17 @@ def video_tokens(latent: LatentSize, patch: int, patch_t: int | None) -> int:
 
 
 @dataclass(frozen=True)
+class CropRule:
+    """Where a cut lies in what it leaves over, as shares from 0 (top, left) to 1."""
+
+    down: float = 0.5
+    across: float = 0.5
+
+
+CENTRE = CropRule()
+
+
+@dataclass(frozen=True)
 class Crop:
     """Resize to `height` x `width`, then cut the target out at (`top`, `left`)."""
 
@@ -86,14 +127,19 @@ class Crop:
     left: int
 
 
-def cover_and_crop(height: int, width: int, target: VideoSize) -> Crop:
-    """The smallest resize that keeps the aspect and covers the target, with a centred cut."""
+def cover_and_crop(height: int, width: int, target: VideoSize, rule: CropRule = CENTRE) -> Crop:
+    """The smallest resize that keeps the aspect and covers the target, cut as the rule says."""
     scale = max(target.height / height, target.width / width)
     resized_height = max(target.height, round(height * scale))
     resized_width = max(target.width, round(width * scale))
     return Crop(
         height=resized_height,
         width=resized_width,
-        top=(resized_height - target.height) // 2,
-        left=(resized_width - target.width) // 2,
+        top=_offset(resized_height - target.height, rule.down),
+        left=_offset(resized_width - target.width, rule.across),
     )
+
+
+def _offset(free: int, share: float) -> int:
+    """One of 0 to `free`, each for an equal part of the shares; of two middles the smaller."""
+    return max(0, math.ceil(share * (free + 1)) - 1)

@@ -4,10 +4,14 @@ The S3 form is in `tasks.clients.s3`; tests of this library use `MemoryStore`. A
 through the same Protocol, rooted at the dataset's folder or prefix.
 """
 
-from collections.abc import Iterator
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cogvx import files
 from cogvx.errors import ConfigError, DataError, IntegrityError
@@ -15,11 +19,16 @@ from cogvx.errors import ConfigError, DataError, IntegrityError
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object without its bytes; `stamp` changes when the bytes may have changed."""
+    """An object without its bytes; `stamp` changes when the bytes may have changed.
+
+    `modified` is when it was last written, in seconds since 1970; where nobody tells, it counts as
+    newer than everything, so that whoever removes what is old leaves it alone.
+    """
 
     key: str
     size: int
     stamp: str
+    modified: float = math.inf
 
 
 class ObjectStore(Protocol):
@@ -66,6 +75,37 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; absent is fine."""
         ...
+
+
+@runtime_checkable
+class CheckedReads(Protocol):
+    """A store that can do better than fail when bytes turn out not to be the object.
+
+    The way to a store may alter bytes, and so may a copy of them that is kept on the way.
+    """
+
+    def read_checked(self, key: str, check: Callable[[bytes], None]) -> bytes:
+        """See `read_checked`; this store needs no checksum of its own then."""
+        ...
+
+
+def read_checked(store: ObjectStore, key: str, check: Callable[[bytes], None]) -> bytes:
+    """All bytes of an object that says itself whether they are its own.
+
+    Args:
+        store: Where it lies.
+        key: Its name there.
+        check: Raises IntegrityError for bytes that are not the object.
+
+    Raises:
+        IntegrityError: There is no such object, or it is damaged in the store itself.
+        TransientError: The store did not answer this time.
+    """
+    if isinstance(store, CheckedReads):
+        return store.read_checked(key, check)
+    data = store.read(key)
+    check(data)
+    return data
 
 
 def require_writable(store: ObjectStore) -> None:
@@ -124,17 +164,20 @@ class LocalStore:
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.info`."""
         path = self._path(key)
-        return self._describe(path) if path.is_file() else None
+        return _describe(path, check_key(key)) if path.is_file() else None
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.entries`. Links and pipes too: reading says what is wrong."""
-        start = self.root / prefix.rpartition("/")[0]
-        paths = (
-            path for path in start.rglob("*") if not path.is_dir() and not files.is_aside(path)
-        )
-        infos = (self._describe(path) for path in paths)
+        """See `ObjectStore.entries`. Links to folders are followed, unless they lead back up.
+
+        Links to nothing and pipes are there too: reading says what is wrong.
+
+        Raises:
+            DataError: A folder may not be listed.
+        """
+        folder = "".join(prefix.rpartition("/")[:2])
+        found = _walk(str(self.root / folder), folder)
         yield from sorted(
-            (info for info in infos if info.key.startswith(prefix)), key=lambda info: info.key
+            (info for info in found if info.key.startswith(prefix)), key=lambda info: info.key
         )
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
@@ -163,10 +206,46 @@ class LocalStore:
             raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
         raise IntegrityError(f"{key} is not in {self.url}")
 
-    def _describe(self, path: Path) -> ObjectInfo:
-        stat = path.stat() if path.exists() else path.lstat()
-        key = path.relative_to(self.root).as_posix()
-        return ObjectInfo(key=key, size=stat.st_size, stamp=str(stat.st_mtime_ns))
+
+def _walk(folder: str, key: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[ObjectInfo]:
+    """What lies below a folder and is none, keys beginning with `key`; `above` is around it.
+
+    Strings rather than paths: a Path for each of a million files takes minutes. What another
+    process removes meanwhile is not there.
+    """
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - see above
+        entries = os.scandir(folder)
+    except PermissionError as error:
+        raise DataError(f"{folder} may not be listed; change its mode or move it away") from error
+    except FileNotFoundError:
+        return
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        entries.close()
+        return
+    with entries:
+        for entry in entries:
+            if _is_folder(entry):
+                yield from _walk(entry.path, f"{key}{entry.name}/", (*above, here))
+            elif not files.is_aside(Path(entry.name)):
+                with suppress(FileNotFoundError):
+                    yield _describe(entry, key + entry.name)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
+
+
+def _describe(entry: "os.DirEntry[str] | Path", key: str) -> ObjectInfo:
+    try:
+        stat = entry.stat()
+    except OSError:
+        stat = os.lstat(entry)  # a link to nothing, or to itself
+    return ObjectInfo(key, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
 
 class MemoryStore:
@@ -175,7 +254,7 @@ class MemoryStore:
     def __init__(self) -> None:
         """Start empty."""
         self.objects: dict[str, bytes] = {}
-        self._stamps: dict[str, int] = {}
+        self._stamps: dict[str, tuple[str, float]] = {}
         self._writes = 0
 
     @property
@@ -194,7 +273,7 @@ class MemoryStore:
         """See `ObjectStore.write`."""
         self._writes += 1
         self.objects[check_key(key)] = data
-        self._stamps[key] = self._writes
+        self._stamps[key] = (str(self._writes), time.time())
 
     def create(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.create`."""
@@ -206,13 +285,13 @@ class MemoryStore:
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.info`."""
         data = self.objects.get(check_key(key))
-        return None if data is None else ObjectInfo(key, len(data), str(self._stamps[key]))
+        return None if data is None else ObjectInfo(key, len(data), *self._stamps[key])
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.entries`."""
         for key in sorted(self.objects):
             if key.startswith(prefix):
-                yield ObjectInfo(key, len(self.objects[key]), str(self._stamps[key]))
+                yield ObjectInfo(key, len(self.objects[key]), *self._stamps[key])
 
     def fetch(self, key: str, folder: Path) -> Path:
         """See `ObjectStore.fetch`."""

@@ -29,8 +29,15 @@ mean the folder that the command runs in. `cogvx check RECIPE` lists every probl
 
 Videos end in mp4, mov, m4v, mkv, webm or avi. A caption is a sentence or two: the model reads 226
 tokens of it, and more than 8000 characters are refused. A clip that cannot be used is quarantined
-with its reason (unreadable, missing, caption, too_short, too_slow, too_small, duplicate, outside,
-undecodable, changed) and counted; above `dataset.max_rejected_share` the run stops.
+with its reason (unreadable, missing, outside, caption, too_slow, too_short, too_small, aspect,
+static, black, duplicate, same_frames, undecodable, changed) and counted; above
+`dataset.max_rejected_share` the run stops.
+
+A clip is used at one size: of `video.frames` x `height` x `width` and the further `video.buckets`,
+the one that keeps most of its picture, in steps of 5 %; then the longest, then the largest. From a
+long clip come up to `video.windows` windows that do not overlap. All windows of a clip are trained
+on, or all are held out. An update of the weights sees windows of one size, and over the run every
+window is seen equally often.
 """
 
 

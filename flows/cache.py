@@ -1,12 +1,18 @@
-"""Survey the clips and encode what the cache lacks."""
+"""Survey the clips and encode what the cache lacks, in shards."""
 
 from prefect import flow
 
 from cogvx.recipe import Recipe
-from tasks.documents import CacheReport
-from tasks.encode import encode_records
+from flows.encode import encode_shard
+from tasks.dataset_page import show_dataset
+from tasks.dispatch import in_one_piece, require_all, run_children
+from tasks.documents import CacheReport, ShardReport
+from tasks.encode import encoding_never_ends, plan_shards, report_cache, settle_shards
 from tasks.ingest import survey_clips
 from tasks.workbench import open_workbench
+
+# One round encodes, the next finds nothing missing; clips that change meanwhile may take another.
+ROUNDS = 4
 
 
 @flow(name="cache", flow_run_name="cache {recipe.name}")
@@ -17,4 +23,17 @@ def cache(recipe: Recipe) -> CacheReport:
     """
     bench = open_workbench(recipe)
     manifest = survey_clips(bench)
-    return encode_records(bench, manifest)
+    page = show_dataset(bench, in_one_piece(manifest))
+    done: tuple[ShardReport, ...] = ()
+    for _ in range(ROUNDS):
+        work = plan_shards(bench, in_one_piece(manifest))
+        if not work.shards:
+            return report_cache(bench, manifest, work=work, done=done, page=page)
+        ended = run_children(encode_shard, work.shards, what="encode shards")
+        if settle_shards(bench, ended):
+            manifest = survey_clips(bench)
+            page = show_dataset(bench, in_one_piece(manifest))
+        done += require_all(ended)
+        # Opened anew: a worker may have found that a size must be encoded in tiles.
+        bench = open_workbench(recipe)
+    raise encoding_never_ends(recipe, ROUNDS)

@@ -8,7 +8,7 @@ from flows.evaluate import evaluate
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
-from tasks.dispatch import run_child
+from tasks.dispatch import in_one_piece, run_child
 from tasks.documents import RetrainReport
 from tasks.ingest import survey_clips
 from tasks.publish import publish_summary
@@ -20,7 +20,7 @@ from tasks.workbench import open_workbench
 def retrain(recipe: Recipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
     bench = open_workbench(recipe)
-    unchanged = find_unchanged(bench, survey_clips(bench))
+    unchanged = find_unchanged(bench, in_one_piece(survey_clips(bench)))
     if unchanged is not None:
         return publish_summary(RetrainReport(unchanged=unchanged))
     return publish_summary(

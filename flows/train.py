@@ -3,7 +3,10 @@
 from prefect import flow
 
 from cogvx.recipe import Recipe
+from flows.cache import cache
+from tasks.dispatch import run_child
 from tasks.documents import TrainReport
+from tasks.records import RecordsLost
 from tasks.train import train_adapter
 from tasks.workbench import open_workbench
 
@@ -13,5 +16,10 @@ def train(recipe: Recipe) -> TrainReport:
     """Train, export and verify one adapter; an interrupted run goes on where it stopped.
 
     The trainer is launched by a direct call: a submitted task would never hear a cancellation.
+    Records that turn out to be damaged are never trained on: they are encoded again first.
     """
-    return train_adapter(open_workbench(recipe))
+    try:
+        return train_adapter(open_workbench(recipe))
+    except RecordsLost:
+        run_child(cache, recipe)
+        return train_adapter(open_workbench(recipe))

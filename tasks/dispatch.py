@@ -1,19 +1,120 @@
 """The one door through which a flow runs another.
 
-Today children run in this process, which is the embedded default: a child that fails raises here,
-and a child that is cancelled takes its parent along. Running them on work pools belongs behind
-this same call.
+Today children run in this process, one after the other, which is the embedded default; a child that
+is cancelled takes its parent along. Running them on work pools belongs behind these same calls.
 """
 
-from typing import TypeVar
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
-from prefect import Flow
+from prefect import Flow, tags
+from prefect.utilities.annotations import quote
 
+from cogvx.errors import CogvxError, error_from_name
 from cogvx.recipe import Recipe
+from tasks.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 ReportT = TypeVar("ReportT")
+DocumentT = TypeVar("DocumentT")
+
+
+@dataclass(frozen=True)
+class Child:
+    """One of several runs of a flow.
+
+    `key` is made of the digests of what the child works on: two children with the same key would do
+    the same work. The flow run carries it as a tag, by which later runs of that work are found.
+    """
+
+    name: str
+    key: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended(Generic[ReportT]):
+    """How a child ended: it has either a report or an error."""
+
+    child: Child
+    seconds: float
+    report: ReportT | None = None
+    error: BaseException | None = None
+
+
+def in_one_piece(document: DocumentT) -> DocumentT:
+    """A large document on its way to a task; the task gets the document itself.
+
+    Prefect otherwise looks for other runs' results in its every part, twice: a second for 10,000
+    clips.
+    """
+    return cast("DocumentT", quote(document))
 
 
 def run_child(flow: Flow[[Recipe], ReportT], recipe: Recipe) -> ReportT:
     """Run a stage's flow to its end and return its report; its failure is raised here."""
     return flow(recipe)
+
+
+def run_children(
+    flow: Flow[..., ReportT], children: Sequence[Child], *, what: str
+) -> tuple[Ended[ReportT], ...]:
+    """Run a flow once for each child, and let every child end; one that fails, fails alone.
+
+    Args:
+        flow: Idempotent, so that a parent that is run again may run its children again.
+        children: In the order in which they begin.
+        what: Names the progress of the children, where there are several.
+
+    Returns:
+        How each child ended, in the order of `children`; nothing is raised for a failure.
+    """
+    progress = Progress(what, "shards", logger)
+    ended: list[Ended[ReportT]] = []
+    for child in children:
+        ended.append(_run(flow, child))
+        if ended[-1].error is not None:
+            logger.error("%s failed: %s", child.name, _reason(ended[-1].error))
+        if len(children) > 1:  # an only child shows its own
+            progress(len(ended), len(children))
+    return tuple(ended)
+
+
+def require_all(ended: Sequence[Ended[ReportT]]) -> tuple[ReportT, ...]:
+    """The children's reports, if all have one.
+
+    Raises:
+        CogvxError: Children failed; it is of their kind if they agree on one, names each and says
+            why. The error of an only child is raised as it is.
+    """
+    failed = [(one.child.name, one.error) for one in ended if one.error is not None]
+    if not failed:
+        return tuple(one.report for one in ended if one.report is not None)
+    cause = failed[0][1]
+    if len(ended) == 1:
+        raise cause
+    kinds = {type(error).__name__ for _, error in failed}
+    lines = [f"{len(failed)} of {len(ended)} failed; what was made is kept, run again for the rest"]
+    lines += [f"  - {name}: {_reason(error)}" for name, error in failed]
+    raise error_from_name(kinds.pop() if len(kinds) == 1 else "", "\n".join(lines)) from cause
+
+
+def _run(flow: Flow[..., ReportT], child: Child) -> Ended[ReportT]:
+    began = time.monotonic()
+    # Asked for its state, a flow that fails does not raise; a cancellation still does.
+    with tags(f"key:{child.key[:16]}"):
+        state: Any = flow(**child.parameters, return_state=True)
+    result = state.result(raise_on_failure=False)
+    seconds = time.monotonic() - began
+    if state.is_completed():
+        return Ended(child, seconds, report=result)
+    return Ended(child, seconds, error=result)
+
+
+def _reason(error: BaseException) -> str:
+    """Our own sentences stand alone; any other error is a bug, and its type helps to find it."""
+    return str(error) if isinstance(error, CogvxError) else f"{type(error).__name__}: {error}"

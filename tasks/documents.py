@@ -2,21 +2,43 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.data.diff import ManifestDiff
+from cogvx.data.manifest import Rejected
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ShardReport(_Document):
+    """What one shard made of its plan, and the clips that cannot be used.
+
+    What it wanted and did not encode was made by another worker, or must be planned again.
+    """
+
+    records_wanted: int
+    records_encoded: int
+    refused: tuple[Rejected, ...] = ()
+
+
 class CacheReport(_Document):
-    """What the cache stage found and did; `manifest` is the digest of the accepted clips."""
+    """What the cache stage found and did.
+
+    `manifest` is the digest of the accepted clips, `index` that of their records' list. `diff` is
+    what this manifest changed; None where there was none before it. `page` shows the clips to a
+    person; empty where it could not be made this time.
+    """
 
     dataset: str
     manifest: str
+    index: str
     accepted: int
     heldout: int
     rejected: dict[str, int]
     records_encoded: int
     records_reused: int
+    diff: ManifestDiff | None = None
+    page: str = ""
 
 
 class TrainReport(_Document):
@@ -83,3 +105,59 @@ class RetrainReport(_Document):
     register_: RegisterReport | None = None
     evaluate: EvaluateReport | None = None
     promote: PromoteReport | None = None
+
+
+class DamagedRecord(_Document):
+    """A damaged record, the clips or captions that it is of, and what is wrong."""
+
+    key: str
+    of: str
+    why: str
+
+
+class VerifyReport(_Document):
+    """What reading records showed; `missing` are those that a recipe needs and the store lacks.
+
+    `dropped` counts damaged ones that were removed.
+    """
+
+    store: str
+    verified: int
+    bytes: int
+    missing: int
+    damaged: tuple[DamagedRecord, ...]
+    dropped: int
+
+
+class Group(_Document):
+    """A number of objects that have something in common, and their bytes."""
+
+    name: str
+    objects: int
+    bytes: int
+
+
+class PruneReport(_Document):
+    """What may go, or went if `applied`, by kind; and why the rest stays."""
+
+    store: str
+    applied: bool
+    goes: tuple[Group, ...]
+    stays: tuple[Group, ...]
+
+    @property
+    def objects(self) -> int:
+        """How many objects go."""
+        return sum(group.objects for group in self.goes)
+
+    @property
+    def bytes(self) -> int:
+        """How large they are."""
+        return sum(group.bytes for group in self.goes)
+
+
+class InspectReport(_Document):
+    """One record: facts as pairs of a name and a text, and the video that was written of it."""
+
+    facts: tuple[tuple[str, str], ...]
+    video: str | None

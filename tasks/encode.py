@@ -1,20 +1,73 @@
-"""Encode what the cache lacks. Models are loaded only if something is missing."""
+"""Encode what the cache lacks, shard by shard. Models are loaded only if something is missing.
+
+A shard's plan lies at plans/<digest>.json. It stays there: another flow on the same store may be
+about to read it, and nothing reaches it, so pruning takes it away.
+"""
 
 import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from cogvx.cache.index import index_cache
 from cogvx.cache.plan import CachePlan, plan_cache
+from cogvx.cache.shards import cut
 from cogvx.data.ingest import Ledger
 from cogvx.data.manifest import Manifest
-from tasks.documents import CacheReport
-from tasks.ingest import survey_clips
+from cogvx.digest import canonical_json, digest
+from cogvx.errors import TransientError
+from cogvx.recipe import Recipe
+from tasks.dispatch import Child, Ended
+from tasks.documents import CacheReport, ShardReport
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
+
+_PLANS = "plans"
+_INDEXES = "indexes"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a manifest wants of the cache: how many records, their index, and the shards to encode.
+
+    Without shards the cache is complete.
+    """
+
+    index: str
+    wanted: int
+    shards: tuple[Child, ...]
+
+
+@task(
+    name="plan shards",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def plan_shards(bench: Workbench, manifest: Manifest) -> Work:
+    """Publish what the cache lacks, cut into shards.
+
+    First of all the index is written, anew each time: pruning keeps what a young one reaches, so
+    that it takes nothing which is found to be present here.
+    """
+    index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
+    name = digest(index)
+    bench.store.write(f"{_INDEXES}/{name}.json", canonical_json(index))
+    plan = plan_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids, store=bench.store)
+    shards = cut(plan, seconds=bench.settings.shard_seconds)
+    children = (
+        _child(bench, bench.publish(_PLANS, shard), f"{number} of {len(shards)}")
+        for number, shard in enumerate(shards, start=1)
+    )
+    return Work(index=name, wanted=plan.wanted, shards=tuple(children))
 
 
 @task(
@@ -24,40 +77,21 @@ logger = logging.getLogger(__name__)
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def encode_records(bench: Workbench, manifest: Manifest) -> CacheReport:
-    """Bring the cache up to the manifest; a clip that cannot be decoded is quarantined.
+def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
+    """Make those records of a published shard that are not there yet.
 
-    When a clip is quarantined here, the clips are surveyed again without it, so that the limit on
-    the share of rejected clips and the held-out split hold for what is really used.
+    Raises:
+        IntegrityError: The shard's plan is absent, damaged, or of another recipe or base model.
     """
-    plan = _plan(bench, manifest)
-    encoded = 0
-    if not plan.is_complete:
-        encoded, refused = _encode(bench, plan)
-        if refused:
-            manifest = survey_clips(bench)
-            plan = _plan(bench, manifest)
-    return CacheReport(
-        dataset=bench.dataset.url,
-        manifest=manifest.content_digest(),
-        accepted=len(manifest.clips),
-        heldout=len(manifest.heldout),
-        rejected=manifest.rejected_counts(),
-        records_encoded=encoded,
-        records_reused=plan.latents_wanted + plan.prompts_wanted - encoded,
-    )
-
-
-def _plan(bench: Workbench, manifest: Manifest) -> CachePlan:
-    return plan_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids, store=bench.store)
-
-
-def _encode(bench: Workbench, plan: CachePlan) -> tuple[int, bool]:
     from cogvx.encoding import Encoders, encode_missing  # noqa: PLC0415 - loads torch
 
-    bars = {kind: Progress(f"encode {kind}", kind, logger) for kind in ("clips", "captions")}
+    plan = bench.published(_PLANS, shard, CachePlan)
+    suffix = "" if part == "1 of 1" else f" of shard {part}"
+    bars = {
+        kind: Progress(f"encode {kind}{suffix}", kind, logger) for kind in ("clips", "captions")
+    }
     report = encode_missing(
-        plan,
+        _in_own_order(plan),
         bench.recipe,
         encoders=Encoders(bench.base, bench.facts, bench.ids, device=bench.device),
         dataset=bench.dataset,
@@ -65,9 +99,95 @@ def _encode(bench: Workbench, plan: CachePlan) -> tuple[int, bool]:
         work=bench.work / "clips",
         on_progress=lambda kind, done, total: bars[kind](done, total),
     )
-    if report.refused:
+    return ShardReport(
+        records_wanted=plan.wanted, records_encoded=report.encoded, refused=report.refused
+    )
+
+
+@task(name="settle shards", cache_policy=NO_CACHE)
+def settle_shards(bench: Workbench, ended: Sequence[Ended[ShardReport]]) -> bool:
+    """Show how the shards ended and quarantine the clips that could not be encoded.
+
+    The ledger is written here and not by the workers, since its last writer wins.
+
+    Returns:
+        Whether clips were quarantined, so that the survey must be made again without them: the
+        limit on rejected clips and the held-out split hold for what is really used.
+    """
+    create_table_artifact(
+        [_row(one) for one in ended], key="cache-shards", description="Shards of the cache"
+    )
+    refused = [clip for one in ended if one.report for clip in one.report.refused]
+    if refused:
         ledger = Ledger.load(bench.store, bench.dataset.url)
-        for clip in report.refused:
+        for clip in refused:
             ledger.refuse(clip.key, clip.reason, clip.detail)
         ledger.save()
-    return report.encoded_latents + report.encoded_prompts, bool(report.refused)
+    return bool(refused)
+
+
+def report_cache(
+    bench: Workbench,
+    manifest: Manifest,
+    *,
+    work: Work,
+    done: Sequence[ShardReport],
+    page: str = "",
+) -> CacheReport:
+    """What the cache holds for a manifest now that it is complete, and what was done for it."""
+    encoded = sum(report.records_encoded for report in done)
+    return CacheReport(
+        dataset=bench.dataset.url,
+        manifest=manifest.content_digest(),
+        index=work.index,
+        accepted=manifest.count_clips(manifest.clips),
+        heldout=manifest.count_clips(manifest.heldout),
+        rejected=manifest.rejected_counts(),
+        records_encoded=encoded,
+        # Fewer than none, if clips that were encoded at first are gone by the end.
+        records_reused=max(0, work.wanted - encoded),
+        diff=bench.shelf.last_change(),
+        page=page,
+    )
+
+
+def encoding_never_ends(recipe: Recipe, rounds: int) -> TransientError:
+    """The error of a cache that still lacks records after every round of encoding."""
+    return TransientError(
+        f"{recipe.dataset.uri} still lacks records after {rounds} rounds of encoding: its clips "
+        "change meanwhile, or the store loses objects; run again when they rest"
+    )
+
+
+def _child(bench: Workbench, shard: str, part: str) -> Child:
+    return Child(
+        name=f"shard {part}",
+        key=digest([shard, bench.recipe.model_dump(mode="json")]),
+        parameters={"recipe": bench.recipe, "shard": shard, "part": part},
+    )
+
+
+def _row(ended: Ended[ShardReport]) -> dict[str, object]:
+    report = ended.report
+    return {
+        "shard": ended.child.name,
+        "wanted": report.records_wanted if report else None,
+        "encoded": report.records_encoded if report else None,
+        "refused clips": len(report.refused) if report else None,
+        "seconds": round(ended.seconds, 1),
+        "failed": "" if ended.error is None else f"{type(ended.error).__name__}: {ended.error}",
+    }
+
+
+def _in_own_order(plan: CachePlan) -> CachePlan:
+    """The same plan, shuffled, with windows of one clip side by side.
+
+    Two workers that were given the same shard would otherwise walk through it side by side and
+    encode everything twice; so they meet seldom, and each skips what the other has made.
+    """
+    chance = secrets.SystemRandom()
+    files = sorted({missing.clip.key for missing in plan.clips})
+    rank = {key: place for place, key in enumerate(chance.sample(files, len(files)))}
+    clips = sorted(plan.clips, key=lambda missing: rank[missing.clip.key])
+    captions = chance.sample(plan.captions, len(plan.captions))
+    return plan.model_copy(update={"clips": tuple(clips), "captions": tuple(captions)})

@@ -119,7 +119,7 @@ def _provenance(bench: Workbench, manifest: Manifest, version: Version) -> dict[
     return {
         "registered as": version.uri,
         "recipe": bench.recipe.training_digest(),
-        "clips": f"{bench.dataset.url} ({len(manifest.clips)} accepted)",
+        "clips": f"{bench.dataset.url} ({manifest.count_clips(manifest.clips)} accepted)",
         "manifest": manifest.content_digest(),
         "base": f"{bench.recipe.base.path} {bench.base_fingerprint[:16]}",
         "adapter": version.tags[ADAPTER_TAG],

@@ -3,17 +3,26 @@
 import logging
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
-from tasks.progress import Progress
+from cogvx.data.tokens import TokenCounter
+from cogvx.data.windows import unmirrored
+from cogvx.recipe import VideoConfig
+from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, warn_once
 
 logger = logging.getLogger(__name__)
 
 _ENOUGH_HELDOUT = 2
+_EXAMPLES = 5
+# The UI shows a table whole; the manifest has every row.
+_MOST_ROWS = 10_000
+# So many rejected clips are read in a log; the table has them all.
+_MOST_LINES = 20
 
 
 @task(
@@ -33,14 +42,68 @@ def survey_clips(bench: Workbench) -> Manifest:
         ledger=ledger,
         work=bench.work / "clips",
         on_progress=Progress("survey clips", "clips", logger),
+        count_tokens=TokenCounter.of(bench.base),
     )
-    ledger.save()
-    bench.publish_manifest(manifest)
-    for clip in manifest.rejected:
-        warn_once(f"rejected {clip.key}: {clip.reason} ({clip.detail})")
-    if len(manifest.heldout) < _ENOUGH_HELDOUT:
+    _say_what_changed(bench, manifest)
+    _show_quarantine(manifest)
+    _warn_of_long_captions(manifest, bench.facts.text_tokens)
+    _warn_of_unmirrored(manifest, bench.recipe.video)
+    heldout = manifest.count_clips(manifest.heldout)
+    if heldout < _ENOUGH_HELDOUT:
         warn_once(
-            f"{len(manifest.heldout)} clip(s) held out, but an interval needs {_ENOUGH_HELDOUT}: "
+            f"{heldout} clip(s) held out, but an interval needs {_ENOUGH_HELDOUT}: "
             "nothing can be promoted on held-out loss; raise dataset.min_heldout or add clips"
         )
     return manifest
+
+
+def _say_what_changed(bench: Workbench, manifest: Manifest) -> None:
+    """Publish the manifest, and log how it differs from the one before, the first time it does."""
+    before = bench.shelf.latest_name()
+    change = bench.shelf.publish(manifest)
+    if before is None:
+        logger.info("clips: the first manifest of this dataset under these settings")
+    elif before == manifest.content_digest():
+        logger.info("clips: nothing changed since manifest %s", before[:8])
+    elif change is not None:
+        logger.info("clips since manifest %s: %s", before[:8], change)
+
+
+def _show_quarantine(manifest: Manifest) -> None:
+    """Name the clips that are not used, each with its reason: in the log and in the UI."""
+    rejected = manifest.rejected
+    for clip in rejected[:_MOST_LINES]:
+        warn_once(f"rejected {clip.key}: {clip.reason} ({clip.detail})")
+    if len(rejected) > _MOST_LINES:
+        more = len(rejected) - _MOST_LINES
+        warn_once(f"{more} more rejected clip(s); see the artifact quarantine or the manifest")
+    if not rejected or not is_watched():
+        return
+    counts = ", ".join(f"{count} {reason}" for reason, count in manifest.rejected_counts().items())
+    create_table_artifact(
+        [clip.model_dump(include={"key", "reason", "detail"}) for clip in rejected[:_MOST_ROWS]],
+        key="quarantine",
+        description=f"{len(rejected)} clip(s) of {manifest.dataset} are not used: {counts}",
+    )
+
+
+def _warn_of_long_captions(manifest: Manifest, limit: int) -> None:
+    """Say which captions the model cuts; `limit` is in tokens."""
+    long = {clip.key: clip.tokens for clip in manifest.clips if (clip.tokens or 0) > limit}
+    if not long:
+        return
+    examples = ", ".join(f"{key} ({tokens})" for key, tokens in list(long.items())[:_EXAMPLES])
+    more = ", ..." if len(long) > _EXAMPLES else ""
+    warn_once(
+        f"{len(long)} caption(s) have more than {limit} tokens, and the model reads only the"
+        f" first {limit}: {examples}{more}; say what matters first"
+    )
+
+
+def _warn_of_unmirrored(manifest: Manifest, video: VideoConfig) -> None:
+    passed_over = unmirrored(manifest.clips) if video.flip else 0
+    if passed_over:
+        warn_once(
+            f"{passed_over} of {manifest.count_clips(manifest.train)} training clip(s) are not"
+            " mirrored, since their captions speak of left, right or a direction of turning"
+        )

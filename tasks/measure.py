@@ -11,18 +11,21 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.cache.materialise import materialise
 from cogvx.cache.plan import Sample, record_paths, samples
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
-from cogvx.evaluation.documents import ArmResult, HeldoutScore
-from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm
+from cogvx.evaluation.documents import ArmResult
+from cogvx.evaluation.index import EvaluationIndex, evaluation_path
+from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_key
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
-from cogvx.training.heldout import heldout_losses
+from cogvx.training.heldout import HeldoutLoss, by_clip, heldout_losses
 from cogvx.training.objective import Objective
+from tasks.clients.stores import kept_on_disk
+from tasks.lineage import judgement
 from tasks.progress import Progress
+from tasks.records import bring_records
 from tasks.workbench import Workbench, read_stored
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ _HELDOUT_VERSION = 1
 
 
 class _KeptLosses(BaseModel):
-    """Timestep and loss, clip after clip; clips are named by the samples in the key."""
+    """Timestep and loss, window after window; windows are named by the samples in the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,13 +54,27 @@ class MeasuredArm:
 def measure_arms(
     bench: Workbench, arms: Sequence[Arm], suite: Suite, manifest: Manifest
 ) -> tuple[MeasuredArm, ...]:
-    """Render, measure and score every arm, one after the other."""
+    """Render, measure and score every arm, one after the other.
+
+    First it is written down what they need, as pruning keeps only what a document reaches.
+    """
     setting = Setting(
         video=bench.recipe.video,
         base_fingerprint=bench.base_fingerprint,
         dtype=bench.recipe.base.dtype,
     )
     heldout = samples(manifest.heldout, bench.recipe, facts=bench.facts, ids=bench.ids)
+    index = EvaluationIndex(
+        videos=tuple(
+            video_key(arm, suite, prompt, seed, setting).path
+            for arm in arms
+            for prompt in suite.prompts
+            for seed in suite.seeds
+        ),
+        heldout=tuple(_losses_path(bench, arm, heldout) for arm in arms),
+    )
+    place = evaluation_path(bench.run_identity(manifest), judgement(bench.recipe, suite))
+    bench.store.write(place, canonical_json(index))
     open_session = functools.cache(lambda: _open_session(bench))
     measured = []
     for arm in arms:
@@ -66,11 +83,11 @@ def measure_arms(
             arm,
             suite,
             setting=setting,
-            store=bench.store,
+            store=kept_on_disk(bench.store, bench.settings),
             work=bench.work / "videos",
             on_progress=Progress(f"render {arm.name}", "videos", logger),
         )
-        losses = _heldout(bench, arm, heldout, open_session)
+        losses = by_clip(_heldout(bench, arm, heldout, open_session))
         result = score_arm(arm, videos, suite=suite, video=bench.recipe.video, heldout=losses)
         measured.append(MeasuredArm(arm, videos, result))
     return tuple(measured)
@@ -83,8 +100,23 @@ def _open_session(bench: Workbench) -> Session:
 
 def _heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], open_session: Callable[[], Session]
-) -> tuple[HeldoutScore, ...]:
-    """Held-out losses of an arm; measured once, then read from the store."""
+) -> tuple[HeldoutLoss, ...]:
+    """Held-out losses of an arm, window by window; measured once, then read from the store."""
+    key = _losses_path(bench, arm, heldout)
+    if bench.store.info(key) is None:
+        scores = _measure_heldout(bench, arm, heldout, open_session())
+        if not all(math.isfinite(score.loss) for score in scores):
+            return scores  # not kept; the scores become faults, and the verdict INVALID
+        losses = tuple((score.timestep, score.loss) for score in scores)
+        bench.store.write(key, canonical_json(_KeptLosses(losses=losses)))
+    kept = read_stored(bench.store, key, _KeptLosses)
+    clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
+    rows = zip(clips, kept.losses, strict=True)
+    return tuple(HeldoutLoss(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
+
+
+def _losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
+    """Where an arm's held-out losses are kept: named by everything that decides them."""
     name = digest(
         {
             "version": _HELDOUT_VERSION,
@@ -95,36 +127,21 @@ def _heldout(
             "strata": bench.recipe.train.heldout_strata,
         }
     )
-    key = f"heldout/{name[:2]}/{name}.json"
-    if bench.store.info(key) is None:
-        scores = _measure_heldout(bench, arm, heldout, open_session())
-        if not all(math.isfinite(score.loss) for score in scores):
-            return scores  # not kept; the scores become faults, and the verdict INVALID
-        losses = tuple((score.timestep, score.loss) for score in scores)
-        bench.store.write(key, canonical_json(_KeptLosses(losses=losses)))
-    kept = read_stored(bench.store, key, _KeptLosses)
-    clips = [sample.clip for sample in heldout for _ in range(bench.recipe.train.heldout_strata)]
-    rows = zip(clips, kept.losses, strict=True)
-    return tuple(HeldoutScore(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
+    return f"heldout/{name[:2]}/{name}.json"
 
 
 def _measure_heldout(
     bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
-) -> tuple[HeldoutScore, ...]:
+) -> tuple[HeldoutLoss, ...]:
     records = bench.work / "records"
-    materialise(
-        record_paths(heldout),
-        bench.store,
-        records,
-        on_progress=Progress("fetch held-out records", "records", logger),
-    )
-    objective = Objective.of(bench.base, bench.recipe.video.size, device=bench.device)
+    bring_records(bench, record_paths(heldout), records, what="fetch held-out records")
+    objective = Objective.of(bench.base)
     names = [f"heldout{number}" for number, _ in enumerate(arm.adapters)]
     for name, adapter in zip(names, arm.adapters, strict=True):
         session.attach(name, adapter.path)
     session.use({n: a.weight for n, a in zip(names, arm.adapters, strict=True)})
     try:
-        losses = heldout_losses(
+        return heldout_losses(
             session.transformer,
             objective,
             samples=heldout,
@@ -136,6 +153,3 @@ def _measure_heldout(
         session.use({})
         for name in names:
             session.detach(name)
-    return tuple(
-        HeldoutScore(clip=loss.clip, timestep=loss.timestep, loss=loss.loss) for loss in losses
-    )

@@ -31,20 +31,22 @@ class Progress:
         if total < 1 or (not finished and now - self._said < _SECONDS_BETWEEN_LINES):
             return
         self._said = now
-        left = "" if finished else self._time_left(done, total)
-        line = f"{self._what}: {done}/{total} {self._unit}{left}"
+        line = f"{self._what}: {done}/{total} {self._unit}{self._pace(done, total)}"
         self._logger.info("%s%s", line, f" - {detail}" if detail else "")
         self._show(100.0 * done / total)
 
-    def _time_left(self, done: int, total: int) -> str:
-        """By the pace since the first call; what came before it was preparation."""
+    def _pace(self, done: int, total: int) -> str:
+        """The pace since the first call, as what came before it was preparation; what is left."""
         began, already = self._first or (0.0, 0)
-        if done <= already:
+        seconds = time.monotonic() - began
+        if done <= already or seconds <= 0:
             return ""
-        return f", {(time.monotonic() - began) / (done - already) * (total - done):.0f} s left"
+        rate = (done - already) / seconds
+        left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+        return f", {rate:.{0 if rate >= 10 else 2}f} {self._unit}/s{left}"
 
     def _show(self, percent: float) -> None:
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+        if not is_watched():
             return
         if self._artifact is None:
             key = re.sub(r"[^a-z0-9]+", "-", self._what.lower()).strip("-")
@@ -52,3 +54,8 @@ class Progress:
             self._artifact = created if isinstance(created, UUID) else None
         else:
             update_progress_artifact(self._artifact, percent)
+
+
+def is_watched() -> bool:
+    """Whether a flow or a task is running, so that an artifact has a place in the Prefect UI."""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None

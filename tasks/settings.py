@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     """MLflow server, or empty for an SQLite file below home."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoding and generation run."""
+    shard_seconds: float = Field(default=900.0, gt=0)
+    """About how long one worker encodes before it takes the next share of the work."""
+    disk_cache_gib: float = Field(default=50.0, ge=0)
+    """Most GiB of records and videos from S3 kept on this disk for the next run; 0 for none."""
     s3_endpoint_url: str | None = None
     """Endpoint of an S3-compatible server; empty means AWS."""
     s3_access_key: SecretStr | None = None
@@ -46,6 +50,11 @@ class Settings(BaseSettings):
         return self.tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').resolve()}"
 
     @property
+    def is_tracked(self) -> bool:
+        """Whether MLflow may know anything: a server, or a database that something made."""
+        return bool(self.tracking_uri) or (self.home / "mlflow.db").is_file()
+
+    @property
     def mlflow_artifacts(self) -> Path | None:
         """Artifact folder of an MLflow without a server; a server has its own."""
         served = self.tracking_uri.startswith(("http://", "https://"))
@@ -56,6 +65,11 @@ class Settings(BaseSettings):
         """Scratch folder for fetched clips and videos; may be deleted at any time."""
         return self.home / "work"
 
+    @property
+    def disk_cache(self) -> Path:
+        """Copies of what was read from S3; may be deleted at any time."""
+        return self.home / "disk-cache"
+
     def run_folder(self, run: str) -> Path:
         """Where the trainer of this run works."""
         return self.home / "runs" / run[:16]
@@ -63,6 +77,10 @@ class Settings(BaseSettings):
     def report_folder(self, run: str) -> Path:
         """Where a person finds this run's report."""
         return self.home / "reports" / run[:16]
+
+    def dataset_folder(self, identity: str) -> Path:
+        """Where a person finds the page of a dataset."""
+        return self.home / "datasets" / identity[:16]
 
 
 @cache

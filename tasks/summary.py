@@ -31,8 +31,11 @@ def cache_rows(report: CacheReport) -> list[Row]:
     """Clips and records."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items())
     rejected = f"{sum(report.rejected.values())} rejected" + (f" ({reasons})" if reasons else "")
+    changed = [] if report.diff is None else [("changed", str(report.diff))]
     return [
         ("clips", f"{report.accepted} accepted ({report.heldout} held out), {rejected}"),
+        *changed,
+        *([("dataset", report.page)] if report.page else []),
         ("records", f"{report.records_encoded} encoded, {report.records_reused} reused"),
     ]
 

@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 
 from cogvx import files
 from cogvx.adapters.card import ADAPTER_FILE
-from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
+from cogvx.cache.index import index_cache
+from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError, TransientError
@@ -20,9 +21,11 @@ from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
+from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
 from tasks.lineage import run_tags
 from tasks.progress import Progress
+from tasks.records import bring_records
 from tasks.workbench import Workbench, code_version, read_stored
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
 
     Raises:
         ConfigError: The clips have not been cached yet.
+        RecordsLost: Records must be encoded again first.
         TrainingDiverged: The loss stopped being finite.
     """
     manifest = bench.latest_manifest()
@@ -47,7 +51,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
     if known is not None:
         return _report(bench, run, known, trained=False)
     folder = _prepare(bench, manifest, run)
-    outcome = _launch(bench, folder, run)
+    outcome = _launch(bench, folder, run, manifest)
     _keep(bench, folder, run, outcome)
     return _report(bench, run, outcome, trained=True)
 
@@ -91,6 +95,7 @@ def recall_run(bench: Workbench, registry: Registry, run: str, outcome: TrainOut
     if known is not None:
         return known
     run_id = mlflow_run(bench, registry, run)
+    log_dataset(bench, registry, run_id, manifest=bench.latest_manifest())
     registry.set_run_tags(run_id, run_tags(bench, RunFolder(bench.settings.run_folder(run))))
     told = [
         ("train/loss", outcome.step, outcome.train_loss),
@@ -118,36 +123,36 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
         raise IntegrityError(f"{folder.root} belongs to another run; move it away")
     files.write_document(folder.spec, spec)
+    # Before the records are fetched: from now on pruning keeps them.
+    bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
-    from cogvx.cache.materialise import materialise  # noqa: PLC0415 - loads torch
-
-    progress = Progress("fetch records", "records", logger)
-    materialise(wanted, bench.store, folder.records, on_progress=progress)
+    bring_records(bench, wanted, folder.records, what="fetch records")
     return folder
 
 
 def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
-    recipe, facts, ids = bench.recipe, bench.facts, bench.ids
+    index = index_cache(manifest, bench.recipe, facts=bench.facts, ids=bench.ids)
     return RunSpec(
         run=run,
-        recipe=recipe,
-        manifest=manifest.content_digest(),
+        recipe=bench.recipe,
+        manifest=index.manifest,
         base_folder=str(bench.base.resolve()),
         base_fingerprint=bench.base_fingerprint,
         code_version=code_version(),
-        train=samples(manifest.train, recipe, facts=facts, ids=ids),
-        heldout=samples(manifest.heldout, recipe, facts=facts, ids=ids),
-        empty_prompt=prompt_key(EMPTY_CAPTION, recipe, ids, facts).digest,
+        train=index.train,
+        heldout=index.heldout,
+        empty_prompt=index.empty_prompt,
         warnings=bench.warnings,
     )
 
 
-def _launch(bench: Workbench, folder: RunFolder, run: str) -> TrainOutcome:
+def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -> TrainOutcome:
     """Run the trainer with an MLflow run open, which ends the way the trainer ends."""
     recipe = bench.recipe
     registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
     run_id = mlflow_run(bench, registry, run)
     registry.reopen_run(run_id)
+    log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder))
     relay = _Relay(registry, run_id)
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"

@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cogvx.cache.plan import Identities
+from cogvx.cache.plan import Identities, is_tiled
+from cogvx.cache.tilings import tiled_sizes
 from cogvx.check import check_recipe
 from cogvx.data.manifest import Manifest
+from cogvx.data.shelf import Shelf
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, VAE_PARTS, fingerprint, resolve_base
@@ -75,17 +77,32 @@ class Workbench:
         parts = {name: part.model_dump(mode="json") for name, part in screened.items()}
         return f"manifests/{digest(parts)[:32]}"
 
-    def publish_manifest(self, manifest: Manifest) -> str:
-        """Store a manifest, then point at it; returns its content digest.
+    @property
+    def shelf(self) -> Shelf:
+        """The manifests of this dataset under this recipe's settings."""
+        return Shelf(self.store, self._manifests)
 
-        What stands there already is left alone, unless it was damaged.
-        """
-        name = manifest.content_digest()
-        self._put(f"{self._manifests}/{name}.json", canonical_json(manifest))
-        self._put(f"{self._manifests}/latest", name.encode())
+    def publish(self, folder: str, document: BaseModel) -> str:
+        """Store a document under the digest of its content; returns the digest."""
+        name = digest(document)
+        self.put(f"{folder}/{name}.json", canonical_json(document))
         return name
 
-    def _put(self, key: str, data: bytes) -> None:
+    def published(self, folder: str, name: str, kind: type[DocumentT]) -> DocumentT:
+        """Read back what `publish` stored.
+
+        Raises:
+            IntegrityError: It is absent, or not what its name says.
+        """
+        document = read_stored(self.store, f"{folder}/{name}.json", kind)
+        if digest(document) != name:
+            raise IntegrityError(
+                f"{folder}/{name}.json in {self.store.url} is damaged; remove it, and run again"
+            )
+        return document
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store a small object, unless exactly that stands there already."""
         if self.store.info(key) is None or self.store.read(key) != data:
             self.store.write(key, data)
 
@@ -96,17 +113,14 @@ class Workbench:
             ConfigError: The cache stage has not run for this dataset and size.
             IntegrityError: The manifest is damaged; caching again writes it anew.
         """
-        pointer = f"{self._manifests}/latest"
-        if self.store.info(pointer) is None:
+        name = self.shelf.latest_name()
+        if name is None:
+            sizes = ", ".join(str(size) for size in self.recipe.video.sizes)
             raise ConfigError(
-                f"{self.recipe.dataset.uri} has not been cached for {self.recipe.video.size} yet; "
+                f"{self.recipe.dataset.uri} has not been cached for {sizes} yet; "
                 "run `cogvx cache` with this recipe first"
             )
-        name = self.store.read(pointer).decode()
-        manifest = read_stored(self.store, f"{self._manifests}/{name}.json", Manifest)
-        if manifest.content_digest() != name:
-            raise IntegrityError(f"manifest {name} in {self.store.url} is damaged; cache again")
-        return manifest
+        return self.shelf.read(name)
 
     def run_identity(self, manifest: Manifest) -> str:
         """The run's name: everything that decides the adapter's bits, and nothing else."""
@@ -115,6 +129,11 @@ class Workbench:
                 "training": self.recipe.training_digest(),
                 "manifest": manifest.content_digest(),
                 "base": self.base_fingerprint,
+                "tiled": [
+                    str(size)
+                    for size in self.recipe.video.sizes
+                    if is_tiled(size, self.recipe, self.ids)
+                ],
                 "code": code_version(),
             }
         )
@@ -145,20 +164,23 @@ def code_version() -> str:
     return importlib.metadata.version("cogvx")
 
 
-def open_workbench(recipe: Recipe) -> Workbench:
+def open_workbench(recipe: Recipe, *, for_training: bool = True) -> Workbench:
     """Check the recipe against its base and open the stores.
+
+    What comes before training, caching, says so: it takes bases that cannot be trained yet.
 
     Raises:
         ConfigError: With every problem of the recipe, or why a store refuses.
         TransientError: A store or the hub did not answer this time.
     """
-    checked = check_recipe(recipe)
+    checked = check_recipe(recipe, for_training=for_training)
     for warning in checked.warnings:
         warn_once(warning)
     here = settings()
     store = open_record_store(here)
     require_writable(store)
     base = resolve_base(recipe.base.path, recipe.base.revision)
+    vae = fingerprint(base, VAE_PARTS)
     return Workbench(
         recipe=recipe,
         settings=here,
@@ -167,6 +189,10 @@ def open_workbench(recipe: Recipe) -> Workbench:
         base=base,
         base_fingerprint=fingerprint(base, BASE_PARTS),
         facts=read_facts(base),
-        ids=Identities(vae=fingerprint(base, VAE_PARTS), text=fingerprint(base, TEXT_PARTS)),
+        ids=Identities(
+            vae=vae,
+            text=fingerprint(base, TEXT_PARTS),
+            tiled=tiled_sizes(store, vae=vae, dtype=recipe.base.dtype),
+        ),
         warnings=checked.warnings,
     )

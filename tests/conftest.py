@@ -7,7 +7,7 @@ import pytest
 from cogvx.model.nano.build import build_nano
 from cogvx.model.nano.world import render_world
 
-pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.radosgw"]
+pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.radosgw", "tests.fixtures.proxy"]
 
 
 @pytest.fixture(scope="session")

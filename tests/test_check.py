@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cogvx.check import check_document, check_file
+from cogvx.check import check_document, check_file, check_recipe
 from cogvx.errors import ConfigError
 
 RECIPE = """
@@ -84,6 +84,38 @@ def test_what_the_base_forbids_is_said_with_what_to_use(
         "i2v": "zai-org/CogVideoX-5b-I2V",
     }
     assert expected in problems(names[base], **changes)
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "nearest"),
+    [
+        ("CogVideoX-5b", "48x480x720", "49x480x720"),
+        ("CogVideoX-5b", "1x480x720", "9x480x720"),
+        ("CogVideoX-2b", "57x488x726", "49x480x720"),
+        ("CogVideoX-5b", "49x8x9", "49x16x16"),
+        ("CogVideoX1.5-5B", "85x768x1360", "81x768x1360"),
+        ("CogVideoX1.5-5B", "177x768x1360", "161x768x1360"),
+        ("CogVideoX-5b-I2V", "49x720x480", "49x480x720"),
+        ("CogVideoX1.5-5B-I2V", "81x770x1360", "81x768x1360"),
+    ],
+)
+def test_every_bucket_is_held_against_the_rules_of_its_variant(
+    base: str, size: str, nearest: str
+) -> None:
+    found = problems(f"zai-org/{base}", video__buckets=["49x480x720", size])
+    assert f'video.buckets[1] = "{size}" is no size of {base}: ' in found
+    assert f'use "{nearest}"' in found
+
+
+@pytest.mark.parametrize(
+    ("base", "buckets"),
+    [
+        ("CogVideoX-5b", ["9x480x720", "49x720x480", "17x256x256"]),
+        ("CogVideoX1.5-5B", ["161x768x1360", "17x1360x768"]),
+    ],
+)
+def test_buckets_that_the_variant_allows_are_fine(base: str, buckets: list[str]) -> None:
+    assert "video.buckets" not in problems(f"zai-org/{base}", video__buckets=buckets)
 
 
 def test_a_model_on_this_machine_is_described_by_its_own_configuration(nano_base: Path) -> None:
@@ -250,3 +282,14 @@ def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: there is no such file"):
         check_file(path)
     assert check_file(path, absent_is_fine=True).warnings == ()
+
+
+def test_clips_are_cached_for_a_base_that_cannot_be_trained_yet(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
+    with pytest.raises(ConfigError, match="which this version cannot train"):
+        check_file(path)
+    checked = check_file(path, for_training=False)
+    assert check_recipe(checked.recipe, for_training=False).recipe == checked.recipe
+    with pytest.raises(ConfigError, match="which this version cannot train"):
+        check_recipe(checked.recipe)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cogvx.errors import ConfigError
 from cogvx.recipe import LoraConfig, Recipe, parse_recipe, recipe_warnings
 from cogvx.section import parse_section, read_toml
+from cogvx.shapes import VideoSize
 
 GOOD = """
 name = "ink-style"
@@ -148,7 +149,7 @@ def test_the_training_digest_ignores_the_evaluation_and_nothing_else() -> None:
         {"lora__alpha": 128},
         {"video__frames": 41},
         {"base__revision": "abc"},
-        {"cache__vae_tiling": True},
+        {"cache__vae_tiling": "on"},
     ):
         assert of(**change) != of()
 
@@ -230,6 +231,22 @@ def test_a_path_that_no_file_can_have_is_one_short_sentence(name: str, said: str
         ({"dataset__heldout_share": 1.0}, "= 1.0 is too large; use less than 1"),
         ({"dataset__heldout_share": -1}, "= -1 is too small; use at least 0"),
         ({"train__learning_rate": 0}, "= 0 is too small; use more than 0"),
+        (
+            {"video__buckets": ["49x720x480", "49x480"]},
+            'video.buckets[1] = "49x480" is not frames x height x width; write it like "49x480x7',
+        ),
+        ({"video__buckets": ["49x-1x480"]}, "is not frames x height x width"),
+        ({"video__buckets": ["049x480x720"]}, "is not frames x height x width"),
+        ({"video__buckets": ["49x\u0663x480"]}, "is not frames x height x width"),
+        ({"video__buckets": ["1026x8x8"]}, "is too large; use at most 1025x8192x8192"),
+        ({"video__buckets": ["9x8193x8"]}, "is too large; use at most 1025x8192x8192"),
+        ({"video__buckets": ["49x480x720"]}, 'buckets[0] = "49x480x720" is there twice; remove it'),
+        ({"video__buckets": ["9x8x8", "9x8x8"]}, 'buckets[1] = "9x8x8" is there twice; remove it'),
+        ({"video__buckets": "9x8x8"}, "is of the wrong kind; use a list in [ ]"),
+        ({"video__buckets": [9]}, "video.buckets[0] = 9 is of the wrong kind; use text in quotes"),
+        ({"video__windows": 0}, "video.windows = 0 is too small; use at least 1"),
+        ({"video__crop": "left"}, 'crop = "left" is not known; use one of "centre" or "random"'),
+        ({"cache__vae_tiling": True}, 'is not known; use one of "auto", "off" or "on"'),
     ],
 )
 def test_a_wrong_value_is_told_in_plain_words(changes: dict[str, Any], said: str) -> None:
@@ -305,6 +322,17 @@ def test_a_recipe_comes_back_from_json_as_it_was() -> None:
     assert Recipe.model_validate(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_the_first_bucket_is_the_video_size_itself() -> None:
+    recipe = parse_recipe(document(video__buckets=["9x480x720", "49x720x480"]))[0]
+    assert recipe is not None
+    assert recipe.video.sizes == (
+        VideoSize(49, 480, 720),
+        VideoSize(9, 480, 720),
+        VideoSize(49, 720, 480),
+    )
+    assert recipe.video.size == recipe.video.sizes[0]
 
 
 def test_enough_clips_are_held_out_for_an_interval() -> None:

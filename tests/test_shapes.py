@@ -1,9 +1,12 @@
 """Shape arithmetic against the published figures of every variant."""
 
+from collections import Counter
+
 import pytest
 
 from cogvx.shapes import (
     Compression,
+    CropRule,
     VideoSize,
     cover_and_crop,
     frames_to_prepend,
@@ -59,6 +62,29 @@ def test_a_crop_keeps_the_aspect_and_covers_the_target(height: int, width: int) 
     assert crop.height / height == pytest.approx(crop.width / width, rel=0.01)
     assert 0 <= crop.top <= crop.height - target.height
     assert 0 <= crop.left <= crop.width - target.width
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 7, 32])
+def test_a_cut_takes_every_place_equally_often_and_the_middle_is_the_middle(free: int) -> None:
+    target = VideoSize(9, 64, 64)
+    for height, width in ((64, 64 + free), (64 + free, 64)):
+        middle = cover_and_crop(height, width, target)
+        assert (middle.top, middle.left) == ((height - 64) // 2, (width - 64) // 2)
+        places = Counter()
+        for number in range(1, 10 * (free + 1) + 1):
+            share = number / (10 * (free + 1))
+            cut = cover_and_crop(height, width, target, CropRule(share, share))
+            places[cut.top + cut.left] += 1
+        assert places == dict.fromkeys(range(free + 1), 10)
+
+
+def test_a_size_is_read_as_it_is_written_and_latents_know_theirs() -> None:
+    size = VideoSize(49, 480, 720)
+    assert VideoSize.parse(str(size)) == size
+    assert COMPRESSION.video(COMPRESSION.latent(size)) == size
+    for text in ("49x480", "49x480x720x3", "x480x720", "0x480x720", " 49x480x720", "49X480X720"):
+        with pytest.raises(ValueError, match="is not frames x height x width, as in 49x480x720"):
+            VideoSize.parse(text)
 
 
 def test_video_tokens_count_patches() -> None:

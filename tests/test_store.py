@@ -1,5 +1,6 @@
 """Every store keeps the same promises; the S3 one is tested beside its client."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -110,3 +111,37 @@ def test_a_store_that_cannot_be_written_is_found_before_any_work(tmp_path: Path)
 def test_asking_whether_a_store_can_be_written_leaves_nothing(store: ObjectStore) -> None:
     require_writable(store)
     assert list(store.entries()) == []
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.write("sub/a.bin", b"a")
+    LocalStore(tmp_path / "elsewhere").write("deep/b.bin", b"b")
+    root = tmp_path / "store"
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "sub" / "up").symlink_to("..")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    (root / "self").symlink_to("self")
+    (root / "dangling").symlink_to("nowhere")
+    keys = [info.key for info in store.entries()]
+    assert keys == ["dangling", "linked/deep/b.bin", "self", "sub/a.bin"]
+    assert store.read("linked/deep/b.bin") == b"b"
+    assert [info.key for info in store.entries("linked/d")] == ["linked/deep/b.bin"]
+
+
+def test_a_listing_is_in_the_order_of_whole_keys(tmp_path: Path) -> None:
+    local, memory = LocalStore(tmp_path), MemoryStore()
+    for key in ("a/z", "a.b", "a-b/c", "b", "a/b/c", "é", "Z"):
+        local.write(key, b"1")
+        memory.write(key, b"1")
+    for prefix in ("", "a", "a/", "a/b", "b", "none/at/all", "a-b/c"):
+        expected = [info.key for info in memory.entries(prefix)]
+        assert [info.key for info in local.entries(prefix)] == expected
+        assert all(local.info(info.key) == info for info in local.entries(prefix))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may list everything")
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(DataError, match="locked may not be listed"):
+        list(LocalStore(tmp_path).entries())

@@ -1,23 +1,27 @@
 """What the cache lacks for a manifest and a recipe, found without loading a model.
 
 Clips and captions are named by keys here, so this is also where a clip becomes a `Sample`: the
-names of the two records that training reads.
+names of the records that training reads.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.cache.keys import LatentKey, PromptKey, record_path
+from cogvx.cache.keys import ImageKey, LatentKey, PromptKey, record_path
 from cogvx.data.captions import normalise_caption
 from cogvx.data.manifest import Clip, Manifest
 from cogvx.recipe import Recipe
+from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
 from cogvx.variants import BaseFacts
 
 EMPTY_CAPTION = ""
+
+KeyT = TypeVar("KeyT", LatentKey, ImageKey, PromptKey)
 
 # A listing names 1,000 objects in one request, so it beats asking for each record unless few are
 # wanted; a store would have to hold 50 times as many records as this run wants to make it lose.
@@ -30,26 +34,40 @@ class _Document(BaseModel):
 
 @dataclass(frozen=True)
 class Identities:
-    """Fingerprints of what encodes: the VAE, and the text encoder with its tokenizer."""
+    """Fingerprints of what encodes: the VAE, and the text encoder with its tokenizer.
+
+    `tiled` are the sizes that did not fit into a GPU whole, as `cogvx.cache.tilings` remembers.
+    """
 
     vae: str
     text: str
+    tiled: tuple[VideoSize, ...] = ()
 
 
 class Sample(_Document):
-    """A clip as training sees it: the names of its records, and where it came from."""
+    """A window as training sees it: its clip, the names of its records, the bucket it is in.
+
+    `images` are its noised first frames; only image-to-video bases have them.
+    """
 
     clip: str
     caption: str
     latents: str
     prompt: str
+    size: VideoSize
+    images: tuple[str, ...] = ()
 
 
 class MissingClip(_Document):
-    """A clip to encode, and the name of the record to make of it."""
+    """A window to encode, and the name of its latents' record.
+
+    `latents` is False where only noised first frames are missing, the ones in `draws`.
+    """
 
     clip: Clip
     key: str
+    latents: bool = True
+    draws: tuple[int, ...] = ()
 
 
 class MissingCaption(_Document):
@@ -68,6 +86,8 @@ class CachePlan(_Document):
     latents_present: int
     prompts_wanted: int
     prompts_present: int
+    images_wanted: int = 0
+    images_present: int = 0
     clips: tuple[MissingClip, ...] = ()
     captions: tuple[MissingCaption, ...] = ()
 
@@ -76,6 +96,11 @@ class CachePlan(_Document):
         """Whether nothing is left to encode."""
         return not self.clips and not self.captions
 
+    @property
+    def wanted(self) -> int:
+        """Records of all kinds that the manifest needs."""
+        return self.latents_wanted + self.prompts_wanted + self.images_wanted
+
 
 def latent_key(clip: Clip, recipe: Recipe, ids: Identities) -> LatentKey:
     """Everything that decides a clip's latents."""
@@ -83,11 +108,29 @@ def latent_key(clip: Clip, recipe: Recipe, ids: Identities) -> LatentKey:
         source_sha256=clip.sha256,
         start_frame=clip.start_frame,
         fps=recipe.video.fps,
-        size=recipe.video.size,
+        size=clip.size,
+        crop=clip.crop,
+        flip=clip.flip,
         vae_fingerprint=ids.vae,
         dtype=recipe.base.dtype,
-        tiling=recipe.cache.vae_tiling,
+        tiling=is_tiled(clip.size, recipe, ids),
     )
+
+
+def is_tiled(size: VideoSize, recipe: Recipe, ids: Identities) -> bool:
+    """Whether latents of this size are encoded in tiles: all of one size are, or none."""
+    asked = recipe.cache.vae_tiling
+    return asked == "on" or (asked == "auto" and size in ids.tiled)
+
+
+def image_keys(
+    clip: Clip, recipe: Recipe, *, facts: BaseFacts, ids: Identities
+) -> tuple[ImageKey, ...]:
+    """Everything that decides a window's noised first frames; none for text-to-video bases."""
+    if not facts.variant.image_to_video:
+        return ()
+    window = latent_key(clip, recipe, ids)
+    return tuple(ImageKey(window, draw) for draw in range(recipe.cache.image_draws))
 
 
 def prompt_key(caption: str, recipe: Recipe, ids: Identities, facts: BaseFacts) -> PromptKey:
@@ -97,6 +140,7 @@ def prompt_key(caption: str, recipe: Recipe, ids: Identities, facts: BaseFacts) 
         encoder_fingerprint=ids.text,
         max_length=facts.text_tokens,
         dtype=recipe.base.dtype,
+        batch=recipe.cache.prompt_batch,
     )
 
 
@@ -111,29 +155,38 @@ def plan_cache(
     Raises:
         TransientError: The store did not answer this time.
     """
-    clips = {latent_key(clip, recipe, ids): clip for clip in manifest.clips}
+    windows = {latent_key(clip, recipe, ids): clip for clip in manifest.clips}
+    images = {key: image_keys(clip, recipe, facts=facts, ids=ids) for key, clip in windows.items()}
     captions = (EMPTY_CAPTION, *(clip.caption for clip in manifest.clips))
     prompts = dict.fromkeys(prompt_key(caption, recipe, ids, facts) for caption in captions)
-    stored = _present({key.path for key in clips}, store, "records/latents/")
-    stored |= _present({key.path for key in prompts}, store, "records/prompts/")
+    absent_latents = _absent(windows, store, "records/latents/")
+    absent_images = _absent(chain.from_iterable(images.values()), store, "records/images/")
+    absent_prompts = _absent(prompts, store, "records/prompts/")
     missing_clips = [
-        MissingClip(clip=clip, key=key.digest)
-        for key, clip in clips.items()
-        if key.path not in stored
+        MissingClip(
+            clip=clip,
+            key=key.digest,
+            latents=key in absent_latents,
+            draws=tuple(image.draw for image in images[key] if image in absent_images),
+        )
+        for key, clip in windows.items()
+        if key in absent_latents or not absent_images.isdisjoint(images[key])
     ]
-    missing_captions = [
-        MissingCaption(caption=key.text, key=key.digest)
-        for key in prompts
-        if key.path not in stored
-    ]
+    images_wanted = sum(map(len, images.values()))
     return CachePlan(
         manifest=manifest.content_digest(),
-        latents_wanted=len(clips),
-        latents_present=len(clips) - len(missing_clips),
+        latents_wanted=len(windows),
+        latents_present=len(windows) - len(absent_latents),
         prompts_wanted=len(prompts),
-        prompts_present=len(prompts) - len(missing_captions),
+        prompts_present=len(prompts) - len(absent_prompts),
+        images_wanted=images_wanted,
+        images_present=images_wanted - len(absent_images),
         clips=tuple(missing_clips),
-        captions=tuple(missing_captions),
+        captions=tuple(
+            MissingCaption(caption=key.text, key=key.digest)
+            for key in prompts
+            if key in absent_prompts
+        ),
     )
 
 
@@ -147,6 +200,8 @@ def samples(
             caption=normalise_caption(clip.caption),
             latents=latent_key(clip, recipe, ids).digest,
             prompt=prompt_key(clip.caption, recipe, ids, facts).digest,
+            size=clip.size,
+            images=tuple(key.digest for key in image_keys(clip, recipe, facts=facts, ids=ids)),
         )
         for clip in clips
     )
@@ -158,10 +213,15 @@ def record_paths(wanted: Iterable[Sample], *prompts: str) -> dict[str, str]:
     for sample in wanted:
         paths[sample.latents] = record_path("latents", sample.latents)
         paths[sample.prompt] = record_path("prompts", sample.prompt)
+        paths |= {image: record_path("images", image) for image in sample.images}
     return paths
 
 
-def _present(paths: set[str], store: ObjectStore, prefix: str) -> set[str]:
-    if len(paths) > LISTING_ABOVE:
-        return paths.intersection(entry.key for entry in store.entries(prefix))
-    return {path for path in paths if store.info(path) is not None}
+def _absent(keys: Iterable[KeyT], store: ObjectStore, prefix: str) -> set[KeyT]:
+    """Those of the keys, all of one kind, whose record the store lacks."""
+    absent = {key.path: key for key in keys}
+    if len(absent) <= LISTING_ABOVE:
+        return {key for path, key in absent.items() if store.info(path) is None}
+    for entry in store.entries(prefix):
+        absent.pop(entry.key, None)
+    return set(absent.values())

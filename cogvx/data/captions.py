@@ -1,13 +1,14 @@
 """Captions: one form for all texts that mean the same, and which texts are none."""
 
+import re
 import unicodedata
 
 from cogvx.data.manifest import Fault
 
 # Control characters and halves of surrogate pairs: signs of a broken export, never of a sentence.
-_BROKEN = ("Cc", "Cs")
-# The model reads 226 tokens, a sentence or two, and the rest in silence not at all. There is no
-# tokenizer here to count with, but no sentences this long fit.
+_BROKEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# The model reads 226 tokens, a sentence or two, and what is longer is counted and cut. No sentences
+# this long were meant as a caption.
 _LONGEST = 8000
 
 
@@ -30,8 +31,10 @@ def caption_fault(text: object) -> Fault | None:
             " tokens, so describe the clip in a sentence or two"
         )
         return Fault(reason="caption", detail=detail)
-    broken = next((letter for letter in normal if unicodedata.category(letter) in _BROKEN), None)
+    broken = _BROKEN.search(normal)
     if broken is not None:
-        detail = f"its caption holds the character U+{ord(broken):04X}; save it as plain UTF-8 text"
+        detail = (
+            f"its caption holds the character U+{ord(broken[0]):04X}; save it as plain UTF-8 text"
+        )
         return Fault(reason="caption", detail=detail)
     return None

@@ -4,18 +4,20 @@ Bad clips are set aside with their reason and counted; too many of them stop the
 """
 
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.data.ledger import Ledger, Probed
+from cogvx.data.look import look
 from cogvx.data.manifest import Clip, Fault, Manifest, Rejected
-from cogvx.data.probe import probe
-from cogvx.data.screen import fault_of
+from cogvx.data.probe import describe, read_track
+from cogvx.data.screen import Screen
 from cogvx.data.sources import CaptionedClip, find_clips
 from cogvx.data.split import choose_heldout
+from cogvx.data.windows import Bucket, window_clips
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError
 from cogvx.recipe import DatasetConfig, VideoConfig
@@ -24,18 +26,20 @@ from cogvx.store import ObjectInfo, ObjectStore
 __all__ = ["Ledger", "ingest"]
 
 Progress = Callable[[int, int], None]
+CountTokens = Callable[[str], int]
 
 # Fetching waits for the network and probing for the disk.
 _PROBERS = 8
-_SAVE_EVERY = 500
+# The ledger is written whole, so the larger the dataset, the more looks lie between two saves.
+_SAVE_EVERY, _SAVES = 500, 50
 _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class _Usable:
-    key: str
-    caption: str
+    clip: CaptionedClip
     probed: Probed
+    bucket: Bucket
 
 
 def ingest(
@@ -46,19 +50,23 @@ def ingest(
     ledger: Ledger,
     work: Path,
     on_progress: Progress,
+    count_tokens: CountTokens | None = None,
 ) -> Manifest:
     """Find, probe, screen and split the clips of a dataset.
 
-    Clips that the ledger knows, by key, size and stamp, are not fetched. The ledger is saved on the
-    way and at the end, so an interrupted call loses little.
+    Clips and captions that the ledger knows, by key, size and stamp, are not fetched. The ledger is
+    saved on the way and at the end, so an interrupted call loses little.
 
     Args:
         dataset: The store rooted at the dataset.
-        config: Says how many clips are held out, and how many may be rejected.
-        video: The size that every clip must be able to give.
+        config: Says how many clips are held out, what screening asks of a clip, and how many may
+            be rejected.
+        video: The sizes of which every clip must be able to give one, and how windows are taken.
         ledger: What is known of this dataset's clips.
         work: A folder for clips on their way; nothing is left there.
         on_progress: Called with the clips looked at and their number.
+        count_tokens: Counts the tokens of a caption; without it nobody does. A caption that is too
+            long for the model is no fault, as the model cuts it.
 
     Raises:
         DataError: There are no usable clips, too many are rejected, or too few are left to hold
@@ -66,48 +74,62 @@ def ingest(
         IntegrityError: The document that lists the clips vanished, or is no file.
         TransientError: A store did not answer this time; what was probed so far is kept.
     """
-    clips = find_clips(dataset)
+    clips = find_clips(dataset, ledger)
     faults = _probe_all(dataset, clips, ledger=ledger, work=work, on_progress=on_progress)
-    usable: list[_Usable] = []
-    rejected: list[Rejected] = []
-    first_keys: dict[str, str] = {}
-    for clip in clips:
-        fault = clip.fault or faults.get(clip.key)
-        probed = ledger.last(clip.key) if fault is None else None
-        if probed is not None:
-            fault = _fault_of(probed, first_keys, video)
-        if fault is None and probed is not None and clip.caption is not None:
-            first_keys[probed.sha256] = clip.key
-            usable.append(_Usable(clip.key, clip.caption, probed))
-        elif fault is not None:
-            rejected.append(Rejected(key=clip.key, reason=fault.reason, detail=fault.detail))
+    usable, rejected = _screen_all(clips, faults, ledger, Screen(config, video))
     _require_enough(dataset.url, len(usable), rejected, config)
     heldout = choose_heldout([clip.probed.sha256 for clip in usable], config=config)
     return Manifest(
         dataset=dataset.url,
-        clips=tuple(_manifest_clip(clip, heldout) for clip in usable),
+        clips=tuple(
+            window
+            for clip in usable
+            for window in window_clips(_manifest_clip(clip, heldout, video, count_tokens), video)
+        ),
         rejected=tuple(rejected),
     )
 
 
-def _fault_of(probed: Probed, first_keys: dict[str, str], video: VideoConfig) -> Fault | None:
-    if probed.fault is not None or probed.facts is None:
+def _screen_all(
+    clips: Sequence[CaptionedClip], faults: Mapping[str, Fault], ledger: Ledger, screen: Screen
+) -> tuple[list[_Usable], list[Rejected]]:
+    usable: list[_Usable] = []
+    rejected: list[Rejected] = []
+    for clip in clips:
+        fault = clip.fault or faults.get(clip.key)
+        probed = ledger.last(clip.key) if fault is None else None
+        if probed is not None:
+            verdict = _judge(clip.key, probed, screen)
+            if isinstance(verdict, Bucket):
+                usable.append(_Usable(clip, probed, verdict))
+            else:
+                fault = verdict
+        if fault is not None:
+            rejected.append(Rejected(key=clip.key, reason=fault.reason, detail=fault.detail))
+    return usable, rejected
+
+
+def _judge(key: str, probed: Probed, screen: Screen) -> Bucket | Fault:
+    if probed.fault is not None:
         return probed.fault
-    fault = fault_of(probed.facts, video=video)
-    if fault is None and probed.sha256 in first_keys:
-        detail = f"it is the same file as {first_keys[probed.sha256]}"
-        return Fault(reason="duplicate", detail=detail)
-    return fault
+    assert probed.facts is not None
+    return screen.judge(key, probed.sha256, probed.facts)
 
 
-def _manifest_clip(clip: _Usable, heldout: frozenset[str]) -> Clip:
-    assert clip.probed.facts is not None
+def _manifest_clip(
+    usable: _Usable, heldout: frozenset[str], video: VideoConfig, count_tokens: CountTokens | None
+) -> Clip:
+    assert usable.clip.caption is not None
+    assert usable.probed.facts is not None
     return Clip(
-        key=clip.key,
-        sha256=clip.probed.sha256,
-        caption=clip.caption,
-        facts=clip.probed.facts,
-        split="heldout" if clip.probed.sha256 in heldout else "train",
+        key=usable.clip.key,
+        sha256=usable.probed.sha256,
+        caption=usable.clip.caption,
+        facts=usable.probed.facts,
+        size=usable.bucket.size,
+        crop=video.crop_name,
+        split="heldout" if usable.probed.sha256 in heldout else "train",
+        tokens=count_tokens(usable.clip.caption) if count_tokens else None,
     )
 
 
@@ -123,11 +145,12 @@ def _probe_all(
     infos = [clip.info for clip in clips if clip.fault is None and clip.info is not None]
     ledger.forget_others({clip.key for clip in clips})
     unknown = [info for info in infos if ledger.known(info) is None]
-    done, total = len(clips) - len(unknown), len(clips)
+    done, total, unsaved = len(clips) - len(unknown), len(clips), 0
     on_progress(done, total)
     faults: dict[str, Fault] = {}
     work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.callback(ledger.save)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="probe-"))
         examined = stack.enter_context(
             closing(_examine_all(dataset, unknown, ledger, Path(folder)))
@@ -139,9 +162,10 @@ def _probe_all(
                 faults[info.key] = found
             done += 1
             on_progress(done, total)
-            if done % _SAVE_EVERY == 0:
+            unsaved += 1
+            if unsaved >= max(_SAVE_EVERY, total // _SAVES):
                 ledger.save()
-    ledger.save()
+                unsaved = 0
     return faults
 
 
@@ -173,7 +197,8 @@ def _examine(
             return before.model_copy(update={"size": info.size, "stamp": info.stamp})
         found = {"size": info.size, "stamp": info.stamp, "sha256": sha256}
         try:
-            return Probed.model_validate({**found, "facts": probe(path)})
+            track = read_track(path)
+            return Probed.model_validate({**found, "facts": describe(track, look(path, track))})
         except DataError as error:
             fault = Fault(reason="unreadable", detail=str(error))
             return Probed.model_validate({**found, "facts": None, "fault": fault})

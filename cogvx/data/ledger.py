@@ -1,7 +1,7 @@
 """What is already known of a dataset's clips, so that an unchanged clip is never fetched again."""
 
-from collections.abc import Collection
-from typing import Literal, Self
+from collections.abc import Collection, MutableMapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +27,17 @@ class Probed(BaseModel):
     fault: Fault | None = None
 
 
+class ReadText(BaseModel):
+    """What was found in one text beside a clip: a caption, or why it is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    stamp: str
+    caption: str | None
+    fault: Fault | None = None
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,12 +45,14 @@ class _Document(BaseModel):
     probe_version: int
     dataset: str
     clips: dict[str, Probed]
+    texts: dict[str, ReadText] = {}
 
 
 class Ledger:
-    """One small document in the record store for each dataset; the last writer wins.
+    """One document in the record store for each dataset; the last writer wins.
 
-    What a lost entry costs is one more look at one clip.
+    What a lost entry costs is one more look at one clip. It also keeps the captions that lie in
+    texts of their own, because reading 10,000 of them from a bucket is 10,000 requests.
     """
 
     def __init__(self, store: ObjectStore, dataset_url: str) -> None:
@@ -47,7 +60,8 @@ class Ledger:
         self._store = store
         self._dataset = dataset_url
         self._clips: dict[str, Probed] = {}
-        self._saved: dict[str, Probed] = {}
+        self._texts: dict[str, ReadText] = {}
+        self._changed = False
 
     @classmethod
     def load(cls, store: ObjectStore, dataset_url: str) -> Self:
@@ -66,8 +80,8 @@ class Ledger:
                 f"{ledger.path} in {store.url} is damaged; delete it, and clips are probed anew"
             ) from error
         if document.probe_version == PROBE_VERSION:
-            ledger._clips = dict(document.clips)
-            ledger._saved = dict(document.clips)
+            ledger._clips = document.clips
+            ledger._texts = document.texts
         return ledger
 
     @property
@@ -78,8 +92,12 @@ class Ledger:
     def known(self, info: ObjectInfo) -> Probed | None:
         """What was found in this file, if it is unchanged since."""
         probed = self._clips.get(info.key)
-        unchanged = probed is not None and (probed.size, probed.stamp) == (info.size, info.stamp)
-        return probed if unchanged else None
+        return probed if probed is not None and _is_of(probed, info) else None
+
+    def known_text(self, info: ObjectInfo) -> ReadText | None:
+        """What was found in this text, if it is unchanged since."""
+        text = self._texts.get(info.key)
+        return text if text is not None and _is_of(text, info) else None
 
     def last(self, key: str) -> Probed | None:
         """What was found under this key, whether or not it changed since."""
@@ -88,6 +106,12 @@ class Ledger:
     def remember(self, key: str, probed: Probed) -> None:
         """Keep what was found, until the next `save` in memory only."""
         self._clips[key] = probed
+        self._changed = True
+
+    def remember_text(self, key: str, text: ReadText) -> None:
+        """Keep what a text said, until the next `save` in memory only."""
+        self._texts[key] = text
+        self._changed = True
 
     def refuse(self, key: str, reason: str, detail: str) -> None:
         """Rule a clip out for as long as its bytes stay the same.
@@ -101,6 +125,7 @@ class Ledger:
         probed = self._clips.get(key)
         if probed is None:
             raise ValueError(f"{key} was never probed")
+        self._changed = True
         if reason in _PASSING:
             del self._clips[key]
             return
@@ -109,14 +134,33 @@ class Ledger:
 
     def forget_others(self, keys: Collection[str]) -> None:
         """Drop clips that the dataset no longer has."""
-        self._clips = {key: probed for key, probed in self._clips.items() if key in keys}
+        self._changed |= _drop_others(self._clips, keys)
+
+    def forget_other_texts(self, keys: Collection[str]) -> None:
+        """Drop texts that the dataset no longer has."""
+        self._changed |= _drop_others(self._texts, keys)
 
     def save(self) -> None:
         """Write the document, unless nothing changed."""
-        if self._clips == self._saved:
+        if not self._changed:
             return
         document = _Document(
-            probe_version=PROBE_VERSION, dataset=self._dataset, clips=dict(self._clips)
+            probe_version=PROBE_VERSION,
+            dataset=self._dataset,
+            clips=self._clips,
+            texts=self._texts,
         )
         self._store.write(self.path, canonical_json(document))
-        self._saved = dict(self._clips)
+        self._changed = False
+
+
+def _is_of(found: Probed | ReadText, info: ObjectInfo) -> bool:
+    return (found.size, found.stamp) == (info.size, info.stamp)
+
+
+def _drop_others(known: MutableMapping[str, Any], keys: Collection[str]) -> bool:
+    """Whether anything was dropped."""
+    others = [key for key in known if key not in keys]
+    for key in others:
+        del known[key]
+    return bool(others)

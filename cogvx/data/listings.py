@@ -66,6 +66,8 @@ def read_csv(data: bytes, name: str) -> list[Row]:
         DataError: It is no such table, or a row has more cells than the header.
     """
     text = _require_plain(read_text(data, name), name)
+    # For the whole process; a longer cell is a caption to set aside, not a table to refuse.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
     try:
@@ -123,11 +125,20 @@ def _require_plain(text: str, name: str) -> str:
 
 def _json_object(text: str, where: str) -> dict[str, object]:
     try:
-        entry = json.loads(text)
+        entry = json.loads(text, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(entry, dict):
         raise DataError(f'{where} is not an object; use {{"file_name": "...", "text": "..."}}')
+    return entry
+
+
+def _unrepeated(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'it has "{twice}" twice')
     return entry
 
 
@@ -136,3 +147,6 @@ def _require_columns(columns: Sequence[str], name: str) -> None:
     if missing:
         found = ", ".join(columns) or "nothing"
         raise DataError(f"{name} has no {' and no '.join(missing)}, but {found}; rename or add it")
+    twice = [column for column in (FILE_COLUMN, CAPTION_COLUMN) if columns.count(column) > 1]
+    if twice:
+        raise DataError(f"{name} has two columns {twice[0]}; remove or rename one")

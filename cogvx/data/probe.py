@@ -5,6 +5,7 @@ then hides. The file's first frame is decoded: it proves that there is a decoder
 the display rotation.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,20 @@ from typing import Any
 
 import av
 
-from cogvx.data.manifest import ClipFacts
+from cogvx.data.manifest import ClipFacts, ClipLook
 from cogvx.errors import DataError
 
 # Raise it when the same file may be described differently; remembered facts are then forgotten.
-PROBE_VERSION = 1
+PROBE_VERSION = 2
+
+# Containers that hold their own frames. FFmpeg would also open playlists, which show the frames of
+# other files, and pictures and texts, by their content, whatever they are called.
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
+
+# A frame of solid colour takes no bytes in a file, but all of its pixels in memory.
+_MAX_SIDE = 8192
+
+_TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)", re.ASCII)  # Matroska's, for each track
 
 # A declared rate is kept over the measured one if they agree: Matroska rounds times to 1 ms.
 _RATE_TOLERANCE = Fraction(1, 100)
@@ -31,8 +41,9 @@ class Track:
     `ticks` are the times of its frames in units of `time_base` seconds, ascending; `hidden` counts
     the packets that an edit list tells players not to show. `timed` is false for AVI, which stores
     the order of decoding instead of the times of showing. `closed` is true where decoding may begin
-    at any key frame, because nothing shown before it is stored after it. `height` and `width` are
-    of the picture as shown: after `rotation` (degrees counterclockwise), with square pixels.
+    at any key frame, because nothing shown before it is stored after it; `keys` are the positions
+    of the key frames. `height` and `width` are of the picture as shown: after `rotation` (degrees
+    counterclockwise), with square pixels.
     """
 
     codec: str
@@ -46,6 +57,7 @@ class Track:
     hidden: int
     timed: bool
     closed: bool
+    keys: tuple[int, ...]
 
     @property
     def times_s(self) -> tuple[Fraction, ...]:
@@ -54,18 +66,23 @@ class Track:
 
 
 def probe(path: Path) -> ClipFacts:
-    """Describe a clip.
+    """Describe a clip without looking at more than its first frame.
 
     Raises:
         DataError: The file is no video, is cut short, or its first frame does not decode.
     """
-    track = read_track(path)
+    return describe(read_track(path))
+
+
+def describe(track: Track, look: ClipLook | None = None) -> ClipFacts:
+    """What a manifest says of a clip."""
     return ClipFacts(
         width=track.width,
         height=track.height,
         frames=len(track.ticks),
         fps=float(track.fps),
         codec=track.codec,
+        look=look,
     )
 
 
@@ -81,11 +98,13 @@ def read_track(path: Path) -> Track:
         packets = [packet for packet in container.demux(stream) if packet.size]
         shown = [packet for packet in packets if not packet.is_discard]
         ticks = sorted(_tick(packet) for packet in shown)
+        key_ticks = {_tick(packet) for packet in shown if packet.is_keyframe}
         if not ticks:
             raise DataError("its video track has no frames")
         time_base = _fraction(stream.time_base)
         fps = _rate(ticks, time_base, stream)
         _require_whole(stream, len(packets), ticks, Fraction(1) / (fps * time_base))
+        _require_whole_matroska(container, stream, ticks[-1] * time_base, fps)
         timed = container.format.name != "avi"
         codec = str(stream.codec_context.codec.canonical_name)
     rotation, pixel_format, height, width = _first_picture(path)
@@ -101,6 +120,7 @@ def read_track(path: Path) -> Track:
         hidden=len(packets) - len(shown),
         timed=timed,
         closed=_is_closed(packets),
+        keys=tuple(position for position, tick in enumerate(ticks) if tick in key_ticks),
     )
 
 
@@ -112,17 +132,33 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         DataError: The file is no video; also for what fails while the container is open.
     """
     try:
-        with av.open(str(path)) as container:
+        with _open(path) as container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
                 kinds = sorted({str(other.type) for other in container.streams})
                 raise DataError(f"the file holds no video, only {', '.join(kinds) or 'nothing'}")
+            _require_ordinary_size(stream.codec_context)
             yield container, stream
     except PermissionError as error:
         raise DataError("the file may not be read") from error
     except (av.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "its text is not UTF-8"
         raise DataError(f"the file cannot be read as a video: {reason}") from error
+
+
+def _open(path: Path) -> Any:
+    try:
+        return av.open(str(path), options={"format_whitelist": _CONTAINERS})
+    except av.ArgumentError as error:
+        raise DataError("it is not one of mp4, mov, mkv, webm and avi inside") from error
+
+
+def _require_ordinary_size(codec: Any) -> None:
+    if max(codec.height, codec.width) > _MAX_SIDE:
+        raise DataError(
+            f"its picture of {codec.height}x{codec.width} (height x width) is larger than"
+            f" {_MAX_SIDE}x{_MAX_SIDE}; make a smaller copy"
+        )
 
 
 def _tick(packet: Any) -> int:
@@ -164,6 +200,26 @@ def _require_whole(stream: Any, packets: int, ticks: list[int], frame_ticks: Fra
         return
     if ticks[-1] - ticks[0] + frame_ticks < stream.duration - frame_ticks:
         raise DataError(f"the file is cut short: {packets} of its {stream.frames} frames are there")
+
+
+def _require_whole_matroska(container: Any, stream: Any, last_s: Fraction, fps: Fraction) -> None:
+    """Compare with the duration in the track's tag, unless the whole file is said to be shorter.
+
+    A file may be longer than its pictures, because of its sound; a tag may be left over from a
+    longer file.
+    """
+    tag = _TAG.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag is None or not container.duration:
+        return
+    hours, minutes, seconds = (Fraction(part) for part in tag.groups())
+    promised_s = min(
+        hours * 3600 + minutes * 60 + seconds, Fraction(container.duration, av.time_base)
+    )
+    if last_s + 2 / fps < promised_s:
+        raise DataError(
+            f"the file is cut short: {float(last_s + 1 / fps):.2f} of its"
+            f" {float(promised_s):.2f} s are there"
+        )
 
 
 def _first_picture(path: Path) -> tuple[int, str, int, int]:

@@ -11,9 +11,10 @@ with its fault.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import partial
 
 from cogvx.data.captions import caption_fault, normalise_caption
+from cogvx.data.ledger import Ledger, ReadText
 from cogvx.data.listings import Row, read_aligned, read_csv, read_jsonl, read_text
 from cogvx.data.manifest import Fault
 from cogvx.errors import DataError, IntegrityError
@@ -31,6 +32,8 @@ _LISTS = ("prompts.txt", "videos.txt")
 # Texts that lie in a folder of clips without describing one.
 _NOT_CAPTIONS = ("readme", "license", "licence")
 _READERS = 16
+# The longest caption has 8000 characters of at most four bytes; beyond this nothing is read.
+_MAX_TEXT_BYTES = 1 << 20
 
 Files = Mapping[str, ObjectInfo]
 
@@ -48,10 +51,11 @@ class CaptionedClip:
     info: ObjectInfo | None = None
 
 
-def find_clips(dataset: ObjectStore) -> list[CaptionedClip]:
+def find_clips(dataset: ObjectStore, ledger: Ledger | None = None) -> list[CaptionedClip]:
     """All clips of a dataset, in the order of their keys, usable or not.
 
-    Hidden files are none of the dataset's.
+    Hidden files are none of the dataset's. Captions beside the clips that the ledger knows, by key,
+    size and stamp, are not read again; those that are new to it are remembered there.
 
     Raises:
         DataError: There are no videos, no captions, captions in two forms, or a document of them
@@ -60,7 +64,7 @@ def find_clips(dataset: ObjectStore) -> list[CaptionedClip]:
         TransientError: The store did not answer this time.
     """
     files = {info.key: info for info in dataset.entries() if not _is_hidden(info.key)}
-    videos = [key for key in files if PurePosixPath(key).suffix.lower() in VIDEO_SUFFIXES]
+    videos = [key for key in files if key.lower().endswith(VIDEO_SUFFIXES)]
     if not videos:
         suffixes = " ".join(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
         raise DataError(
@@ -70,7 +74,8 @@ def find_clips(dataset: ObjectStore) -> list[CaptionedClip]:
     captions = _sidecars(files, videos)
     document = _document(dataset, files, captions)
     if document is None:
-        found = list(_with_sidecars(dataset, files, videos, captions))
+        texts = _read_sidecars(dataset, files, captions, ledger)
+        found = list(_with_sidecars(files, videos, captions, texts))
     else:
         try:
             found = list(_listed(_rows(dataset, document), files, videos, document))
@@ -90,7 +95,12 @@ def _sidecars(files: Files, videos: Sequence[str]) -> dict[str, str]:
 
 
 def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
+    """The key up to the last dot of its name."""
+    return key.rpartition(".")[0]
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def _document(dataset: ObjectStore, files: Files, sidecars: Mapping[str, str]) -> str | None:
@@ -132,11 +142,11 @@ def _listed(
             if key not in files:
                 detail = f"{document} line {row.line} names it, but there is no such file"
                 fault = Fault(reason="missing", detail=detail)
-        yield _clip(key, row.caption, fault, files)
+        yield _clip(key, fault or _judged(row.caption), files)
     for key in videos:
         if key not in first_lines:
             unnamed = Fault(reason="caption", detail=f"{document} does not name it")
-            yield _clip(key, None, unnamed, files)
+            yield _clip(key, unnamed, files)
 
 
 def _key_of(row: Row, document: str) -> tuple[str, Fault | None]:
@@ -146,40 +156,77 @@ def _key_of(row: Row, document: str) -> tuple[str, Fault | None]:
         return row.name, Fault(reason="outside", detail=f"{document} line {row.line}: {error}")
 
 
-def _with_sidecars(
-    dataset: ObjectStore, files: Files, videos: Sequence[str], sidecars: Mapping[str, str]
-) -> Iterator[CaptionedClip]:
-    used = sorted(set(sidecars.values()))
+def _read_sidecars(
+    dataset: ObjectStore, files: Files, sidecars: Mapping[str, str], ledger: Ledger | None
+) -> dict[str, str | Fault]:
+    """The caption, or what is wrong with it, in every text that describes a video."""
+    used = {key: files[key] for key in sorted(set(sidecars.values()))}
+    found: dict[str, ReadText | Fault] = {}
+    for key, info in used.items():
+        known = ledger.known_text(info) if ledger else None
+        if known is not None:
+            found[key] = known
+    unread = [info for key, info in used.items() if key not in found]
     with ThreadPoolExecutor(_READERS) as pool:
-        read = pool.map(lambda key: _caption_in(dataset, key), used)
-        texts = dict(zip(used, read, strict=True))
+        for info, text in zip(unread, pool.map(partial(_read, dataset), unread), strict=True):
+            found[info.key] = text
+            if ledger and isinstance(text, ReadText):
+                ledger.remember_text(info.key, text)
+    if ledger:
+        ledger.forget_other_texts(used)
+    return {key: text if isinstance(text, Fault) else _said(text) for key, text in found.items()}
+
+
+def _said(text: ReadText) -> str | Fault:
+    return text.fault or text.caption or ""
+
+
+def _read(dataset: ObjectStore, info: ObjectInfo) -> ReadText | Fault:
+    """What a text says, for good; or a fault of this moment."""
+    stands = {"size": info.size, "stamp": info.stamp}
+    if info.size > _MAX_TEXT_BYTES:
+        detail = f"{info.key} has {info.size} bytes, so it is no caption"
+        return ReadText(**stands, caption=None, fault=Fault(reason="caption", detail=detail))
+    try:
+        data = dataset.read(info.key)
+    except IntegrityError as error:
+        return Fault(reason="caption", detail=str(error))
+    try:
+        judged = _judged(read_text(data, info.key))
+    except DataError as error:
+        judged = Fault(reason="caption", detail=str(error))
+    if isinstance(judged, Fault):
+        return ReadText(**stands, caption=None, fault=judged)
+    return ReadText(**stands, caption=judged)
+
+
+def _with_sidecars(
+    files: Files,
+    videos: Sequence[str],
+    sidecars: Mapping[str, str],
+    texts: Mapping[str, str | Fault],
+) -> Iterator[CaptionedClip]:
     for key in videos:
-        if key not in sidecars:
-            name = PurePosixPath(_stem(key)).name + ".txt"
+        if key in sidecars:
+            yield _clip(key, texts[sidecars[key]], files)
+        else:
+            name = f"{_name(_stem(key))}.txt"
             absent = Fault(reason="caption", detail=f"there is no {name} beside it")
-            yield _clip(key, None, absent, files)
-            continue
-        caption = texts[sidecars[key]]
-        fault = caption if isinstance(caption, Fault) else None
-        yield _clip(key, caption, fault, files)
+            yield _clip(key, absent, files)
     for key in files:
         is_text = key.lower().endswith(".txt") and key not in texts
-        if is_text and PurePosixPath(key).stem.lower() not in _NOT_CAPTIONS:
-            yield _clip(key, None, Fault(reason="missing", detail="no video is beside it"), {})
+        if is_text and _name(_stem(key)).lower() not in _NOT_CAPTIONS:
+            yield _clip(key, Fault(reason="missing", detail="no video is beside it"), {})
 
 
-def _caption_in(dataset: ObjectStore, key: str) -> str | Fault:
-    try:
-        return read_text(dataset.read(key), key)
-    except (DataError, IntegrityError) as error:
-        return Fault(reason="caption", detail=str(error))
+def _judged(caption: object) -> str | Fault:
+    return caption_fault(caption) or normalise_caption(str(caption))
 
 
-def _clip(key: str, caption: object, fault: Fault | None, files: Files) -> CaptionedClip:
+def _clip(key: str, caption: str | Fault, files: Files) -> CaptionedClip:
     printable = key.encode("utf-8", "backslashreplace").decode()
-    if fault is None and printable != key:
-        fault = Fault(reason="unreadable", detail="its name is not UTF-8; rename it")
-    fault = fault or caption_fault(caption)
-    if fault is not None:
-        return CaptionedClip(printable, None, fault, files.get(key))
-    return CaptionedClip(key, normalise_caption(str(caption)), None, files[key])
+    if isinstance(caption, str) and printable != key:
+        caption = Fault(reason="unreadable", detail="its name is not UTF-8; rename it")
+    if isinstance(caption, Fault):
+        return CaptionedClip(printable, None, caption, files.get(key))
+    return CaptionedClip(key, caption, None, files[key])

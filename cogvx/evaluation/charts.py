@@ -1,11 +1,11 @@
 """Numbers turned into places on the page: whiskers in percent, curves in points."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cogvx.evaluation.compare import number, signed
 from cogvx.evaluation.documents import ArmHeldout, Comparison
+from cogvx.pages.axes import round_ticks
 
 CURVE_WIDTH, CURVE_HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 24, 10, 34
@@ -133,7 +133,7 @@ def loss_chart(heldout: Sequence[ArmHeldout], arms: Sequence[str]) -> LossChart 
         for arm in arms
         if arm in sums
     }
-    ticks = _ticks(max(value for curve in means.values() for value in curve.values()))
+    ticks = round_ticks(max(value for curve in means.values() for value in curve.values()))
     top = ticks[-1]
 
     def at(step: float, loss: float) -> tuple[float, float]:
@@ -150,14 +150,6 @@ def loss_chart(heldout: Sequence[ArmHeldout], arms: Sequence[str]) -> LossChart 
         across=tuple((at(step, 0.0)[0], str(step)) for step in (0, 250, 500, 750, 1000)),
         up=tuple((at(0, tick)[1], number(tick)) for tick in ticks),
     )
-
-
-def _ticks(highest: float) -> tuple[float, ...]:
-    """From zero to at least `highest` in about four round steps."""
-    rough = (highest or 1.0) / 4
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough)
-    return tuple(step * count for count in range(math.ceil((highest or 1.0) / step) + 1))
 
 
 def _words(row: Comparison) -> str:

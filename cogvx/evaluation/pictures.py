@@ -1,7 +1,5 @@
 """Videos as a page and a sheet can carry them: small previews, strips of frames, one big PNG."""
 
-import base64
-import io
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +10,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cogvx.mp4 import Mp4, read_mp4, write_mp4
+from cogvx.pages.pictures import FRAME_GAP, SMALL_SIDE, data_uri, png, scaled, spread, strip
 
-STRIP_FRAMES = 6
 SHEET_FRAMES = 4
-SMALL_SIDE = 160
 
 _PREVIEW_HEIGHT = 240
 _PREVIEW_BYTES = 200_000
 _PREVIEW_CRF = 28
-_STRIP_HEIGHT = 96
 _SHEET_WIDTH = 2400
 _LABEL_WIDTH = 280
 _GAP = 12
-_FRAME_GAP = 2
 _SMALLEST_CELL = 96
-_INK, _FAINT, _PAPER, _EDGE = "#1a202c", "#5a6472", "#ffffff", "#8a94a3"
+_INK, _FAINT, _PAPER = "#1a202c", "#5a6472", "#ffffff"
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ def page_clip(path: Path) -> Clip:
     else:
         data = _preview(decoded)
     return Clip(
-        video=_uri("video/mp4", data),
-        strip=_strip(decoded.rgb_fhwc),
+        video=data_uri("video/mp4", data),
+        strip=strip(decoded.rgb_fhwc),
         fps=decoded.fps,
         tiny=min(decoded.rgb_fhwc.shape[1:3]) < SMALL_SIDE,
     )
@@ -79,9 +74,9 @@ def contact_sheet(
     shapes = [_frames_of(path).shape for _, paths in rows for path in paths if path is not None]
     frame_height, frame_width = shapes[0][1:3] if shapes else (_SMALLEST_CELL, _SMALLEST_CELL)
     room = (_SHEET_WIDTH - _LABEL_WIDTH - _GAP * (len(columns) + 1)) // len(columns)
-    width = min(room // SHEET_FRAMES - _FRAME_GAP, max(frame_width, _SMALLEST_CELL))
+    width = min(room // SHEET_FRAMES - FRAME_GAP, max(frame_width, _SMALLEST_CELL))
     height = max(round(width * frame_height / frame_width), 1)
-    across = (width + _FRAME_GAP) * SHEET_FRAMES + _GAP
+    across = (width + FRAME_GAP) * SHEET_FRAMES + _GAP
     sheet = Image.new(
         "RGB",
         (_LABEL_WIDTH + across * len(columns) + _GAP, 72 + (height + _GAP) * len(rows)),
@@ -97,50 +92,20 @@ def contact_sheet(
         for column, path in enumerate(paths):
             if path is None:
                 continue
-            for number, frame in enumerate(_spread(_frames_of(path), SHEET_FRAMES)):
-                left = _LABEL_WIDTH + across * column + (width + _FRAME_GAP) * number
-                sheet.paste(_scaled(frame, width, height), (left, top))
-    return _png(sheet)
+            for number, frame in enumerate(spread(_frames_of(path), SHEET_FRAMES)):
+                left = _LABEL_WIDTH + across * column + (width + FRAME_GAP) * number
+                sheet.paste(scaled(frame, width, height), (left, top))
+    return png(sheet)
 
 
 def _preview(decoded: Mp4) -> bytes:
     height = min(decoded.rgb_fhwc.shape[1], _PREVIEW_HEIGHT) // 2 * 2
     width = round(decoded.rgb_fhwc.shape[2] * height / decoded.rgb_fhwc.shape[1] / 2) * 2
-    small = np.stack([np.asarray(_scaled(frame, width, height)) for frame in decoded.rgb_fhwc])
+    small = np.stack([np.asarray(scaled(frame, width, height)) for frame in decoded.rgb_fhwc])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preview.mp4"
         write_mp4(path, small, fps=max(round(decoded.fps), 1), crf=_PREVIEW_CRF)
         return path.read_bytes()
-
-
-def _strip(rgb_fhwc: np.ndarray) -> str:
-    frames = _spread(rgb_fhwc, STRIP_FRAMES)
-    height = min(rgb_fhwc.shape[1], _STRIP_HEIGHT)
-    width = max(round(rgb_fhwc.shape[2] * height / rgb_fhwc.shape[1]), 1)
-    step = width + _FRAME_GAP
-    strip = Image.new("RGB", (step * len(frames) - _FRAME_GAP, height), _EDGE)
-    for number, frame in enumerate(frames):
-        strip.paste(_scaled(frame, width, height), (step * number, 0))
-    if height < _STRIP_HEIGHT:
-        return _uri("image/png", _png(strip))
-    file = io.BytesIO()
-    strip.save(file, "JPEG", quality=80)
-    return _uri("image/jpeg", file.getvalue())
-
-
-def _spread(rgb_fhwc: np.ndarray, count: int) -> np.ndarray:
-    """`count` frames from the first to the last, evenly; fewer if there are fewer."""
-    chosen = np.linspace(0, len(rgb_fhwc) - 1, min(count, len(rgb_fhwc))).round().astype(int)
-    spread: np.ndarray = rgb_fhwc[chosen]
-    return spread
-
-
-def _scaled(rgb_hwc: np.ndarray, width: int, height: int) -> Image.Image:
-    """Enlarged pixel by pixel, so that small videos stay what they are; reduced smoothly."""
-    picture = Image.fromarray(rgb_hwc)
-    enlarged = width > picture.width
-    method = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    return picture.resize((width, height), method)
 
 
 @lru_cache(maxsize=4)
@@ -162,13 +127,3 @@ def _wrapped(words: str, height: int) -> str:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

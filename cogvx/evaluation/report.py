@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cogvx import files
 from cogvx.evaluation import charts, ordering
 from cogvx.evaluation.documents import ArmHeldout, EvaluationReport
 from cogvx.evaluation.metrics import METRICS
 from cogvx.evaluation.ordering import Place
 from cogvx.evaluation.pictures import Clip, contact_sheet, page_clip
+from cogvx.pages.template import render_template
 
 MAX_PAGE_BYTES = 50 * 2**20
 
@@ -82,17 +81,12 @@ def write_report(report: EvaluationReport, videos: Videos, folder: Path) -> Repo
 
 def render_page(report: EvaluationReport, videos: Videos) -> str:
     """The page as text, at most 50 MiB: what no longer fits is named instead of shown."""
-    environment = Environment(
-        loader=PackageLoader("cogvx.evaluation", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     arms = [arm.name for arm in report.arms]
     sections = _sections(report, videos)
     clips = [figure.clip for _, rows in sections for row in rows for figure in row.figures]
-    return environment.get_template("report.html.jinja").render(
+    return render_template(
+        "cogvx.evaluation",
+        "report.html.jinja",
         report=report,
         verdict=report.verdict,
         metrics=[charts.metric_row(row) for row in report.verdict.comparisons],

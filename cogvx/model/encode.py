@@ -13,6 +13,9 @@ from cogvx.errors import DataError
 from cogvx.model.load import TextEncoder
 from cogvx.shapes import Compression, VideoSize
 
+# Changing the law means changing `cogvx.cache.keys.IMAGE_NOISE`.
+_LOG_SIGMA_MEAN, _LOG_SIGMA_STD = -3.0, 0.5
+
 
 @torch.no_grad()
 def encode_video(vae: AutoencoderKLCogVideoX, rgb_bcfhw: Tensor) -> Tensor:
@@ -47,6 +50,35 @@ def encode_video(vae: AutoencoderKLCogVideoX, rgb_bcfhw: Tensor) -> Tensor:
     if not moments_bcfhw.isfinite().all():
         raise DataError(f"a clip's latents are not finite in {vae.dtype}; encode in float32")
     return moments_bcfhw
+
+
+@torch.no_grad()
+def encode_image(
+    vae: AutoencoderKLCogVideoX, rgb_chw: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Encode a first frame with noise on its pixels, as image-to-video bases were trained to see.
+
+    The strength of the noise is drawn first, sigma = exp(N(-3, 0.5)), 0.05 or so of a range of 2;
+    then the noise. Both are drawn, and added, in float32 on the CPU, so that every device sees the
+    same pixels.
+
+    Args:
+        vae: As for `encode_video`.
+        rgb_chw: RGB in [-1, 1], float32; not clamped after the noise.
+        generator: Of the CPU.
+
+    Returns:
+        Mean and log-variance stacked on channels, `(2c, 1, h, w)`, as `encode_video` gives them.
+
+    Raises:
+        DataError: As `encode_video`.
+
+    Source: SAT `diffusion_video.py`; diffusers `train_cogvideox_image_to_video_lora.py`.
+    """
+    log_sigma = torch.normal(_LOG_SIGMA_MEAN, _LOG_SIGMA_STD, (1,), generator=generator)
+    noise_chw = torch.randn(rgb_chw.shape, generator=generator)
+    noised_chw = rgb_chw + log_sigma.exp() * noise_chw
+    return encode_video(vae, noised_chw[None, :, None])[0]
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def _loss(
             hidden_states=objective.schedule.add_noise(latents_bfchw, **where),
             encoder_hidden_states=prompts_bsd,
             timestep=timesteps_b,
-            image_rotary_emb=objective.rotary,
+            image_rotary_emb=objective.rotary(latents_bfchw),
             return_dict=False,
         )[0]
     return v_loss_b(predicted_bfchw, objective.schedule.velocity(latents_bfchw, **where)).mean()

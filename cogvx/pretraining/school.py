@@ -19,7 +19,7 @@ from torch import Tensor
 from cogvx import files
 from cogvx.errors import ConfigError
 from cogvx.model.load import load_scheduler, load_text, load_transformer, load_vae
-from cogvx.model.nano.build import FRAMES, SIDE, build_nano, save_nano
+from cogvx.model.nano.build import build_nano, save_nano
 from cogvx.model.nano.carried import CARD_FILE
 from cogvx.model.nano.world import Scene, draw_scene, is_held_out
 from cogvx.pretraining.card import NanoCard, Settings, make_card
@@ -27,7 +27,6 @@ from cogvx.pretraining.denoiser import Lessons, Pupils, train_denoiser
 from cogvx.pretraining.grades import grade
 from cogvx.pretraining.state import Journal, read_progress
 from cogvx.pretraining.vae import encode_world, normalise, train_vae
-from cogvx.shapes import VideoSize
 from cogvx.training.objective import Objective
 
 _EXAMPLES_PER_FIT = 512  # clips that the latents' spread is measured on
@@ -67,7 +66,7 @@ def pretrain(out: Path, settings: Settings, *, journal: Journal) -> Path:
             scaling_factor=float(vae.config.scaling_factor),
         ),
         out / "denoiser.safetensors",
-        objective=Objective.of(start, VideoSize(FRAMES, SIDE, SIDE), device="cpu"),
+        objective=Objective.of(start),
         steps=settings.steps,
         seed=settings.seed,
         journal=journal,

@@ -5,6 +5,7 @@ resumed run sees what it would have seen, and batches may be drawn ahead.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,16 +43,16 @@ class Batches:
     objective: Objective
     train: TrainConfig
 
-    @property
+    @cached_property
     def sampler(self) -> Sampler:
-        """The order of the clips."""
-        return Sampler(len(self.samples), self.train)
+        """The order of the windows."""
+        return Sampler.of([sample.size for sample in self.samples], self.train)
 
     def draw(self, step: int, *, micro: int, rank: int, device: torch.device) -> Batch:
         """The micro-batch of update `step`, counted from 0, on the device.
 
         Raises:
-            IntegrityError: A record is absent or damaged, or clips differ in size.
+            IntegrityError: A record is absent or damaged, or is not of its bucket's size.
         """
         sampler = self.sampler
         rows = [

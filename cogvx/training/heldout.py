@@ -5,7 +5,7 @@ clip meets the same timesteps and the same noise, whoever measures and whenever,
 be compared clip by clip. Nothing is drawn from, or left in, anyone's random state.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cogvx.training.run import Sample
 
 @dataclass(frozen=True)
 class HeldoutLoss:
-    """Mean squared error in v of one clip, named as in its sample, at one timestep."""
+    """Mean squared error in v at one timestep: of a window, named by its clip, or of the clip."""
 
     clip: str
     timestep: int
@@ -45,14 +45,14 @@ def heldout_losses(
 
     Args:
         transformer: On its device, not wrapped for distribution; left as it was.
-        objective: Of its base, at the records' size.
-        samples: The held-out clips.
+        objective: Of its base.
+        samples: The held-out windows, of any sizes.
         records: Folder of their records, one file a name.
         strata: Number of timesteps for each clip.
         on_progress: Called with losses measured and losses wanted after each one.
 
     Returns:
-        One loss for each clip and timestep, in their order.
+        One loss for each window and timestep, in their order; see `by_clip`.
 
     Raises:
         IntegrityError: A record is absent or damaged.
@@ -99,8 +99,22 @@ def measure(
             yield HeldoutLoss(clip=sample.clip, timestep=timestep, loss=loss_b.item())
 
 
+def by_clip(losses: Iterable[HeldoutLoss]) -> tuple[HeldoutLoss, ...]:
+    """One loss for each clip and timestep: the mean over the windows of the clip.
+
+    Windows of one clip are alike, so that counted apiece they would feign certainty, and a long
+    clip would outweigh short ones.
+    """
+    windows: dict[tuple[str, int], list[HeldoutLoss]] = {}
+    for loss in losses:
+        windows.setdefault((loss.clip, loss.timestep), []).append(loss)
+    return tuple(
+        HeldoutLoss(clip, timestep, mean_loss(found)) for (clip, timestep), found in windows.items()
+    )
+
+
 def mean_loss(losses: Sequence[HeldoutLoss]) -> float:
-    """Mean over clips and timesteps.
+    """Mean over everything that was measured.
 
     Raises:
         ValueError: There are none.

@@ -6,7 +6,7 @@ processes call every method, because some of them exchange numbers; only the fir
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from cogvx.recipe import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
 from cogvx.training.events import Recorder
-from cogvx.training.heldout import HeldoutLoss, mean_loss, measure
+from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
 from cogvx.training.metrics import LossWindow, require_finite
 from cogvx.training.optimiser import lr_at
 from cogvx.training.run import Sample
@@ -155,13 +155,14 @@ class Journal:
         losses: list[HeldoutLoss] = gather_object(mine)
         if len(losses) < len(watch.heldout) * strata:
             return None
-        average = mean_loss(losses)
+        clips = by_clip(losses)
+        average = mean_loss(clips)
         self.events.write(
             "heldout",
             step=self.step,
             loss=average,
-            clips=len(watch.heldout),
-            by_timestep=_by_timestep(losses),
+            clips=len(clips) // strata,
+            by_timestep=_by_timestep(clips),
         )
         return average
 
@@ -210,7 +211,7 @@ class Journal:
         return values
 
 
-def _by_timestep(losses: list[HeldoutLoss]) -> dict[str, float]:
+def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:
     timesteps = sorted({loss.timestep for loss in losses})
     return {
         str(timestep): mean_loss([loss for loss in losses if loss.timestep == timestep])

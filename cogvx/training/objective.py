@@ -5,7 +5,7 @@ the scheduler's float64 table. In bfloat16 the first timesteps of 5b would get n
 a perfect prediction would still score an error.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from cogvx.errors import ConfigError
 from cogvx.model.load import load_scheduler
 from cogvx.model.rotary import rotary_tables
-from cogvx.shapes import VideoSize, frames_to_prepend
+from cogvx.shapes import LatentSize, frames_to_prepend
 from cogvx.variants import BaseFacts, read_facts
 
 # Bounds of the posterior's log-variance, as diffusers `DiagonalGaussianDistribution` has them.
@@ -177,31 +177,38 @@ def require_text_to_video(facts: BaseFacts) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss over one base model at one video size."""
+    """The loss over one base model, at whatever size the latents have."""
 
     facts: BaseFacts
     schedule: NoiseSchedule
-    rotary: Rotary
+    _tables: dict[tuple[LatentSize, torch.device], Rotary] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
-    def of(cls, base: Path, size: VideoSize, *, device: torch.device | str) -> Self:
+    def of(cls, base: Path) -> Self:
         """Read everything from the base's own folder.
-
-        Args:
-            base: The diffusers folder.
-            size: Of every clip, in pixels.
-            device: The transformer's.
 
         Raises:
             ConfigError: The folder is no CogVideoX, or one that starts from an image.
         """
         facts = read_facts(base)
         require_text_to_video(facts)
-        return cls(
-            facts=facts,
-            schedule=NoiseSchedule.from_base(base),
-            rotary=rotary_tables(facts, size, device),
-        )
+        return cls(facts=facts, schedule=NoiseSchedule.from_base(base))
+
+    def rotary(self, latents_bfchw: Tensor) -> Rotary:
+        """Rotary tables for latents padded to whole temporal patches, on their device.
+
+        Made once for each shape: a run has as many as its recipe has buckets.
+        """
+        _, frames, _, height, width = latents_bfchw.shape
+        latent = LatentSize(frames, height, width)
+        place = (latent, latents_bfchw.device)
+        if place not in self._tables:
+            # The padding counts as video here: what is even already is padded no further.
+            size = self.facts.compression.video(latent)
+            self._tables[place] = rotary_tables(self.facts, size, latents_bfchw.device)
+        return self._tables[place]
 
     def loss_b(
         self,
@@ -224,7 +231,7 @@ class Objective:
             noisy_bfchw=self.schedule.add_noise(latents_bfchw, **where),
             timesteps_b=timesteps_b,
             prompts_bsd=prompts_bsd,
-            rotary=self.rotary,
+            rotary=self.rotary(latents_bfchw),
         )
         return v_loss_b(predicted, self.schedule.velocity(latents_bfchw, **where))
 

@@ -46,9 +46,8 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     """
     recipe, train = spec.recipe, spec.recipe.train
     _require_processes(train.processes, accelerator.num_processes)
-    Sampler(len(spec.train), train)  # refuses an empty one
     base, device = Path(spec.base_folder), accelerator.device
-    objective = Objective.of(base, recipe.video.size, device=device)
+    objective = Objective.of(base)
     batches = _batches(folder, spec, objective)
     events: Recorder = EventWriter(folder.events) if accelerator.is_main_process else Silent()
     events.write("phase", name="loading")
@@ -147,6 +146,7 @@ def _restore(
 
 
 def _batches(folder: RunFolder, spec: RunSpec, objective: Objective) -> Batches:
+    Sampler.of([sample.size for sample in spec.train], spec.recipe.train)  # refuses an empty one
     records = Records(folder.records)
     batches = Batches(
         records=records,

@@ -27,6 +27,9 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS_CHAMPION = "previous_champion"
 ADAPTER_TAG = "cogvx.adapter"
+MANIFEST_TAG = "cogvx.manifest"
+
+_VERSIONS_AT_ONCE = 1000
 
 # MLflow has no compare-and-set for aliases; within one process this lock is one.
 _aliases = threading.Lock()
@@ -134,6 +137,18 @@ class Registry(Runs):
             holders[number] = (*holders.get(number, ()), alias)
         listed = [_version(item, holders.get(int(item.version), ())) for item in found]
         return sorted(listed, key=lambda item: -item.version)
+
+    def all_versions(self) -> list[Version]:
+        """All versions of all models of this server, whoever made them; aliases are left out."""
+        with self._asking("list all versions"):
+            found = self._client.search_model_versions(max_results=_VERSIONS_AT_ONCE)
+            versions = list(found)
+            while found.token:
+                found = self._client.search_model_versions(
+                    max_results=_VERSIONS_AT_ONCE, page_token=found.token
+                )
+                versions += found
+        return [_version(item, ()) for item in versions]
 
     def get_alias(self, name: str, alias: str) -> Version | None:
         """The version that an alias points at."""
@@ -261,7 +276,7 @@ def lineage(card: AdapterCard) -> dict[str, str]:
     return {
         RUN_TAG: card.run,
         "cogvx.recipe": card.recipe,
-        "cogvx.manifest": card.manifest,
+        MANIFEST_TAG: card.manifest,
         "cogvx.base": card.base_path,
         "cogvx.base_revision": card.base_revision or "",
         "cogvx.base_fingerprint": card.base_fingerprint,

@@ -5,6 +5,7 @@ There is no active run and no global tracking address, so threads and several se
 
 import contextlib
 import fcntl
+import json
 import logging
 import re
 import time
@@ -14,7 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
@@ -28,6 +37,9 @@ _SQLITE = "sqlite:///"
 _METRICS_AT_ONCE = 1000
 _PARAMS_AT_ONCE = 100
 _PARAM_CHARACTERS = 6000
+_DATASET_NAME_CHARACTERS = 500
+_DATASET_DIGEST_CHARACTERS = 36
+_DATASET_CONTEXT = "mlflow.data.context"  # the tag by which its pages group datasets
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
 # What SQLite says while another process, perhaps a server, makes the same tables.
@@ -131,6 +143,30 @@ class Runs:
                 self._client.log_artifacts(run_id, str(path), folder)
             else:
                 self._client.log_artifact(run_id, str(path), folder)
+
+    def log_dataset(
+        self, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, object]
+    ) -> None:
+        """Say what a run is trained on. The same again changes nothing.
+
+        Args:
+            run_id: MLflow's run.
+            name: What people call the dataset.
+            digest: Names its content; MLflow keeps the first 36 characters.
+            source: URL of the clips.
+            profile: What is to be known of it, as JSON takes it.
+        """
+        scheme = source.partition("://")[0]
+        dataset = Dataset(
+            name=name[:_DATASET_NAME_CHARACTERS],
+            digest=digest[:_DATASET_DIGEST_CHARACTERS],
+            source_type="local" if scheme == "file" else scheme,
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(profile),
+        )
+        tags = [InputTag(_DATASET_CONTEXT, "training")]
+        with self._asking("record the dataset"):
+            self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
     def end_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Say how a run ended."""

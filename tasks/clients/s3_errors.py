@@ -13,6 +13,7 @@ from botocore.exceptions import (
     ChecksumError,
     ClientError,
     ConnectionError,  # noqa: A004 - botocore's name
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -20,6 +21,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
 
@@ -44,7 +46,6 @@ _REMEDIES = {
     "PermanentRedirect": _REGION,
     "InvalidBucketName": "name another bucket in the URL",
     "NoSuchBucket": "create the bucket, or name another in the URL",
-    "NotImplemented": "use a server that implements conditional PutObject",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
 _PASSING = {
@@ -52,6 +53,7 @@ _PASSING = {
     "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
+    "NoSuchUpload",
     "OperationAborted",
     "RequestTimeout",
     "SlowDown",
@@ -62,8 +64,10 @@ _PASSING = {
 _CONNECTION_ERRORS = (
     ChecksumError,
     ConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    ResponseParserError,
     RetriesExceededError,
 )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cogvx.cache.disk import DiskCache
 from cogvx.errors import ConfigError
 from cogvx.store import LocalStore, ObjectStore
 from tasks.settings import Settings
@@ -35,3 +36,11 @@ def open_store(url: str, settings: Settings) -> ObjectStore:
 def open_record_store(settings: Settings) -> ObjectStore:
     """The store of records, manifests, adapters and videos; below `home` unless set."""
     return open_store(settings.store_url or str(settings.home / "store"), settings)
+
+
+def kept_on_disk(store: ObjectStore, settings: Settings) -> ObjectStore:
+    """The same store, with copies of what is read from it on this disk; a folder needs none."""
+    limit_bytes = round(settings.disk_cache_gib * 2**30)
+    if isinstance(store, LocalStore) or not limit_bytes:
+        return store
+    return DiskCache(store, settings.disk_cache, limit_bytes=limit_bytes)

@@ -110,8 +110,8 @@ def test_few_records_are_asked_for_one_by_one() -> None:
     [
         (recipe(base={"dtype": "bfloat16"}), True, True),
         (recipe(video={"fps": 16}), True, False),
-        (recipe(video={"height": 64}), True, False),
-        (recipe(cache={"vae_tiling": True}), True, False),
+        (recipe(cache={"vae_tiling": "on"}), True, False),
+        (recipe(cache={"vae_tiling": "off"}), False, False),
         (recipe(base={"path": "elsewhere"}), False, False),
         (recipe(lora={"rank": 64}), False, False),
         (recipe(train={"steps": 11}), False, False),

@@ -19,11 +19,13 @@ LATENT_KEY = LatentKey(
     start_frame=0,
     fps=8,
     size=VideoSize(9, 16, 16),
+    crop="centre",
+    flip=False,
     vae_fingerprint="a" * 64,
     dtype="bfloat16",
     tiling=False,
 )
-PROMPT_KEY = PromptKey('a red "circle", 圆', "b" * 64, max_length=4, dtype="float32")
+PROMPT_KEY = PromptKey('a red "circle", 圆', "b" * 64, max_length=4, dtype="float32", batch=8)
 NAME = PROMPT_KEY.digest
 SMALL = pack_prompt(PROMPT_KEY, torch.tensor([[0.0, -0.0, 1.5]]))
 

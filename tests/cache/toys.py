@@ -3,6 +3,7 @@
 from cogvx.cache.plan import Identities
 from cogvx.data.manifest import Clip, ClipFacts
 from cogvx.recipe import Recipe, parse_recipe
+from cogvx.shapes import VideoSize
 
 IDS = Identities(vae="a" * 64, text="b" * 64)
 FACTS = ClipFacts(width=64, height=64, frames=40, fps=16.0, codec="h264")
@@ -10,7 +11,12 @@ FACTS = ClipFacts(width=64, height=64, frames=40, fps=16.0, codec="h264")
 
 def clip(number: int, caption: str = "a red circle", **changes: object) -> Clip:
     """Clip `number`, whose bytes no other clip has."""
-    fields = {"key": f"clips/{number:04d}.mp4", "sha256": f"{number:064x}", **changes}
+    fields = {
+        "key": f"clips/{number:04d}.mp4",
+        "sha256": f"{number:064x}",
+        "size": VideoSize(9, 48, 48),
+        **changes,
+    }
     return Clip(caption=caption, facts=FACTS, **fields)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from cogvx.data.decode import decode_clip
-from cogvx.data.probe import probe
+from cogvx.data.decode import decode_clip, window_frames
+from cogvx.data.probe import probe, read_track
 from cogvx.data.timing import frame_indices
 from cogvx.errors import ConfigError, DataError
 from cogvx.recipe import VideoConfig
-from cogvx.shapes import cover_and_crop
+from cogvx.shapes import CropRule, VideoSize, cover_and_crop
 from tests.data.clips import damage, numbers_of, rotate_clockwise, trim, write_clip
 
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
@@ -20,7 +20,7 @@ VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
 
 
 def decode(path: Path, backend: str = "auto", video: VideoConfig = VIDEO, start: int = 0):
-    return decode_clip(path, start_frame=start, video=video, backend=backend)
+    return decode_clip(path, start_frame=start, size=video.size, fps=video.fps, backend=backend)
 
 
 def reference(path: Path, indices: tuple[int, ...], video: VideoConfig) -> torch.Tensor:
@@ -195,3 +195,87 @@ def test_without_decord_every_clip_is_read_by_pyav(
     before = decode(path)
     monkeypatch.setitem(sys.modules, "decord", None)  # what Python itself does for "not there"
     assert torch.equal(decode(path), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "times_ms"),
+    [
+        ("a.mp4", "libx264", {"x264-params": "keyint=30:bframes=3"}, None),
+        ("a.mp4", "libx264", {"x264-params": "keyint=3:bframes=2:b-pyramid=normal"}, None),
+        ("a.mp4", "libx264", {"x264-params": "open-gop=1:keyint=30:bframes=3"}, None),
+        ("a.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=30"}, None),
+        ("a.mkv", "libx264", {"x264-params": "keyint=30:bframes=3"}, None),
+        ("a.mp4", "libx265", {"x265-params": "keyint=30:bframes=3:log-level=none"}, None),
+        ("a.webm", "libvpx-vp9", {"g": "30"}, None),
+        (
+            "a.mp4",
+            "libx264",
+            {"x264-params": "keyint=30"},
+            [40 * i + i % 3 * 9 for i in range(200)],
+        ),
+    ],
+)
+def test_a_late_window_is_what_decoding_from_the_beginning_gives(
+    tmp_path: Path,
+    name: str,
+    codec: str,
+    options: dict[str, str],
+    times_ms: list[int] | None,
+) -> None:
+    path = write_clip(
+        tmp_path / name,
+        frames=200,
+        fps=30,
+        height=48,
+        width=48,
+        codec=codec,
+        options=options,
+        times_ms=times_ms,
+    )
+    video = VIDEO.model_copy(update={"fps": 12, "frames": 9})
+    for start in (65, 170):
+        track = read_track(path)
+        indices = window_frames(track, start_frame=start, count=9, fps=12)
+        expected = reference(path, indices, video)
+        assert torch.allclose(decode(path, "auto", video, start), expected, atol=1e-5)
+        assert torch.allclose(decode(path, "pyav", video, start), expected, atol=1e-5)
+
+
+def test_damage_before_a_window_that_is_sought_is_not_its_own(tmp_path: Path) -> None:
+    options = {"x264-params": "keyint=30:bframes=2"}
+    path = write_clip(tmp_path / "a.mp4", frames=160, fps=8, options=options)
+    expected = decode(path, start=140)
+    damage(path, frame=5)
+    assert torch.equal(decode(path, start=140), expected)
+    damage(path, frame=144)
+    with pytest.raises(DataError):
+        decode(path, start=140)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 200), (150, 60), (48, 50), (96, 96)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_random_cut_and_a_mirror_are_where_an_independent_reference_puts_them(
+    tmp_path: Path, height: int, width: int, flip: bool
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", frames=16, height=height, width=width, fps=8)
+    target = VideoSize(5, 48, 48)
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    scale = 48 / min(height, width)
+    resized = (max(48, round(height * scale)), max(48, round(width * scale)))
+    for down, across in ((0.5, 0.5), (2**-32, 1.0), (1.0, 2**-32), (0.3, 0.8)):
+        rgb_cfhw = decode_clip(
+            path, start_frame=3, size=target, fps=8, crop=CropRule(down, across), flip=flip
+        )
+        # Of the n + 1 places of a cut, each has an equal part of the shares from 0 to 1.
+        places = [np.linspace(0, 1, free - 48 + 2)[:-1] for free in resized]
+        top = int(np.flatnonzero(places[0] < down).max())
+        left = int(np.flatnonzero(places[1] < across).max())
+        for number in range(5):
+            rgb_chw = torch.from_numpy(shown[3 + number]).permute(2, 0, 1)[None].float()
+            whole = torch.nn.functional.interpolate(
+                rgb_chw, resized, mode="bilinear", antialias=True
+            )[0].numpy()
+            cut = whole[:, top : top + 48, left : left + 48]
+            expected = (cut[:, :, ::-1] if flip else cut) / 127.5 - 1
+            assert np.allclose(rgb_cfhw[:, number].numpy(), expected, atol=1e-5)

@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+from transformers import T5TokenizerFast
 
 from cogvx.data.ingest import Ledger, ingest
-from cogvx.data.manifest import ClipFacts, Manifest
-from cogvx.data.screen import fault_of
+from cogvx.data.look import look
+from cogvx.data.manifest import ClipFacts, ClipLook, Fault, Manifest
+from cogvx.data.screen import Screen
 from cogvx.data.split import choose_heldout
+from cogvx.data.tokens import TokenCounter
+from cogvx.data.windows import Bucket
 from cogvx.errors import DataError, IntegrityError, TransientError
+from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import DatasetConfig, VideoConfig
 from cogvx.store import LocalStore, MemoryStore
 from tests.data.clips import free_box, write_clip
@@ -18,11 +23,12 @@ VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
 
 
 class CountingStore(LocalStore):
-    """A folder that remembers what was fetched, and can fail as a network does."""
+    """A folder that remembers what was fetched and read, and can fail as a network does."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.fetched: list[str] = []
+        self.texts: list[str] = []
         self.fail_at: str | None = None
 
     def fetch(self, key: str, folder: Path) -> Path:
@@ -30,6 +36,10 @@ class CountingStore(LocalStore):
             raise TransientError("the network is away")
         self.fetched.append(key)
         return super().fetch(key, folder)
+
+    def read(self, key: str) -> bytes:
+        self.texts.append(key)
+        return super().read(key)
 
 
 def config(**changes: object) -> DatasetConfig:
@@ -77,7 +87,9 @@ def test_a_manifest_tells_bytes_captions_and_facts(folder: Path, tmp_path: Path)
     first = manifest.clips[0]
     assert first.sha256 == hashlib.sha256((folder / "0.mp4").read_bytes()).hexdigest()
     assert first.caption == "field 0"
-    assert first.facts == ClipFacts(width=64, height=48, frames=24, fps=8.0, codec="h264")
+    plain = first.facts.model_copy(update={"look": None})
+    assert plain == ClipFacts(width=64, height=48, frames=24, fps=8.0, codec="h264")
+    assert first.facts.look == look(folder / "0.mp4")
     assert manifest.dataset == folder.resolve().as_uri()
     assert manifest.rejected == ()
     assert seen == [(done, 6) for done in range(7)]
@@ -110,35 +122,6 @@ def test_every_kind_of_bad_clip_is_set_aside_and_counted(folder: Path, tmp_path:
 
 
 @pytest.mark.timeout(30)
-def test_links_to_nothing_and_pipes_are_set_aside_and_never_waited_for(
-    folder: Path, tmp_path: Path
-) -> None:
-    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
-    (folder / "loop.mp4").symlink_to("loop.mp4")
-    os.mkfifo(folder / "pipe.mp4")
-    for name in ("dangling", "loop", "pipe"):
-        (folder / f"{name}.txt").write_text("a cat")
-    add(folder, "mute.mp4", caption=None, seed=11)
-    os.mkfifo(folder / "mute.txt")
-    add(folder, "lost.mp4", caption=None, seed=12)
-    (folder / "lost.txt").symlink_to("nowhere.txt")
-    add(folder, "linked.mp4", seed=13)
-    (folder / "linked.mp4").rename(tmp_path / "elsewhere.mp4")
-    (folder / "linked.mp4").symlink_to(tmp_path / "elsewhere.mp4")
-    manifest = run(LocalStore(folder), MemoryStore(), tmp_path / "work")
-    found = {item.key: (item.reason, item.detail) for item in manifest.rejected}
-    url = LocalStore(folder).url
-    assert found == {
-        "dangling.mp4": ("missing", f"dangling.mp4 in {url} is a link that leads to no file"),
-        "loop.mp4": ("missing", f"loop.mp4 in {url} is a link that leads to no file"),
-        "pipe.mp4": ("missing", f"pipe.mp4 in {url} is no file but a pipe, socket or device"),
-        "mute.mp4": ("caption", f"mute.txt in {url} is no file but a pipe, socket or device"),
-        "lost.mp4": ("caption", f"lost.txt in {url} is a link that leads to no file"),
-    }
-    assert "linked.mp4" in [clip.key for clip in manifest.clips]
-
-
-@pytest.mark.timeout(30)
 def test_a_listing_that_is_a_pipe_is_named(tmp_path: Path) -> None:
     add(tmp_path, "a.mp4", caption=None)
     os.mkfifo(tmp_path / "metadata.jsonl")
@@ -162,11 +145,11 @@ def test_unchanged_clips_are_neither_fetched_nor_probed_again(folder: Path, tmp_
     written = dict(records.objects)
     again = CountingStore(folder)
     assert run(again, records, tmp_path / "work") == first
-    assert again.fetched == []
+    assert (again.fetched, again.texts) == ([], [])
     assert records.objects == written
-    add(folder, "3.mp4", "field 3", seed=33)
+    add(folder, "3.mp4", "a new field 3", seed=33)
     changed = run(again, records, tmp_path / "work")
-    assert again.fetched == ["3.mp4"]
+    assert (again.fetched, again.texts) == (["3.mp4"], ["3.txt"])
     assert changed.content_digest() != first.content_digest()
 
 
@@ -249,7 +232,9 @@ def test_an_interrupted_ingest_leaves_no_files_and_can_be_repeated(
         run(dataset, records, tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
     dataset.fail_at = None
+    dataset.fetched.clear()
     assert len(run(dataset, records, tmp_path / "work").clips) == 6
+    assert dataset.fetched == ["5.mp4"]
 
 
 def test_fetched_files_are_removed_again(folder: Path, tmp_path: Path) -> None:
@@ -262,6 +247,44 @@ def test_fetched_files_are_removed_again(folder: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_text_that_is_no_caption_is_read_once_until_it_is_mended(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "5.txt").write_bytes(b"caf\xe9")
+    dataset, records = CountingStore(folder), MemoryStore()
+    first = run(dataset, records, tmp_path / "work")
+    dataset.texts.clear()
+    assert run(dataset, records, tmp_path / "work") == first
+    assert first.rejected[0].detail.startswith("5.txt is not UTF-8")
+    assert dataset.texts == []
+    (folder / "5.txt").write_text("coffee")
+    assert run(dataset, records, tmp_path / "work").rejected == ()
+
+
+def test_captions_are_counted_and_a_long_one_is_no_fault(folder: Path, tmp_path: Path) -> None:
+    (folder / "5.txt").write_text("a grey field " * 100)
+    dataset = LocalStore(folder)
+    manifest = ingest(
+        dataset,
+        config=config(),
+        video=VIDEO,
+        ledger=Ledger(MemoryStore(), dataset.url),
+        work=tmp_path / "work",
+        on_progress=lambda _done, _total: None,
+        count_tokens=TokenCounter.of(carried_nano()),
+    )
+    assert manifest.rejected == ()
+    # The nano model knows neither word, so it spells them.
+    assert [clip.tokens for clip in manifest.clips[:5]] == [manifest.clips[0].tokens] * 5
+    assert manifest.clips[5].tokens == tokens_of("a grey field " * 100)
+    assert run(dataset, MemoryStore(), tmp_path / "work").clips[0].tokens is None
+
+
+def tokens_of(caption: str) -> int:
+    tokenizer = T5TokenizerFast.from_pretrained(carried_nano() / "tokenizer", local_files_only=True)
+    return len(tokenizer(caption, truncation=False).input_ids)
+
+
 def test_clips_that_left_the_dataset_leave_the_ledger(folder: Path, tmp_path: Path) -> None:
     dataset, records = LocalStore(folder), MemoryStore()
     run(dataset, records, tmp_path / "work")
@@ -270,6 +293,7 @@ def test_clips_that_left_the_dataset_leave_the_ledger(folder: Path, tmp_path: Pa
     run(dataset, records, tmp_path / "work")
     ledger = Ledger.load(records, dataset.url)
     assert ledger.last("5.mp4") is None
+    assert b"5.txt" not in records.read(ledger.path)
     assert ledger.last("4.mp4") is not None
 
 
@@ -327,7 +351,7 @@ def test_the_manifest_is_the_same_however_often_it_is_made(folder: Path, tmp_pat
     assert manifests[0] == manifests[1]
 
 
-def facts(**changes: float) -> ClipFacts:
+def facts(**changes: object) -> ClipFacts:
     plain = {"width": 720, "height": 480, "frames": 49, "fps": 8.0, "codec": "h264"}
     return ClipFacts.model_validate({**plain, **changes})
 
@@ -350,8 +374,37 @@ def facts(**changes: float) -> ClipFacts:
 def test_a_clip_must_hold_the_window_without_anything_made_up(
     changes: dict[str, float], reason: str | None
 ) -> None:
-    fault = fault_of(facts(**changes), video=VideoConfig(frames=49, height=480, width=720, fps=8))
-    assert (fault.reason if fault else None) == reason
+    screen = Screen(config(), VideoConfig(frames=49, height=480, width=720, fps=8))
+    verdict = screen.judge("a.mp4", "0" * 64, facts(**changes))
+    assert (verdict.reason if isinstance(verdict, Fault) else None) == reason
+
+
+def test_thresholds_of_zero_accept_black_stills_and_any_cut() -> None:
+    look = ClipLook(brightness=0.0, motion=0.0, frames_sha256="1" * 64)
+    still = facts(width=7200, look=look)
+    video = VideoConfig(frames=49, height=480, width=720, fps=8)
+    lenient = config(min_brightness=0, min_motion=0, min_kept_share=0)
+    assert isinstance(Screen(lenient, video).judge("a.mp4", "0" * 64, still), Bucket)
+    for name, reason in [("min_kept_share", "aspect"), ("min_brightness", "black")]:
+        strict = config(**{**lenient.model_dump(), name: 0.5})
+        verdict = Screen(strict, video).judge("a.mp4", "0" * 64, still)
+        assert isinstance(verdict, Fault)
+        assert verdict.reason == reason
+        assert f"dataset.{name} = 0.5" in verdict.detail
+
+
+def test_of_clips_with_equal_frames_the_first_usable_one_is_kept() -> None:
+    screen = Screen(config(), VideoConfig(frames=49, height=480, width=720, fps=8))
+    look = ClipLook(brightness=90.0, motion=9.0, frames_sha256="1" * 64)
+    short, whole = facts(frames=9, look=look), facts(look=look)
+    verdicts = [
+        screen.judge("a", "a" * 64, short),
+        screen.judge("b", "b" * 64, whole),
+        screen.judge("c", "c" * 64, whole),
+        screen.judge("d", "b" * 64, whole),
+    ]
+    reasons = [item.reason if isinstance(item, Fault) else None for item in verdicts]
+    assert reasons == ["too_short", None, "same_frames", "duplicate"]
 
 
 def shas(count: int) -> list[str]:

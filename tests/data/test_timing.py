@@ -99,6 +99,34 @@ def test_uneven_times_give_the_frame_that_no_other_frame_is_nearer_than(
         assert index == nearest
 
 
+@settings(deadline=None)  # the machine may be busy
+@given(
+    gaps_ms=st.lists(st.integers(1, 200), min_size=20, max_size=80),
+    target_fps=st.integers(4, 30),
+    count=st.integers(1, 20),
+    windows=st.integers(1, 4),
+)
+def test_equal_parts_of_an_uneven_clip_hold_a_window_each(
+    gaps_ms: list[int], target_fps: int, count: int, windows: int
+) -> None:
+    frames = len(gaps_ms) + 1
+    times_s = [Fraction(sum(gaps_ms[:i]), 1000) for i in range(frames)]
+    fps = len(gaps_ms) / times_s[-1]
+    needed = frames_needed(source_fps=fps, target_fps=target_fps, count=count)
+    assume(windows * needed <= frames)
+    window = {"target_fps": target_fps, "count": count}
+    found = [
+        nearest_frames(times_s, **window, start_frame=number * frames // windows)
+        for number in range(windows)
+    ]
+    for number, indices in enumerate(found):
+        begins_s = number * frames // windows / fps
+        for k, index in enumerate(indices):
+            asked_s = begins_s + Fraction(k, target_fps)
+            nearest = min(range(frames), key=lambda i: (abs(times_s[i] - asked_s), i))
+            assert index == nearest
+
+
 def test_thirty_frames_a_second_become_eight_without_a_stride() -> None:
     indices = frame_indices(source_frames=390, source_fps=29.97002997, target_fps=8, count=9)
     assert indices == (0, 4, 7, 11, 15, 19, 22, 26, 30)

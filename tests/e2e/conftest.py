@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.forks import Forks, forking
 from tests.fixtures.servers import free_port, listens, running, wait_until
 
 SUITE = """
@@ -45,6 +46,7 @@ dtype = "float32"
 [dataset]
 uri = "{clips}"
 min_heldout = 3
+min_motion = 0
 
 [video]
 frames = 9
@@ -131,6 +133,16 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running(command, log, environment) as process:
         wait_until(lambda: listens(port), process, log)
         yield url
+
+
+@pytest.fixture(scope="session")
+def forks(
+    tmp_path_factory: pytest.TempPathFactory, nano_base: Path, prefect_url: str
+) -> Iterator[Forks]:
+    """Processes of ours, cheap to start and to kill; their flows run on the shared server."""
+    environment = {**os.environ, "PREFECT_API_URL": prefect_url}
+    with forking(tmp_path_factory.mktemp("forks"), environment, nano_base) as parent:
+        yield parent
 
 
 def make_place(root: Path, recipe: Path, **settings: str) -> Place:

@@ -18,7 +18,15 @@ print(json.dumps([time.perf_counter() - started, heavy]))
 
 @pytest.mark.parametrize(
     "module",
-    ["flows.retrain", "flows.cache", "flows.train", "flows.evaluate", "flows.promote", "flows.cli"],
+    [
+        "flows.retrain",
+        "flows.cache",
+        "flows.encode",
+        "flows.train",
+        "flows.evaluate",
+        "flows.promote",
+        "flows.cli",
+    ],
 )
 def test_a_flow_is_imported_without_the_gpu_stack(module: str) -> None:
     done = subprocess.run(

@@ -37,7 +37,13 @@ def make_recipe(base: Path, **train: Any) -> Recipe:
             "name": "toy",
             "base": {"path": str(base), "dtype": train.pop("dtype", "float32")},
             "dataset": {"uri": "file:///nowhere"},
-            "video": {"frames": 9, "height": 48, "width": 48, "fps": 8},
+            "video": {
+                "frames": 9,
+                "height": 48,
+                "width": 48,
+                "fps": 8,
+                "buckets": train.pop("buckets", ()),
+            },
             "lora": {"rank": 4, "alpha": 2, "allow_unusual": True},
             "train": {**DEFAULTS, **train},
             "evaluation": {"suite": "none.toml"},
@@ -67,16 +73,20 @@ def make_run(root: Path, base: Path, *, clips: int = 4, heldout: int = 2, **trai
 
 
 def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int) -> Sample:
-    size = facts.compression.latent(recipe.video.size)
+    """Clip `number`, of the recipe's sizes in turn."""
+    size = recipe.video.sizes[number % len(recipe.video.sizes)]
+    latent = facts.compression.latent(size)
     generator = torch.Generator().manual_seed(number)
-    shape = (facts.latent_channels, size.frames, size.height, size.width)
+    shape = (facts.latent_channels, latent.frames, latent.height, latent.width)
     mean_cfhw = torch.randn(shape, generator=generator)
     moments_cfhw = torch.cat([mean_cfhw, torch.full(shape, -6.0)])
     key = LatentKey(
         source_sha256=f"{number:064x}",
         start_frame=0,
         fps=8,
-        size=recipe.video.size,
+        size=size,
+        crop="centre",
+        flip=False,
         vae_fingerprint="vae",
         dtype="float32",
         tiling=False,
@@ -88,6 +98,7 @@ def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int
         caption=caption,
         latents=key.digest,
         prompt=make_prompt(folder, facts, caption),
+        size=size,
     )
 
 
@@ -95,7 +106,11 @@ def make_prompt(folder: RunFolder, facts: BaseFacts, caption: str) -> str:
     generator = torch.Generator().manual_seed(sum(caption.encode()))
     embedding_sd = torch.randn((facts.text_tokens, facts.text_dim), generator=generator)
     key = PromptKey(
-        text=caption, encoder_fingerprint="t5", max_length=facts.text_tokens, dtype="float32"
+        text=caption,
+        encoder_fingerprint="t5",
+        max_length=facts.text_tokens,
+        dtype="float32",
+        batch=1,
     )
     write_bytes(folder.record(key.digest), pack_prompt(key, embedding_sd))
     return key.digest

@@ -26,7 +26,7 @@ def batches_of(root: Path) -> Batches:
         records=Records(folder.records),
         samples=spec.train,
         empty_prompt=spec.empty_prompt,
-        objective=Objective.of(Path(spec.base_folder), SIZE, device="cpu"),
+        objective=Objective.of(Path(spec.base_folder)),
         train=spec.recipe.train,
     )
 

@@ -12,7 +12,13 @@ from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora
 from cogvx.model.rotary import rotary_tables
 from cogvx.training.dataset import Records
-from cogvx.training.heldout import HeldoutLoss, heldout_losses, heldout_timesteps, mean_loss
+from cogvx.training.heldout import (
+    HeldoutLoss,
+    by_clip,
+    heldout_losses,
+    heldout_timesteps,
+    mean_loss,
+)
 from cogvx.training.objective import Objective
 from cogvx.training.randomness import generator
 from cogvx.training.run import RunFolder, RunSpec
@@ -24,8 +30,7 @@ NewRun = Callable[..., Path]
 def world(new_run: NewRun) -> tuple[RunFolder, RunSpec, Objective]:
     folder = RunFolder(new_run())
     spec = read_document(folder.spec, RunSpec)
-    size = spec.recipe.video.size
-    return folder, spec, Objective.of(Path(spec.base_folder), size, device="cpu")
+    return folder, spec, Objective.of(Path(spec.base_folder))
 
 
 def measured(
@@ -119,3 +124,20 @@ def test_progress_is_told_and_the_mean_is_over_all(
     assert mean_loss(losses) == pytest.approx(sum(loss.loss for loss in losses) / 2)
     with pytest.raises(ValueError, match="no held-out losses"):
         mean_loss([])
+
+
+def test_windows_of_one_clip_count_as_one() -> None:
+    losses = [
+        HeldoutLoss("long.mp4", 100, 1.0),
+        HeldoutLoss("long.mp4", 900, 3.0),
+        HeldoutLoss("short.mp4", 100, 5.0),
+        HeldoutLoss("long.mp4", 100, 2.0),
+        HeldoutLoss("long.mp4", 900, 5.0),
+    ]
+    assert by_clip(losses) == (
+        HeldoutLoss("long.mp4", 100, 1.5),
+        HeldoutLoss("long.mp4", 900, 4.0),
+        HeldoutLoss("short.mp4", 100, 5.0),
+    )
+    alone = losses[:3]
+    assert by_clip(alone) == tuple(alone)

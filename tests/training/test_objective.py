@@ -219,7 +219,9 @@ def test_padding_repeats_the_first_latent_in_front_and_only_when_needed() -> Non
     assert torch.equal(pad_front(odd, None), odd)
 
 
-def pipeline_rotary(kind: str, transformer: Any, folder: Path, frames: int) -> Any:
+def pipeline_rotary(
+    kind: str, transformer: Any, folder: Path, frames: int, size: VideoSize = SIZE
+) -> Any:
     pipeline = CogVideoXPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -229,7 +231,27 @@ def pipeline_rotary(kind: str, transformer: Any, folder: Path, frames: int) -> A
     )
     if not transformer.config.use_rotary_positional_embeddings:
         return None
-    return pipeline._prepare_rotary_positional_embeddings(SIZE.height, SIZE.width, frames, "cpu")
+    return pipeline._prepare_rotary_positional_embeddings(size.height, size.width, frames, "cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_follow_from_the_latents_and_equal_the_pipelines(kind: str, bases: Any) -> None:
+    folder, transformer = bases[kind]
+    objective = Objective.of(folder)
+    sizes = (SIZE, VideoSize(17, 48, 32), VideoSize(13, 32, 32), VideoSize(9, 48, 32))
+    for size in (*sizes, SIZE):
+        latent = objective.facts.compression.latent(size)
+        latents = pad_front(
+            draws(1, latent.frames, 4, latent.height, latent.width), objective.facts.patch_t
+        )
+        tables = objective.rotary(latents)
+        assert objective.rotary(latents + 1) is tables
+        expected = pipeline_rotary(kind, transformer, folder, latents.shape[1], size)
+        if expected is None:
+            assert tables is None
+            continue
+        assert tables is not None
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(tables, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -264,7 +286,7 @@ def test_model_inputs_and_loss_equal_an_independent_computation(kind: str, bases
     hook = transformer.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.update(kwargs), with_kwargs=True
     )
-    objective = Objective.of(folder, SIZE, device="cpu")
+    objective = Objective.of(folder)
     latents = pad_front(
         draw_latents(moments, posterior_noise, scaling_factor=objective.facts.scaling_factor),
         objective.facts.patch_t,
@@ -297,7 +319,7 @@ def test_a_half_precision_base_predicts_in_its_own_precision_and_scores_in_float
     half = CogVideoXTransformer3DModel.from_pretrained(
         folder, subfolder="transformer", torch_dtype=torch.bfloat16
     )
-    objective = Objective.of(folder, SIZE, device="cpu")
+    objective = Objective.of(folder)
     latents = pad_front(draws(1, 3, 4, 8, 12), objective.facts.patch_t)
     seen: list[torch.dtype] = []
     half.register_forward_pre_hook(
@@ -318,7 +340,7 @@ def test_a_half_precision_base_predicts_in_its_own_precision_and_scores_in_float
 
 def test_an_image_to_video_base_is_refused_with_a_sentence(bases: Any) -> None:
     folder, transformer = bases["5b"]
-    facts = replace(Objective.of(folder, SIZE, device="cpu").facts, variant=COGVIDEOX_5B_I2V)
+    facts = replace(Objective.of(folder).facts, variant=COGVIDEOX_5B_I2V)
     with pytest.raises(ConfigError, match="starts from an image and is not trained yet; use"):
         predict_velocity(
             transformer,

@@ -1,0 +1,154 @@
+"""Which objects of a store may go, why the others stay, and removing those that may.
+
+Documents go before what they point at, so a prune that is killed leaves objects that nothing needs,
+which the next one takes, and never a pointer to something absent.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from cogvx.errors import TransientError
+from cogvx.housekeeping.names import Kind, kind_of
+from cogvx.housekeeping.reach import Ages, Reach
+from cogvx.store import ObjectInfo, ObjectStore
+
+# Kinds that may go, in this order; all others stay, whatever they are.
+_ORDER: tuple[Kind, ...] = (
+    "evaluations",
+    "indexes",
+    "plans",
+    "manifests",
+    "videos",
+    "heldout",
+    "adapters",
+    "images",
+    "latents",
+    "prompts",
+)
+# What newer documents supersede; it stays while it is young, as it tells what happened.
+_SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
+# Where what is needed may have changed since the store was listed.
+_WATCHED = ("indexes/", "manifests/", "runs/")
+_REMOVERS = 16
+# After so many objects it is asked again whether anything became needed meanwhile.
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A number of objects and their bytes."""
+
+    objects: int = 0
+    bytes: int = 0
+
+    def plus(self, info: ObjectInfo) -> "Tally":
+        """With one object more."""
+        return Tally(self.objects + 1, self.bytes + info.size)
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A store in two parts: what may go, in the order of going, and why the rest stays."""
+
+    removable: tuple[ObjectInfo, ...]
+    stays: Mapping[str, Tally]
+
+    def by_kind(self) -> dict[Kind, Tally]:
+        """What may go, counted."""
+        tallies: dict[Kind, Tally] = {}
+        for info in self.removable:
+            kind = kind_of(info.key)
+            tallies[kind] = tallies.get(kind, Tally()).plus(info)
+        return tallies
+
+
+def sort_out(objects: Iterable[ObjectInfo], reach: Reach, ages: Ages) -> Sorted:
+    """Decide for every object whether it stays. Nothing is asked of the store."""
+    removable: list[ObjectInfo] = []
+    stays: dict[str, Tally] = {}
+    for info in objects:
+        why = _why_it_stays(info, reach, ages)
+        if why is None:
+            removable.append(info)
+        else:
+            stays[why] = stays.get(why, Tally()).plus(info)
+    removable.sort(key=lambda info: (_ORDER.index(kind_of(info.key)), info.key))
+    return Sorted(tuple(removable), stays)
+
+
+def remove(
+    store: ObjectStore,
+    removable: Sequence[ObjectInfo],
+    objects: Mapping[str, ObjectInfo],
+    *,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Remove what `sort_out` found, in its order, unless something became needed since.
+
+    Args:
+        store: The store that was sorted out.
+        removable: As `sort_out` ordered it.
+        objects: The listing that it was made from.
+        on_progress: Called with how many are gone, and of how many.
+
+    Raises:
+        TransientError: A document that says what is needed is new or has changed; sort out again.
+            Or the store did not answer this time.
+    """
+    done = 0
+    with ThreadPoolExecutor(_REMOVERS) as removers:
+        for batch in _batches(removable):
+            _require_unchanged(store, objects, done)
+            list(removers.map(store.delete, [info.key for info in batch]))
+            done += len(batch)
+            on_progress(done, len(removable))
+
+
+def _why_it_stays(info: ObjectInfo, reach: Reach, ages: Ages) -> str | None:
+    kind = kind_of(info.key)
+    if kind == "other":
+        return "not made by cogvx, as far as their names tell"
+    if info.key in reach.owner:
+        return reach.roots[reach.owner[info.key]].name
+    if kind not in _ORDER:
+        return "what is known of datasets, runs and machines, always kept"
+    return reach.unclear.get(kind) or _why_for_now(info, kind, ages)
+
+
+def _why_for_now(info: ObjectInfo, kind: Kind, ages: Ages) -> str | None:
+    """Why an object that nothing needs stays for a while."""
+    if ages.is_fresh(info):
+        return f"younger than {_days(ages.grace)}, so a run may be about to use them"
+    if kind in _SUPERSEDED and ages.is_young(info):
+        return f"superseded documents, younger than {_days(ages.keep)}"
+    return None
+
+
+def _batches(removable: Sequence[ObjectInfo]) -> Iterable[Sequence[ObjectInfo]]:
+    """Parts of one kind each, so that one is gone before the next is touched."""
+    start = 0
+    for number, info in enumerate(removable):
+        is_other = kind_of(info.key) != kind_of(removable[start].key)
+        if is_other or number - start == _BATCH:
+            yield removable[start:number]
+            start = number
+    if removable:
+        yield removable[start:]
+
+
+def _require_unchanged(store: ObjectStore, objects: Mapping[str, ObjectInfo], done: int) -> None:
+    """What vanished meanwhile needs less than before; what came or changed may need more."""
+    for folder in _WATCHED:
+        for now in store.entries(folder):
+            then = objects.get(now.key)
+            if then is None or then.stamp != now.stamp:
+                raise TransientError(
+                    f"{now.key} in {store.url} was written while this prune was under way, so what "
+                    f"is needed may have changed; {done} objects were removed; prune again"
+                )
+
+
+def _days(seconds: float) -> str:
+    days = seconds / 86_400
+    return f"{days:g} day" + ("" if days == 1 else "s")

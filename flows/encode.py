@@ -1,0 +1,17 @@
+"""Encode one shard: the share of the work that one worker takes."""
+
+from prefect import flow
+
+from cogvx.recipe import Recipe
+from tasks.documents import ShardReport
+from tasks.encode import encode_records
+from tasks.workbench import open_workbench
+
+
+@flow(name="encode", flow_run_name="encode {recipe.dataset.uri}, shard {part}")
+def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardReport:
+    """Make the records of one published shard that are still missing; run twice, it does nothing.
+
+    `shard` is the digest of its plan in the store; `part` says to people which one it is.
+    """
+    return encode_records(open_workbench(recipe, for_training=False), shard, part)

@@ -1,0 +1,101 @@
+"""Peak memory of an encode worker at 1, 4 and 16 times the clips, a fresh process each.
+
+    python -m tests.benchmarks.memory [CLIPS]
+
+Memory follows from what is decoded ahead and what is on its way to the store, both bounded, and not
+from how many clips there are. The store is slow on purpose, so that records pile up if they can.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cogvx.cache.plan import plan_cache
+from cogvx.data.manifest import Manifest
+from cogvx.encoding import encode_missing
+from cogvx.model.nano.build import build_nano
+from cogvx.shapes import VideoSize
+from cogvx.store import LocalStore
+from tests.cache.toys import recipe
+from tests.data.clips import free_box, write_clip
+from tests.encoding.benches import clip_of, encoders_of
+
+TIMES = (1, 4, 16)
+SIZE = VideoSize(17, 160, 240)
+SLOW_S = 0.02
+GROWTH = 1.10
+
+
+class SlowStore(LocalStore):
+    """A store far away."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        time.sleep(SLOW_S)
+        return super().create(key, data)
+
+
+def work(folder: Path, count: int) -> None:
+    """One worker's life; prints its peak in MiB."""
+    encoders = encoders_of(folder / "base")
+    made = recipe(video={"frames": SIZE.frames, "height": SIZE.height, "width": SIZE.width})
+    clips = sorted((folder / "clips").iterdir())[:count]
+    windows = tuple(
+        clip_of(path, folder / "clips", f"clip {number}", size=SIZE)
+        for number, path in enumerate(clips)
+    )
+    manifest = Manifest(dataset="file:///clips", clips=windows)
+    with tempfile.TemporaryDirectory(dir=folder) as records:
+        store = SlowStore(Path(records))
+        plan = plan_cache(manifest, made, facts=encoders.facts, ids=encoders.ids, store=store)
+        report = encode_missing(
+            plan,
+            made,
+            encoders=encoders,
+            dataset=LocalStore(folder / "clips"),
+            store=store,
+            work=folder / "work",
+            on_progress=lambda kind, done, total: None,
+        )
+    assert report.encoded_latents == count
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", type=int, nargs="?", default=8)
+    parser.add_argument("--worker", type=Path, help="the folder to work in, for the processes")
+    asked = parser.parse_args()
+    if asked.worker:
+        work(asked.worker, asked.clips)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_nano(folder / "base")
+        first = write_clip(
+            folder / "first.mp4", height=SIZE.height, width=SIZE.width, frames=SIZE.frames
+        )
+        (folder / "clips").mkdir()
+        for number in range(asked.clips * TIMES[-1]):
+            path = folder / "clips" / f"{number:04d}.mp4"
+            path.write_bytes(first.read_bytes() + free_box(str(number).encode()))
+        window = SIZE.frames * SIZE.pixels * 3 * 4 / 2**20
+        print(f"windows of {SIZE}: {window:.1f} MiB decoded, each")
+        peaks = []
+        for times in TIMES:
+            count = asked.clips * times
+            process = [sys.executable, "-m", "tests.benchmarks.memory", str(count)]
+            done = subprocess.run(
+                [*process, "--worker", name], check=True, stdout=subprocess.PIPE, text=True
+            )
+            peaks.append(float(done.stdout.split()[-1]))
+            print(f"{times:3d}x {count:5d} clips: peak {peaks[-1]:7.1f} MiB", flush=True)
+        verdict = "ok" if peaks[-1] <= GROWTH * peaks[0] else f"GROWS by more than {GROWTH}"
+        print(f"16x over 1x: {peaks[-1] / peaks[0]:.3f} {verdict}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Every object that we put has a kind, and nothing else has one."""
+
+import pytest
+
+from cogvx.cache.keys import record_path
+from cogvx.evaluation.index import evaluation_path
+from cogvx.housekeeping.names import KINDS, kind_of, name_of
+
+NAME = "ab" + "c" * 62
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (record_path("latents", NAME), "latents"),
+        (record_path("images", NAME), "images"),
+        (record_path("prompts", NAME), "prompts"),
+        (f"videos/ab/{NAME}.mp4", "videos"),
+        (f"heldout/ab/{NAME}.json", "heldout"),
+        (f"adapters/{NAME}/pytorch_lora_weights.safetensors", "adapters"),
+        (evaluation_path(NAME, NAME), "evaluations"),
+        (f"indexes/{NAME}.json", "indexes"),
+        (f"plans/{NAME}.json", "plans"),
+        (f"manifests/{NAME[:32]}/{NAME}.json", "manifests"),
+        (f"manifests/{NAME[:32]}/latest", "pointers"),
+        (f"manifests/{NAME[:32]}/change.json", "pages"),
+        (f"pages/{NAME}.html", "pages"),
+        (f"runs/{NAME}/run.json", "runs"),
+        (f"runs/{NAME}/outcome.json", "runs"),
+        (f"probes/{NAME}.json", "probes"),
+        (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
+    ],
+)
+def test_what_we_put_has_a_kind(key: str, kind: str) -> None:
+    assert kind_of(key) == kind
+    assert kind in KINDS
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "latest",
+        record_path("latents", NAME) + ".bak",
+        f"records/latents/ff/{NAME}.safetensors",
+        f"records/latents/ab/{NAME.upper()}.safetensors",
+        f"records/others/ab/{NAME}.safetensors",
+        f"old/{record_path('latents', NAME)}",
+        f"runs/{NAME}/notes.txt",
+        f"videos/ab/{NAME}.mp4\n",
+        "adapters/mine/pytorch_lora_weights.safetensors",
+    ],
+)
+def test_what_others_put_has_none(key: str) -> None:
+    assert kind_of(key) == "other"
+
+
+def test_the_name_of_a_record_is_its_digest() -> None:
+    assert name_of(record_path("latents", NAME)) == NAME

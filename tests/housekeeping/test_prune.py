@@ -1,0 +1,257 @@
+"""Pruning takes what nothing needs, all of it and nothing else, and says why the rest stays."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.cache.index import CacheIndex
+from cogvx.cache.materialise import materialise
+from cogvx.cache.plan import plan_cache, record_paths
+from cogvx.digest import digest
+from cogvx.errors import IntegrityError, TransientError
+from cogvx.evaluation.index import EvaluationIndex, evaluation_path
+from cogvx.housekeeping import prune
+from cogvx.housekeeping.names import RECORDS, kind_of
+from cogvx.housekeeping.reach import Ages, Reach, find_reach
+from cogvx.store import LocalStore, ObjectInfo, ObjectStore
+from cogvx.training.run import RunSpec
+from tasks.clients.s3 import S3Store
+from tests.cache.toys import IDS
+from tests.housekeeping.stores import (
+    DAY,
+    FACTS,
+    NOW,
+    SHELF,
+    Past,
+    adapter_of,
+    random_past,
+    recipe_in,
+)
+
+AGES = Ages(now=NOW, keep=30 * DAY, grace=DAY)
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Past:
+    return Past(LocalStore(tmp_path / "store"))
+
+
+def listing(store: ObjectStore) -> dict[str, ObjectInfo]:
+    return {info.key: info for info in store.entries()}
+
+
+def reach_of(past: Past, ages: Ages = AGES) -> Reach:
+    return find_reach(past.store, listing(past.store), past.versions, ages)
+
+
+def sort_out(past: Past, ages: Ages = AGES) -> prune.Sorted:
+    return prune.sort_out(listing(past.store).values(), reach_of(past, ages), ages)
+
+
+def pruned(past: Past, ages: Ages = AGES) -> set[str]:
+    """Prune for real; what went."""
+    before = listing(past.store)
+    found = prune.sort_out(before.values(), reach_of(past, ages), ages)
+    prune.remove(past.store, found.removable, before, on_progress=lambda _done, _total: None)
+    return before.keys() - listing(past.store).keys()
+
+
+def documents(store: ObjectStore, prefix: str, end: str = ".json") -> Iterable[bytes]:
+    return [store.read(info.key) for info in store.entries(prefix) if info.key.endswith(end)]
+
+
+def require_all_usable(past: Past, folder: Path) -> None:
+    """Whoever is kept finds all it needs: training its records, a version its adapter."""
+    store = past.store
+    for number, data in enumerate(documents(store, "runs/", "/run.json")):
+        spec = RunSpec.model_validate_json(data)
+        wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
+        materialise(wanted, store, folder / str(number), on_progress=lambda _done, _total: None)
+    for data in documents(store, "runs/", "/outcome.json"):
+        assert store.info(f"adapters/{json.loads(data)['adapter_sha256']}/{ADAPTER_FILE}")
+    for version in past.versions:
+        assert store.info(f"adapters/{version.adapter}/{ADAPTER_FILE}")
+        assert store.info(f"{SHELF}/{version.manifest}.json")
+        place = evaluation_path(version.run, version.judged)
+        if store.info(place) is not None:
+            judged = EvaluationIndex.model_validate_json(store.read(place))
+            assert all(store.info(key) for key in (*judged.videos, *judged.heldout))
+    for data in documents(store, "indexes/"):
+        assert all(store.info(key) for key in CacheIndex.model_validate_json(data).reaches())
+    assert store.info(f"{SHELF}/{store.read(f'{SHELF}/latest').decode()}.json")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whoever_is_kept_finds_all_it_needs_and_a_second_prune_nothing(
+    tmp_path: Path, seed: int
+) -> None:
+    past = random_past(tmp_path / "store", seed)
+    gone = pruned(past)
+    require_all_usable(past, tmp_path / "runs")
+    assert not sort_out(past).removable
+    assert not {kind_of(key) for key in gone} & {"runs", "pointers", "probes", "tilings", "other"}
+
+
+def test_records_of_clips_that_were_superseded_long_ago_go_and_shared_ones_stay(past: Past) -> None:
+    old, _ = past.cache(1, days=60)
+    new, _ = past.cache(2, days=50)
+    gone = pruned(past)
+    # clips 1 and 2 became 2 and 3
+    assert {kind_of(key) for key in gone} == {*RECORDS, "manifests", "indexes"}
+    assert sum(kind_of(key) == "latents" for key in gone) == 1
+    plan = plan_cache(new, recipe_in(), facts=FACTS, ids=IDS, store=past.store)
+    assert plan.is_complete
+    assert not plan_cache(old, recipe_in(), facts=FACTS, ids=IDS, store=past.store).is_complete
+
+
+@pytest.mark.parametrize("keeper", ["young", "run", "killed run", "version"])
+def test_superseded_clips_stay_for_whoever_needs_them(past: Past, keeper: str) -> None:
+    _, index = past.cache(1, days=20 if keeper == "young" else 60)
+    if keeper != "young":
+        run = past.train(index, days=60, finished=keeper != "killed run")
+        if keeper == "version":
+            past.register(run, index.manifest, judged="")
+            for name in ("run", "outcome"):
+                past.store.delete(f"runs/{run}/{name}.json")
+    past.cache(5, days=10)
+    assert not pruned(past)
+
+
+def test_a_run_that_was_removed_lets_its_records_go(past: Past) -> None:
+    _, index = past.cache(1, days=60)
+    run = past.train(index, days=60)
+    past.cache(5, days=50)
+    assert not pruned(past)
+    for name in ("run", "outcome"):
+        past.store.delete(f"runs/{run}/{name}.json")
+    gone = pruned(past)
+    assert f"adapters/{adapter_of(run)}/{ADAPTER_FILE}" in gone
+    assert index.reaches() & gone
+
+
+def test_a_record_that_was_just_put_waits_for_its_index(past: Past) -> None:
+    past.cache(1, days=60)
+    key = f"records/latents/ab/ab{'0' * 62}.safetensors"
+    past.write(key)
+    assert key not in pruned(past)
+    past.age(key, 2)
+    assert pruned(past) == {key}
+
+
+def test_a_cache_run_that_lasts_for_days_keeps_what_it_made_first(past: Past) -> None:
+    """Its index is there before its first record, and so is its manifest."""
+    _, index = past.cache(1, days=60)
+    other = recipe_in("bfloat16")
+    _, long = past.cache(1, days=3, made=other)
+    for key in long.reaches() - index.reaches():
+        past.age(key, 40)
+    assert not pruned(past)
+
+
+def test_while_the_newest_clips_have_no_list_no_record_goes(past: Past) -> None:
+    past.cache(1, days=60)
+    _, index = past.cache(5, days=50)
+    past.store.delete(f"indexes/{digest(index)}.json")
+    found = sort_out(past)
+    assert not {kind_of(info.key) for info in found.removable} & set(RECORDS)
+    assert any("run `cogvx cache` with its recipe" in why for why in found.stays)
+
+
+def test_a_finished_run_without_its_document_blocks_records_and_says_how_to_go_on(
+    past: Past,
+) -> None:
+    _, index = past.cache(1, days=60)
+    run = past.train(index, days=60)
+    past.cache(5, days=50)
+    past.store.delete(f"runs/{run}/run.json")
+    found = sort_out(past)
+    assert not {kind_of(info.key) for info in found.removable} & set(RECORDS)
+    assert any(f"remove runs/{run}/" in why for why in found.stays)
+
+
+def test_of_evaluations_the_newest_the_judging_and_the_young_keep_their_videos(past: Past) -> None:
+    _, index = past.cache(1, days=90)
+    run = past.train(index, days=90)
+    judged = past.judge(run, days=80, suite="judging")
+    old = past.judge(run, days=70, suite="old")
+    young = past.judge(run, days=20, suite="young")
+    newest = past.judge(run, days=10, suite="newest")
+    past.register(run, index.manifest, judged="judging")
+    gone = pruned(past)
+    assert gone == {*old.videos, *old.heldout, evaluation_path(run, digest("old"))}
+    kept = [*judged.videos, *young.videos, *newest.videos]
+    assert all(past.store.info(key) for key in kept)
+
+
+def test_a_version_that_was_judged_before_evaluations_were_listed_keeps_all_videos(
+    past: Past,
+) -> None:
+    _, index = past.cache(1, days=90)
+    run = past.train(index, days=90)
+    past.register(run, index.manifest)
+    past.write(f"videos/ab/ab{'0' * 62}.mp4", days=90)
+    assert not pruned(past)
+    past.judge(run, days=80)
+    assert pruned(past) == {f"videos/ab/ab{'0' * 62}.mp4"}
+
+
+def test_what_is_not_ours_stays(past: Past) -> None:
+    past.cache(1, days=60)
+    strange = ["notes.txt", "records/latents/ab/mine.safetensors", "runs/mine/run.json", "videos/a"]
+    for key in strange:
+        past.write(key, days=400)
+    assert not pruned(past)
+    assert sort_out(past).stays["not made by cogvx, as far as their names tell"].objects == 4
+
+
+@pytest.mark.parametrize("what", ["indexes", "runs", "evaluations", "pointers"])
+def test_a_document_that_cannot_be_read_refuses_everything(past: Past, what: str) -> None:
+    _, index = past.cache(1, days=60)
+    run = past.train(index, days=60)
+    past.judge(run, days=60)
+    key = next(info.key for info in past.store.entries() if kind_of(info.key) == what)
+    past.write(key, b"{", days=60)
+    with pytest.raises(IntegrityError, match=key):
+        reach_of(past)
+
+
+def test_an_index_that_appears_meanwhile_stops_the_prune(past: Past) -> None:
+    past.cache(1, days=60)
+    past.cache(5, days=50)
+    before = listing(past.store)
+    found = sort_out(past)
+    assert found.removable
+    past.write(f"indexes/{'0' * 64}.json")
+    with pytest.raises(TransientError, match=r"0 objects were removed; prune again"):
+        prune.remove(past.store, found.removable, before, on_progress=lambda _done, _total: None)
+    assert before.keys() <= listing(past.store).keys()
+
+
+def test_documents_go_before_what_they_point_at(past: Past) -> None:
+    past.cache(1, days=60)
+    past.cache(5, days=50)
+    kinds = [kind_of(info.key) for info in sort_out(past).removable]
+    assert max(kinds.index("indexes"), kinds.index("manifests")) < min(map(kinds.index, RECORDS))
+
+
+def test_a_dry_run_changes_nothing(past: Past) -> None:
+    past.cache(1, days=60)
+    past.cache(5, days=50)
+    before = listing(past.store)
+    assert sort_out(past).removable
+    assert listing(past.store) == before
+
+
+def test_on_s3_what_is_reached_stays_and_the_rest_goes_when_it_is_old(s3_store: S3Store) -> None:
+    past = Past(s3_store)
+    past.cache(1, days=0)
+    new, index = past.cache(2, days=0)
+    assert not pruned(past)  # all of it is fresh
+    later = Ages(now=NOW + 40 * DAY, keep=30 * DAY, grace=DAY)
+    gone = pruned(past, later)
+    assert sum(kind_of(key) == "latents" for key in gone) == 1
+    assert not gone & index.reaches()
+    assert plan_cache(new, recipe_in(), facts=FACTS, ids=IDS, store=s3_store).is_complete

@@ -1,0 +1,95 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from cogvx.cache.plan import Identities
+from cogvx.model.nano.carried import carried_nano
+from cogvx.recipe import Recipe
+from cogvx.store import LocalStore, MemoryStore
+from cogvx.variants import read_facts
+from tasks.documents import CacheReport
+from tasks.ingest import survey_clips
+from tasks.settings import Settings
+from tasks.summary import cache_rows
+from tasks.workbench import Workbench
+from tests.data.clips import write_clip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    """Three clips, one of them beyond the nano model's 16 tokens, and one that is no video."""
+    clips = tmp_path / "clips"
+    for number in range(3):
+        write_clip(clips / f"{number}.mp4", seed=number).with_suffix(".txt").write_text("a circle")
+    (clips / "2.txt").write_text("circle " * 20)
+    (clips / "text.mp4").write_text("no video")
+    (clips / "text.txt").write_text("a circle")
+    base = carried_nano()
+    recipe = Recipe.model_validate(
+        {
+            "name": "survey",
+            "base": {"path": str(base), "dtype": "float32"},
+            "dataset": {"uri": str(clips), "min_heldout": 1},
+            "video": {"frames": 9, "height": 48, "width": 48, "fps": 8},
+            "train": {"steps": 1000},
+            "evaluation": {"suite": "suite.toml"},
+        }
+    )
+    return Workbench(
+        recipe=recipe,
+        settings=Settings(home=tmp_path / "home"),
+        store=MemoryStore(),
+        dataset=LocalStore(clips),
+        base=base,
+        base_fingerprint="0" * 64,
+        facts=read_facts(base),
+        ids=Identities(vae="0" * 64, text="1" * 64),
+        warnings=(),
+    )
+
+
+def survey(bench: Workbench, caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        survey_clips.fn(bench)
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_survey_names_what_is_rejected_what_is_too_long_and_what_changed(
+    bench: Workbench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = survey(bench, caplog)
+    assert "rejected text.mp4: unreadable (the file cannot be read as a video" in said
+    assert "1 caption(s) have more than 16 tokens" in said
+    assert "2.mp4 (21); say what matters first" in said
+    assert "the first manifest of this dataset" in said
+    assert bench.shelf.last_change() is None
+    assert "nothing changed since manifest" in survey(bench, caplog)
+    (tmp_path / "clips" / "1.txt").write_text("a square")
+    assert 'recaptioned 1 (1.mp4: "a circle" became "a square")' in survey(bench, caplog)
+    assert "nothing changed" in survey(bench, caplog)
+    change = bench.shelf.last_change()
+    assert change is not None
+    assert change.after == bench.latest_manifest().content_digest()
+
+
+def test_the_summary_tells_what_changed(
+    bench: Workbench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    survey(bench, caplog)
+    (tmp_path / "clips" / "text.mp4").unlink()
+    (tmp_path / "clips" / "1.mp4").unlink()
+    survey(bench, caplog)
+    report = CacheReport(
+        dataset=bench.dataset.url,
+        manifest="0" * 64,
+        index="1" * 64,
+        accepted=2,
+        heldout=1,
+        rejected={},
+        records_encoded=0,
+        records_reused=4,
+        diff=bench.shelf.last_change(),
+    )
+    assert ("changed", "removed 1 (1.mp4)") in cache_rows(report)
