@@ -73,6 +73,7 @@ class EvaluateReport(_Document):
     verdict: str
     reasons: tuple[str, ...]
     report: str
+    sheet: str
     videos_rendered: int
     videos_reused: int
 

@@ -21,6 +21,7 @@ from tasks.workbench import Workbench, code_version
 
 if TYPE_CHECKING:
     from cogvx.evaluation.render import Arm
+    from cogvx.evaluation.report import ReportFiles
     from tasks.measure import MeasuredArm
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
         base=arms[0].result if len(arms) > 2 else None,
         provenance=_provenance(bench, manifest, version),
     )
-    page = _write(bench, registry, version, report, arms)
+    pages = _write(bench, registry, version, report, arms)
     reference = NO_CHAMPION if champion is None else str(champion.version)
     registry.tag_version(
         version.name,
@@ -75,7 +76,8 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
         reference=report.verdict.reference,
         verdict=report.verdict.outcome,
         reasons=report.verdict.reasons,
-        report=str(page),
+        report=str(pages.html),
+        sheet=str(pages.contact_sheet),
         videos_rendered=rendered,
         videos_reused=len(videos) - rendered,
     )
@@ -134,8 +136,8 @@ def _write(
     version: Version,
     report: EvaluationReport,
     arms: "tuple[MeasuredArm, ...]",
-) -> Path:
-    """Write the report, keep it with the MLflow run, and return the page's path."""
+) -> "ReportFiles":
+    """Write the report and keep it with the MLflow run."""
     from cogvx.evaluation.report import write_report  # noqa: PLC0415 - decodes videos
 
     videos = {
@@ -147,7 +149,7 @@ def _write(
     files = write_report(report, videos, folder)
     registry.log_artifact(version.run_id, folder, folder="evaluation")
     registry.log_metrics(version.run_id, _points(report))
-    return files.html
+    return files
 
 
 def _points(report: EvaluationReport) -> list[Point]:

@@ -66,6 +66,7 @@ def evaluate_rows(report: EvaluateReport) -> list[Row]:
     rows = [
         ("videos", videos),
         ("report", report.report),
+        ("look here", report.sheet),
         ("verdict", f"{report.verdict} against {report.reference}"),
     ]
     return rows + [("", f"- {reason}") for reason in report.reasons]
