@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
     seed: int = 0
     vae_steps: int = 1480
-    steps: int = 6000
+    steps: int = 4000
     clips: int = 8192
 
 

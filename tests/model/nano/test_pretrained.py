@@ -12,7 +12,7 @@ from cogvx.model.nano.build import FRAMES, SIDE, build_transformer, build_vae
 from cogvx.model.nano.carried import CARD_FILE, carried_nano
 from cogvx.model.nano.judge import read, right_traits
 from cogvx.model.nano.world import draw_scene
-from cogvx.pretraining.card import NanoCard
+from cogvx.pretraining.card import NanoCard, Settings
 from cogvx.pretraining.grades import FPS, SAMPLING, Grades, grade
 from cogvx.shapes import VideoSize
 from cogvx.variants import read_facts
@@ -32,6 +32,12 @@ def test_it_is_at_most_20_megabytes() -> None:
 
 def test_its_card_is_about_these_weights(card: NanoCard) -> None:
     assert card.fingerprint == fingerprint(carried_nano(), BASE_PARTS)
+
+
+def test_the_command_without_options_is_the_one_that_made_it(card: NanoCard) -> None:
+    assert card.settings == Settings()
+    assert card.commit is not None
+    assert not card.commit.endswith("+")
 
 
 def test_it_has_the_sizes_that_the_builder_builds() -> None:
@@ -80,11 +86,6 @@ def test_captions_decide_85_percent_of_videos(trait: str, grades: Grades) -> Non
 
 
 @pytest.mark.slow
-def test_shapes_are_better_than_chance(grades: Grades) -> None:
-    assert grades.accuracy["shape"] > 1.5 * grades.chance["shape"]
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="shapes come last, and the carried model was not trained long enough")
 def test_captions_decide_the_shape_of_70_percent(grades: Grades) -> None:
     assert grades.accuracy["shape"] >= 0.7
+    assert grades.held_out_accuracy["shape"] >= 0.7
