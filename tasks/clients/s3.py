@@ -8,6 +8,7 @@ named by their content, that costs no more than an upload.
 
 import functools
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -276,7 +277,8 @@ def _stamp(answer: dict[str, Any]) -> str:
 
 
 def _modified(answer: dict[str, Any]) -> float:
-    return float(answer["LastModified"].timestamp())
+    # Some servers' listings tell fractions of a second, which HEAD has no place for.
+    return float(math.floor(answer["LastModified"].timestamp()))
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

@@ -25,7 +25,7 @@ from tests.data.clips import free_box, write_clip
 from tests.encoding.benches import clip_of, encoders_of
 
 TIMES = (1, 4, 16)
-SIZE = VideoSize(17, 160, 240)
+SIZE = VideoSize(9, 96, 144)
 SLOW_S = 0.02
 GROWTH = 1.10
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from diffusers import CogVideoXTransformer3DModel
 
 from cogvx.cache.plan import CachePlan, Identities, latent_key, plan_cache, prompt_key
 from cogvx.cache.records import unpack
@@ -36,6 +37,30 @@ def clip_of(path: Path, root: Path, caption: str = "a red circle", **changes: ob
 def encoders_of(base: Path) -> Encoders:
     ids = Identities(fingerprint(base, VAE_PARTS), fingerprint(base, TEXT_PARTS))
     return Encoders(base, read_facts(base), ids)
+
+
+def build_image_to_video(nano_base: Path, folder: Path) -> Path:
+    """The toy base with a transformer of the 1.5 image-to-video kind."""
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        (folder / part).symlink_to(nano_base / part)
+    CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=16,
+        out_channels=8,
+        time_embed_dim=32,
+        text_embed_dim=64,
+        num_layers=1,
+        sample_width=12,
+        sample_height=12,
+        sample_frames=17,
+        patch_size=2,
+        patch_size_t=2,
+        ofs_embed_dim=32,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=True,
+    ).save_pretrained(folder / "transformer")
+    return folder
 
 
 class RemoteStore(MemoryStore):

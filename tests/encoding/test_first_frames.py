@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX
 
 from cogvx.cache.keys import ImageKey
 from cogvx.cache.plan import image_keys, latent_key, samples
@@ -21,7 +21,7 @@ from cogvx.store import LocalStore
 from cogvx.variants import COGVIDEOX_15_5B_I2V, read_facts
 from tests.cache.toys import recipe
 from tests.data.clips import write_clip
-from tests.encoding.benches import Bench, clip_of, encoders_of
+from tests.encoding.benches import Bench, build_image_to_video, clip_of, encoders_of
 
 SIZE = VideoSize(17, 32, 48)
 SUITE = Path(__file__).parents[2] / "deployments" / "suites" / "nano.toml"
@@ -29,28 +29,7 @@ SUITE = Path(__file__).parents[2] / "deployments" / "suites" / "nano.toml"
 
 @pytest.fixture(scope="module")
 def i2v_base(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy base with a transformer of the 1.5 image-to-video kind."""
-    folder = tmp_path_factory.mktemp("i2v")
-    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
-        (folder / part).symlink_to(nano_base / part)
-    CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=16,
-        out_channels=8,
-        time_embed_dim=32,
-        text_embed_dim=64,
-        num_layers=1,
-        sample_width=12,
-        sample_height=12,
-        sample_frames=17,
-        patch_size=2,
-        patch_size_t=2,
-        ofs_embed_dim=32,
-        max_text_seq_length=16,
-        use_rotary_positional_embeddings=True,
-    ).save_pretrained(folder / "transformer")
-    return folder
+    return build_image_to_video(nano_base, tmp_path_factory.mktemp("i2v"))
 
 
 @pytest.fixture(scope="module")
