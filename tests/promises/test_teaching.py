@@ -1,6 +1,5 @@
 """An adapter teaches the carried model what it did not know, and spoils little; two add up."""
 
-
 import pytest
 
 from cogvx.model.nano.carried import carried_nano
