@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -32,6 +32,21 @@ _TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)", re.ASCII)  # Matroska's, for e
 
 # A declared rate is kept over the measured one if they agree: Matroska rounds times to 1 ms.
 _RATE_TOLERANCE = Fraction(1, 100)
+
+
+class _Packet(NamedTuple):
+    """One coded frame without its bytes: all of them together are as large as the file."""
+
+    tick: int
+    is_key: bool
+    is_hidden: bool
+
+    @classmethod
+    def of(cls, packet: Any) -> "_Packet":
+        tick = packet.dts if packet.pts is None else packet.pts
+        if tick is None:
+            raise DataError("its frames carry no times")
+        return cls(int(tick), bool(packet.is_keyframe), bool(packet.is_discard))
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,10 @@ def read_track(path: Path) -> Track:
     if path.stat().st_size == 0:
         raise DataError("the file is empty")
     with open_video(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        shown = [packet for packet in packets if not packet.is_discard]
-        ticks = sorted(_tick(packet) for packet in shown)
-        key_ticks = {_tick(packet) for packet in shown if packet.is_keyframe}
+        packets = [_Packet.of(packet) for packet in container.demux(stream) if packet.size]
+        shown = [packet for packet in packets if not packet.is_hidden]
+        ticks = sorted(packet.tick for packet in shown)
+        key_ticks = {packet.tick for packet in shown if packet.is_key}
         if not ticks:
             raise DataError("its video track has no frames")
         time_base = _fraction(stream.time_base)
@@ -161,23 +176,16 @@ def _require_ordinary_size(codec: Any) -> None:
         )
 
 
-def _tick(packet: Any) -> int:
-    tick = packet.dts if packet.pts is None else packet.pts
-    if tick is None:
-        raise DataError("its frames carry no times")
-    return int(tick)
-
-
 def _fraction(ratio: Any) -> Fraction:
     return Fraction(ratio.numerator, ratio.denominator)
 
 
-def _is_closed(packets: Sequence[Any]) -> bool:
+def _is_closed(packets: Sequence[_Packet]) -> bool:
     key_tick = None
     for packet in packets:
-        if packet.is_keyframe:
-            key_tick = _tick(packet)
-        elif key_tick is not None and _tick(packet) < key_tick:
+        if packet.is_key:
+            key_tick = packet.tick
+        elif key_tick is not None and packet.tick < key_tick:
             return False
     return True
 

@@ -1,8 +1,11 @@
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from av.stream import Disposition
 
@@ -119,3 +122,29 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match="may not be read"):
         probe(path)
+
+
+def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 720, 1280, "yuv420p"
+        pixels = np.zeros((720 * 3 // 2, 1280), np.uint8)
+        for number in range(80):
+            frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+    megabytes = path.stat().st_size >> 20
+    assert megabytes > 100
+    # In a process of its own: the peak of this one is that of whatever ran before.
+    program = (
+        "import re, sys; from pathlib import Path; from cogvx.data.probe import read_track\n"
+        "status = Path('/proc/self/status')\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1]) >> 10\n"
+        "before = peak(); read_track(Path(sys.argv[1])); print(peak() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True
+    )
+    path.unlink()
+    assert int(done.stdout) < megabytes // 3
