@@ -19,7 +19,7 @@ from cogvx.data.manifest import ClipFacts, ClipLook
 from cogvx.errors import DataError
 
 # Raise it when the same file may be described differently; remembered facts are then forgotten.
-PROBE_VERSION = 2
+PROBE_VERSION = 3
 
 # Containers that hold their own frames. FFmpeg would also open playlists, which show the frames of
 # other files, and pictures and texts, by their content, whatever they are called.
@@ -152,7 +152,7 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             if stream is None or stream.codec_context is None:
                 kinds = sorted({str(other.type) for other in container.streams})
                 raise DataError(f"the file holds no video, only {', '.join(kinds) or 'nothing'}")
-            _require_ordinary_size(stream.codec_context)
+            _require_ordinary_size(stream.codec_context.height, stream.codec_context.width)
             yield container, stream
     except PermissionError as error:
         raise DataError("the file may not be read") from error
@@ -168,10 +168,10 @@ def _open(path: Path) -> Any:
         raise DataError("it is not one of mp4, mov, mkv, webm and avi inside") from error
 
 
-def _require_ordinary_size(codec: Any) -> None:
-    if max(codec.height, codec.width) > _MAX_SIDE:
+def _require_ordinary_size(height: int, width: int) -> None:
+    if max(height, width) > _MAX_SIDE:
         raise DataError(
-            f"its picture of {codec.height}x{codec.width} (height x width) is larger than"
+            f"its picture of {height}x{width} (height x width) is larger than"
             f" {_MAX_SIDE}x{_MAX_SIDE}; make a smaller copy"
         )
 
@@ -241,5 +241,6 @@ def _first_picture(path: Path) -> tuple[int, str, int, int]:
             raise DataError(f"it is to be shown rotated by {rotation} degrees; use 0, 90, 180, 270")
         aspect = _fraction(stream.sample_aspect_ratio or 1)
         height, width = int(frame.height), round(frame.width * aspect)
+        _require_ordinary_size(height, width)  # it is stretched to this before it is cut
         upright = (height, width) if rotation % 180 == 0 else (width, height)
         return rotation, str(frame.format.name), *upright
