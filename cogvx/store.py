@@ -174,11 +174,9 @@ class LocalStore:
         Raises:
             DataError: A folder may not be listed.
         """
-        folder = "".join(prefix.rpartition("/")[:2])
-        found = _walk(str(self.root / folder), folder)
-        yield from sorted(
-            (info for info in found if info.key.startswith(prefix)), key=lambda info: info.key
-        )
+        folder, slash, name = prefix.rpartition("/")
+        found = _walk(str(self.root / folder), folder + slash, name)
+        yield from sorted(found, key=lambda info: info.key)
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
         """The file itself: nothing is copied."""
@@ -207,11 +205,14 @@ class LocalStore:
         raise IntegrityError(f"{key} is not in {self.url}")
 
 
-def _walk(folder: str, key: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[ObjectInfo]:
+def _walk(
+    folder: str, key: str, name: str = "", *, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[ObjectInfo]:
     """What lies below a folder and is none, keys beginning with `key`; `above` is around it.
 
-    Strings rather than paths: a Path for each of a million files takes minutes. What another
-    process removes meanwhile is not there.
+    Of what lies in the folder itself only what is called `name...` counts. Strings rather than
+    paths: a Path for each of a million files takes minutes. What another process removes meanwhile
+    is not there.
     """
     try:
         stat = os.stat(folder)  # noqa: PTH116 - see above
@@ -226,8 +227,10 @@ def _walk(folder: str, key: str, above: tuple[tuple[int, int], ...] = ()) -> Ite
         return
     with entries:
         for entry in entries:
+            if not entry.name.startswith(name):
+                continue
             if _is_folder(entry):
-                yield from _walk(entry.path, f"{key}{entry.name}/", (*above, here))
+                yield from _walk(entry.path, f"{key}{entry.name}/", above=(*above, here))
             elif not files.is_aside(Path(entry.name)):
                 with suppress(FileNotFoundError):
                     yield _describe(entry, key + entry.name)

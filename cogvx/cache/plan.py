@@ -4,10 +4,12 @@ Clips and captions are named by keys here, so this is also where a clip becomes 
 names of the records that training reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,11 +23,15 @@ from cogvx.variants import BaseFacts
 
 EMPTY_CAPTION = ""
 
-KeyT = TypeVar("KeyT", LatentKey, ImageKey, PromptKey)
+Key = LatentKey | ImageKey | PromptKey
 
 # A listing names 1,000 objects in one request, so it beats asking for each record unless few are
 # wanted; a store would have to hold 50 times as many records as this run wants to make it lose.
 LISTING_ABOVE = 20
+# A listing comes page after page, each a request, so the records are listed by their first digits,
+# side by side. By two digits it would be 256 requests, most of them for pages almost empty.
+_DIGITS = "0123456789abcdef"
+_LOOKING = 16
 
 
 class _Document(BaseModel):
@@ -159,9 +165,9 @@ def plan_cache(
     images = {key: image_keys(clip, recipe, facts=facts, ids=ids) for key, clip in windows.items()}
     captions = (EMPTY_CAPTION, *(clip.caption for clip in manifest.clips))
     prompts = dict.fromkeys(prompt_key(caption, recipe, ids, facts) for caption in captions)
-    absent_latents = _absent(windows, store, "records/latents/")
-    absent_images = _absent(chain.from_iterable(images.values()), store, "records/images/")
-    absent_prompts = _absent(prompts, store, "records/prompts/")
+    absent_latents, absent_images, absent_prompts = _absent(
+        store, windows, chain.from_iterable(images.values()), prompts
+    )
     missing_clips = [
         MissingClip(
             clip=clip,
@@ -217,11 +223,36 @@ def record_paths(wanted: Iterable[Sample], *prompts: str) -> dict[str, str]:
     return paths
 
 
-def _absent(keys: Iterable[KeyT], store: ObjectStore, prefix: str) -> set[KeyT]:
-    """Those of the keys, all of one kind, whose record the store lacks."""
-    absent = {key.path: key for key in keys}
+def _absent(store: ObjectStore, *kinds: Iterable[Key]) -> list[set[Key]]:
+    """Of each kind of keys, those whose record the store lacks."""
+    absent = [{key.path: key for key in kind} for kind in kinds]
+    pool = ThreadPoolExecutor(_LOOKING)
+    try:
+        looks = [pool.submit(look) for paths in absent for look in _looks(paths, store)]
+        for look in looks:
+            look.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [set(paths.values()) for paths in absent]
+
+
+def _looks(absent: MutableMapping[str, Key], store: ObjectStore) -> Iterator[Callable[[], None]]:
+    """Requests that can be made side by side; each strikes out the paths that it finds stored."""
     if len(absent) <= LISTING_ABOVE:
-        return {key for path, key in absent.items() if store.info(path) is None}
+        yield from (partial(_ask, path, absent, store) for path in tuple(absent))
+        return
+    # records/<kind>/<two digits>/<name>
+    folders = {path.rsplit("/", 2)[0] for path in absent}
+    for folder in sorted(folders):
+        yield from (partial(_list, f"{folder}/{digit}", absent, store) for digit in _DIGITS)
+
+
+def _ask(path: str, absent: MutableMapping[str, Key], store: ObjectStore) -> None:
+    if store.info(path) is not None:
+        del absent[path]
+
+
+def _list(prefix: str, absent: MutableMapping[str, Key], store: ObjectStore) -> None:
+    # Names are struck out as they come, so that no more than a page of them is held.
     for entry in store.entries(prefix):
         absent.pop(entry.key, None)
-    return set(absent.values())

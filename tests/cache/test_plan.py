@@ -3,7 +3,9 @@
 import dataclasses
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,8 @@ from cogvx.cache.plan import (
     samples,
 )
 from cogvx.data.manifest import Manifest
-from cogvx.store import MemoryStore, ObjectInfo
+from cogvx.errors import TransientError
+from cogvx.store import LocalStore, MemoryStore, ObjectInfo
 from cogvx.variants import PUBLISHED
 from tests.cache.toys import IDS, clip, recipe
 
@@ -27,11 +30,14 @@ RECIPE = recipe()
 
 
 class CountingStore(MemoryStore):
-    """Counts what a remote store would have to answer."""
+    """Counts what a remote store would have to answer, a page in no less than some time."""
 
-    def __init__(self) -> None:
+    def __init__(self, failing_at: str = "") -> None:
         super().__init__()
         self.asked: list[str] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._failing_at = failing_at
 
     def info(self, key: str) -> ObjectInfo | None:
         self.asked.append("info")
@@ -39,7 +45,13 @@ class CountingStore(MemoryStore):
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         self.asked.append(f"entries {prefix}")
-        return super().entries(prefix)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        if prefix == self._failing_at:
+            raise TransientError("the store is busy")
+        time.sleep(0.02)
+        self._at_once -= 1
+        yield from super().entries(prefix)
 
 
 def plan(store: MemoryStore, *clips: object) -> CachePlan:
@@ -93,10 +105,32 @@ def test_a_plan_after_everything_was_stored_is_complete() -> None:
     assert (made.latents_present, made.prompts_present) == (2, 2)
 
 
-def test_many_records_are_looked_up_in_one_listing_of_each_kind() -> None:
+def test_many_records_are_looked_up_by_listings_that_do_not_wait_for_each_other() -> None:
     store = CountingStore()
     plan(store, *(clip(number, f"caption {number}") for number in range(1000)))
-    assert store.asked == ["entries records/latents/", "entries records/prompts/"]
+    kinds = ("latents", "prompts")
+    by_digit = [f"entries records/{kind}/{digit:x}" for kind in kinds for digit in range(16)]
+    assert sorted(store.asked) == by_digit
+    assert store.most_at_once > 1
+
+
+def test_a_store_that_fails_one_listing_fails_the_plan() -> None:
+    store = CountingStore(failing_at="records/latents/1")
+    with pytest.raises(TransientError, match="busy"):
+        plan(store, *(clip(number) for number in range(1000)))
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_is_stored_is_found_whatever_its_first_digit(folder: bool, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path) if folder else MemoryStore()
+    clips = [clip(number, f"caption {number}") for number in range(200)]
+    wanted = samples(clips, RECIPE, facts=FACTS, ids=IDS)
+    absent = {wanted[5].latents, wanted[7].prompt, prompt_key("", RECIPE, IDS, FACTS).digest}
+    for name, path in record_paths(wanted).items():
+        if name not in absent:
+            store.write(path, b"")
+    made = plan(store, *clips)
+    assert {missing.key for missing in (*made.clips, *made.captions)} == absent
 
 
 def test_few_records_are_asked_for_one_by_one() -> None:
