@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         """Copies of what was read from S3; may be deleted at any time."""
         return self.home / "disk-cache"
 
+    @property
+    def file_hashes(self) -> Path:
+        """What the files of base models hashed to; may be deleted at any time."""
+        return self.home / "file-hashes.json"
+
     def run_folder(self, run: str) -> Path:
         """Where the trainer of this run works."""
         return self.home / "runs" / run[:16]

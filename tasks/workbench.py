@@ -20,6 +20,7 @@ from cogvx.data.manifest import Manifest
 from cogvx.data.shelf import Shelf
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import ConfigError, IntegrityError
+from cogvx.model.hashes import FileHashes
 from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, VAE_PARTS, fingerprint, resolve_base
 from cogvx.recipe import Recipe
 from cogvx.store import ObjectStore, require_writable
@@ -180,18 +181,22 @@ def open_workbench(recipe: Recipe, *, for_training: bool = True) -> Workbench:
     store = open_record_store(here)
     require_writable(store)
     base = resolve_base(recipe.base.path, recipe.base.revision)
-    vae = fingerprint(base, VAE_PARTS)
+    hashes = FileHashes(here.file_hashes)
+    vae, text, whole = (
+        fingerprint(base, parts, hashes=hashes) for parts in (VAE_PARTS, TEXT_PARTS, BASE_PARTS)
+    )
+    hashes.save()
     return Workbench(
         recipe=recipe,
         settings=here,
         store=store,
         dataset=open_store(recipe.dataset.uri, here),
         base=base,
-        base_fingerprint=fingerprint(base, BASE_PARTS),
+        base_fingerprint=whole,
         facts=read_facts(base),
         ids=Identities(
             vae=vae,
-            text=fingerprint(base, TEXT_PARTS),
+            text=text,
             tiled=tiled_sizes(store, vae=vae, dtype=recipe.base.dtype),
         ),
         warnings=checked.warnings,

@@ -5,14 +5,13 @@ Nothing heavy is imported, so that a control machine can plan without a GPU stac
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, Problem, TransientError
+from cogvx.model.hashes import FileHashes
 
 VAE_PARTS = ("vae",)
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -48,24 +47,29 @@ def resolve_base(path: str, revision: str | None) -> Path:
     return _download(path, revision)
 
 
-def fingerprint(folder: Path, parts: Sequence[str]) -> str:
+def fingerprint(folder: Path, parts: Sequence[str], *, hashes: FileHashes | None = None) -> str:
     """Hex sha256 over the names and bytes of configuration and weights below some subfolders.
 
     The same files give the same fingerprint wherever they lie; READMEs and what an interrupted
-    writer left behind do not count. A file is read once per process while its size and time stay.
+    writer left behind do not count.
+
+    Args:
+        folder: A diffusers folder.
+        parts: Subfolders of it, all of which count.
+        hashes: Knows what files hashed to before; without it every file is read.
 
     Raises:
         ConfigError: A subfolder is missing or holds nothing that counts.
     """
     hasher = hashlib.sha256()
+    hashes = hashes or FileHashes()
     for part in sorted(parts):
         names = _content_files(folder / part)
         if not names:
             raise ConfigError(f"{folder} is not a complete CogVideoX model: {part}/ is missing")
         for path in names:
-            stat = path.stat()
-            content = _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
-            hasher.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+            name = path.relative_to(folder).as_posix()
+            hasher.update(f"{name} {hashes.sha256(path)}\n".encode())
     return hasher.hexdigest()
 
 
@@ -108,8 +112,3 @@ def _content_files(part: Path) -> list[Path]:
         if path.is_file() and path.suffix in _CONTENT_SUFFIXES and not path.name.startswith(".")
     )
     return sorted(found, key=lambda path: path.relative_to(part).as_posix())
-
-
-@lru_cache(maxsize=1024)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - they key the memory
-    return sha256_file(path)
