@@ -35,8 +35,8 @@ _DECORD_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 # The first window begins at frame 0, so most clips are never sought. A container may file a key
 # frame under an earlier time than it is shown at, by the frames that are reordered: at most 16.
 _FAR, _REORDERED = 64, 16
-# Frames that decord hands over at once: 16 of 1080p are 100 MB.
-_BATCH = 16
+# What decord may hand over at once: 16 frames of 1080p, one of 8192x8192.
+_BATCH_BYTES = 100 << 20
 
 # Times this close to even, in frames, are taken as even: containers round them, Matroska to 1 ms.
 _EVEN = Fraction(1, 10)
@@ -135,8 +135,11 @@ def _read_with_decord(path: Path, track: Track, indices: Sequence[int]) -> Itera
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
         if len(reader) != len(track.ticks):
             return
-        for first in range(0, len(indices), _BATCH):
-            yield from reader.get_batch(list(indices[first : first + _BATCH])).asnumpy()
+        one_nhwc = reader.get_batch(list(indices[:1])).asnumpy()
+        yield from one_nhwc
+        batch = max(1, _BATCH_BYTES // one_nhwc.nbytes)
+        for first in range(1, len(indices), batch):
+            yield from reader.get_batch(list(indices[first : first + batch])).asnumpy()
     except decord.DECORDError:
         return
 

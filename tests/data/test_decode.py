@@ -14,6 +14,7 @@ from cogvx.errors import ConfigError, DataError
 from cogvx.recipe import VideoConfig
 from cogvx.shapes import CropRule, VideoSize, cover_and_crop
 from tests.data.clips import damage, numbers_of, rotate_clockwise, trim, write_clip
+from tests.data.test_look import grey, write_pictures
 
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
@@ -279,3 +280,24 @@ def test_a_random_cut_and_a_mirror_are_where_an_independent_reference_puts_them(
             cut = whole[:, top : top + 48, left : left + 48]
             expected = (cut[:, :, ::-1] if flip else cut) / 127.5 - 1
             assert np.allclose(rgb_cfhw[:, number].numpy(), expected, atol=1e-5)
+
+
+def test_decord_hands_over_few_large_frames_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decord = pytest.importorskip("decord")
+    pictures = [grey(40 + 9 * number, 1600, 1600) for number in range(17)]
+    path = write_pictures(tmp_path / "a.mp4", pictures, preset="ultrafast")
+    handed_bytes: list[int] = []
+    get_batch = decord.VideoReader.get_batch
+
+    def watched(reader: object, indices: list[int]) -> object:
+        batch = get_batch(reader, indices)
+        handed_bytes.append(int(np.prod(batch.shape)))
+        return batch
+
+    monkeypatch.setattr(decord.VideoReader, "get_batch", watched)
+    video = VIDEO.model_copy(update={"frames": 17})
+    assert torch.equal(decode(path, "decord", video), decode(path, "pyav", video))
+    assert sum(handed_bytes) == 17 * 1600 * 1600 * 3
+    assert max(handed_bytes) <= 100 << 20

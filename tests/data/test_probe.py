@@ -126,7 +126,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
 
 def test_pixels_so_oblong_that_the_picture_as_shown_is_huge_are_refused(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", frames=3, aspect=Fraction(129))
-    with pytest.raises(DataError, match="48x8256 .* is larger than 8192x8192"):
+    with pytest.raises(DataError, match=r"48x8256 .* is larger than 8192x8192"):
         probe(path)
     assert probe(write_clip(tmp_path / "b.mp4", frames=3, aspect=Fraction(128))).width == 8192
 
