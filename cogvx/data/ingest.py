@@ -3,7 +3,6 @@
 Bad clips are set aside with their reason and counted; too many of them stop the run.
 """
 
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -14,6 +13,7 @@ from cogvx.data.ledger import Ledger, Probed
 from cogvx.data.look import look
 from cogvx.data.manifest import Clip, Fault, Manifest, Rejected
 from cogvx.data.probe import describe, read_track
+from cogvx.data.scratch import scratch_folder
 from cogvx.data.screen import Screen
 from cogvx.data.sources import CaptionedClip, find_clips
 from cogvx.data.split import choose_heldout
@@ -148,13 +148,10 @@ def _probe_all(
     done, total, unsaved = len(clips) - len(unknown), len(clips), 0
     on_progress(done, total)
     faults: dict[str, Fault] = {}
-    work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.callback(ledger.save)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="probe-"))
-        examined = stack.enter_context(
-            closing(_examine_all(dataset, unknown, ledger, Path(folder)))
-        )
+        folder = stack.enter_context(scratch_folder(work, "probe"))
+        examined = stack.enter_context(closing(_examine_all(dataset, unknown, ledger, folder)))
         for info, found in examined:
             if isinstance(found, Probed):
                 ledger.remember(info.key, found)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from cogvx.cache.records import pack_image, pack_latents
 from cogvx.cache.tilings import mark_tiled
 from cogvx.data.manifest import Rejected
+from cogvx.data.scratch import scratch_folder
 from cogvx.encoding.encoders import Encoders
 from cogvx.encoding.read_ahead import read_ahead
 from cogvx.encoding.sources import Pixels, Sources, Window
@@ -83,9 +83,8 @@ def encode_clips(
     threads = decoding_threads(max((window.clip.size for window in windows), key=_pixels))
     refused: dict[str, Rejected] = {}
     latents = images = 0
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="encode-") as folder:
-        sources = Sources(dataset, Path(folder), windows, dtype=torch_dtype(recipe.base.dtype))
+    with scratch_folder(work, "encode") as folder:
+        sources = Sources(dataset, folder, windows, dtype=torch_dtype(recipe.base.dtype))
         reader = _Reader(sources, store, encoder.tiled)
         with (
             uploading(store, lambda: on_progress(next(numbers))) as uploads,

@@ -18,6 +18,7 @@ from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import DatasetConfig, VideoConfig
 from cogvx.store import LocalStore, MemoryStore
 from tests.data.clips import free_box, write_clip
+from tests.data.test_scratch import folder_with_a_clip
 
 VIDEO = VideoConfig(frames=9, height=48, width=48, fps=8)
 
@@ -235,6 +236,12 @@ def test_an_interrupted_ingest_leaves_no_files_and_can_be_repeated(
     dataset.fetched.clear()
     assert len(run(dataset, records, tmp_path / "work").clips) == 6
     assert dataset.fetched == ["5.mp4"]
+
+
+def test_what_a_killed_survey_left_a_day_ago_goes(folder: Path, tmp_path: Path) -> None:
+    left = folder_with_a_clip(tmp_path / "work" / "probe-abc123_x", hours=25)
+    run(LocalStore(folder), MemoryStore(), tmp_path / "work")
+    assert not left.exists()
 
 
 def test_fetched_files_are_removed_again(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cogvx.model.identity import TEXT_PARTS
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore, MemoryStore
 from tests.cache.toys import recipe
+from tests.data.test_scratch import folder_with_a_clip
 from tests.encoding.benches import RECIPE, Bench
 
 
@@ -64,6 +65,12 @@ def test_progress_is_told_of_each_kind(bench: Bench, clips: tuple[Clip, ...]) ->
 def test_no_clip_is_left_in_the_work_folder(bench: Bench, clips: tuple[Clip, ...]) -> None:
     bench.encode(bench.plan(clips))
     assert list(bench.work.rglob("*")) == []
+
+
+def test_what_a_killed_worker_left_a_day_ago_goes(bench: Bench, clips: tuple[Clip, ...]) -> None:
+    left = folder_with_a_clip(bench.work / "encode-abc123_x", hours=25)
+    bench.encode(bench.plan(clips[:1]))
+    assert not left.exists()
 
 
 def test_clips_in_a_folder_are_read_where_they_are(
