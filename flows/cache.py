@@ -7,7 +7,13 @@ from flows.encode import encode_shard
 from tasks.dataset_page import show_dataset
 from tasks.dispatch import in_one_piece, require_all, run_children
 from tasks.documents import CacheReport, ShardReport
-from tasks.encode import encoding_never_ends, plan_shards, report_cache, settle_shards
+from tasks.encode import (
+    elsewhere,
+    encoding_never_ends,
+    plan_shards,
+    report_cache,
+    settle_shards,
+)
 from tasks.ingest import survey_clips
 from tasks.workbench import open_workbench
 
@@ -29,7 +35,9 @@ def cache(recipe: Recipe) -> CacheReport:
         work = plan_shards(bench, in_one_piece(manifest))
         if not work.shards:
             return report_cache(bench, manifest, work=work, done=done, page=page)
-        ended = run_children(encode_shard, work.shards, what="encode shards")
+        ended = run_children(
+            encode_shard, work.shards, what="encode shards", elsewhere=elsewhere(bench)
+        )
         if settle_shards(bench, ended):
             manifest = survey_clips(bench)
             page = show_dataset(bench, in_one_piece(manifest))

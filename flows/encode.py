@@ -4,7 +4,7 @@ from prefect import flow
 
 from cogvx.recipe import Recipe
 from tasks.documents import ShardReport
-from tasks.encode import encode_records
+from tasks.encode import encode_records, leave_report
 from tasks.workbench import open_workbench
 
 
@@ -14,4 +14,5 @@ def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardRepor
 
     `shard` is the digest of its plan in the store; `part` says to people which one it is.
     """
-    return encode_records(open_workbench(recipe, for_training=False), shard, part)
+    bench = open_workbench(recipe, for_training=False)
+    return leave_report(bench, encode_records(bench, shard, part))

@@ -1,49 +1,28 @@
 """The one door through which a flow runs another.
 
-Today children run in this process, one after the other, which is the embedded default; a child that
-is cancelled takes its parent along. Running them on work pools belongs behind these same calls.
+Children run in this process, one after the other, which is the embedded default; there a child that
+is cancelled takes its parent along. Told so, they run elsewhere, as runs of a deployment.
 """
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 from prefect import Flow, tags
 from prefect.utilities.annotations import quote
 
 from cogvx.errors import CogvxError, error_from_name
 from cogvx.recipe import Recipe
+from tasks.children import Child, Ended
+from tasks.clients.pool import open_pool
+from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 ReportT = TypeVar("ReportT")
 DocumentT = TypeVar("DocumentT")
-
-
-@dataclass(frozen=True)
-class Child:
-    """One of several runs of a flow.
-
-    `key` is made of the digests of what the child works on: two children with the same key would do
-    the same work. The flow run carries it as a tag, by which later runs of that work are found.
-    """
-
-    name: str
-    key: str
-    parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Ended(Generic[ReportT]):
-    """How a child ended: it has either a report or an error."""
-
-    child: Child
-    seconds: float
-    report: ReportT | None = None
-    error: BaseException | None = None
 
 
 def in_one_piece(document: DocumentT) -> DocumentT:
@@ -61,7 +40,11 @@ def run_child(flow: Flow[[Recipe], ReportT], recipe: Recipe) -> ReportT:
 
 
 def run_children(
-    flow: Flow[..., ReportT], children: Sequence[Child], *, what: str
+    flow: Flow[..., ReportT],
+    children: Sequence[Child],
+    *,
+    what: str,
+    elsewhere: Elsewhere[ReportT] | None = None,
 ) -> tuple[Ended[ReportT], ...]:
     """Run a flow once for each child, and let every child end; one that fails, fails alone.
 
@@ -69,19 +52,31 @@ def run_children(
         flow: Idempotent, so that a parent that is run again may run its children again.
         children: In the order in which they begin.
         what: Names the progress of the children, where there are several.
+        elsewhere: The deployment of `flow` to run them by; without it they run in this process.
 
     Returns:
         How each child ended, in the order of `children`; nothing is raised for a failure.
+
+    Raises:
+        ConfigError: The deployment is not there, or of another flow.
+        TransientError: Prefect's server, which is to run them elsewhere, did not answer.
     """
     progress = Progress(what, "shards", logger)
-    ended: list[Ended[ReportT]] = []
-    for child in children:
-        ended.append(_run(flow, child))
-        if ended[-1].error is not None:
-            logger.error("%s failed: %s", child.name, _reason(ended[-1].error))
+    done: list[Ended[ReportT]] = []
+
+    def note(ended: Ended[ReportT]) -> None:
+        done.append(ended)
+        if ended.error is not None:
+            logger.error("%s failed: %s", ended.child.name, _reason(ended.error))
         if len(children) > 1:  # an only child shows its own
-            progress(len(ended), len(children))
-    return tuple(ended)
+            progress(len(done), len(children))
+
+    if elsewhere is not None:
+        with open_pool(elsewhere.deployment) as pool:
+            return run_on_pool(pool, children, elsewhere=elsewhere, on_ended=note)
+    for child in children:
+        note(_run(flow, child))
+    return tuple(done)
 
 
 def require_all(ended: Sequence[Ended[ReportT]]) -> tuple[ReportT, ...]:
@@ -106,7 +101,7 @@ def require_all(ended: Sequence[Ended[ReportT]]) -> tuple[ReportT, ...]:
 def _run(flow: Flow[..., ReportT], child: Child) -> Ended[ReportT]:
     began = time.monotonic()
     # Asked for its state, a flow that fails does not raise; a cancellation still does.
-    with tags(f"key:{child.key[:16]}"):
+    with tags(child.tag):
         state: Any = flow(**child.parameters, return_state=True)
     result = state.result(raise_on_failure=False)
     seconds = time.monotonic() - began

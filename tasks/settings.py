@@ -14,6 +14,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
 
+# What libraries read on import, wherever a flow of ours runs, a worker's machine included.
+EVERYWHERE = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Threads that wait for work would otherwise spin, and starve each other on few cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvx,tasks,flows",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 
 class Settings(BaseSettings):
     """Settings of one process; secrets never leave this object in clear."""
@@ -36,6 +47,10 @@ class Settings(BaseSettings):
     """Where encoding and generation run."""
     shard_seconds: float = Field(default=900.0, gt=0)
     """About how long one worker encodes before it takes the next share of the work."""
+    encode_deployment: str = ""
+    """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
+    worker_patience_seconds: float = Field(default=3600.0, gt=0)
+    """How long shards wait while no worker is there to encode them."""
     disk_cache_gib: float = Field(default=50.0, ge=0)
     """Most GiB of records and videos from S3 kept on this disk for the next run; 0 for none."""
     s3_endpoint_url: str | None = None
@@ -121,21 +136,15 @@ def prepare_process() -> None:
     except OSError as error:
         raise ConfigError(f"COGVX_HOME = {home} cannot be written: {error.strerror}") from error
     defaults = {
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Threads that wait for work would otherwise spin, and starve each other on few cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **EVERYWHERE,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvx,tasks,flows",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "TOKENIZERS_PARALLELISM": "false",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - this is the place

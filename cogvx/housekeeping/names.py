@@ -38,7 +38,7 @@ _PLACES: dict[Kind, str] = {
     "adapters": rf"adapters/{_DIGEST}/[\w.-]+",
     "evaluations": rf"runs/{_DIGEST}/evaluations/{_DIGEST}\.json",
     "indexes": rf"indexes/{_DIGEST}\.json",
-    "plans": rf"plans/{_DIGEST}\.json",
+    "plans": rf"plans/{_DIGEST}\.json|shards/[0-9a-f-]{{36}}\.json",
     "manifests": rf"manifests/{_HALF}/{_DIGEST}\.json",
     "pointers": rf"manifests/{_HALF}/latest",
     "runs": rf"runs/{_DIGEST}/(?:run|outcome)\.json",

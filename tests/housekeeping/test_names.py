@@ -21,6 +21,7 @@ NAME = "ab" + "c" * 62
         (evaluation_path(NAME, NAME), "evaluations"),
         (f"indexes/{NAME}.json", "indexes"),
         (f"plans/{NAME}.json", "plans"),
+        ("shards/0193f1c2-7d7b-7a53-8bd4-0a4f6f8f2c11.json", "plans"),
         (f"manifests/{NAME[:32]}/{NAME}.json", "manifests"),
         (f"manifests/{NAME[:32]}/latest", "pointers"),
         (f"manifests/{NAME[:32]}/change.json", "pages"),

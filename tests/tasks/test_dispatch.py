@@ -6,7 +6,8 @@ import time
 import pytest
 
 from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
-from tasks.dispatch import Child, Ended, require_all
+from tasks.children import Child, Ended
+from tasks.dispatch import require_all
 from tasks.progress import Progress
 
 
