@@ -15,6 +15,9 @@ from cogvx.errors import IntegrityError
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
+ASIDE = ".aside-"
+"""How names begin under which files are written before they are renamed."""
+
 
 def write_bytes(path: Path, data: bytes, *, synced: bool = True) -> None:
     """Put `data` at `path` so that a reader sees the old file or the new one, never a part.
@@ -115,7 +118,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 def is_aside(path: Path) -> bool:
     """Whether a name is one that an interrupted writer may have left behind."""
-    return path.name.startswith(".aside-")
+    return path.name.startswith(ASIDE)
 
 
 def _copy(source: Path, path: Path) -> None:
@@ -123,7 +126,7 @@ def _copy(source: Path, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return path.parent / f".aside-{uuid.uuid4().hex[:12]}-{path.name}"
+    return path.parent / f"{ASIDE}{uuid.uuid4().hex[:12]}-{path.name}"
 
 
 def _sync(path: Path) -> None:

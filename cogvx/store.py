@@ -89,6 +89,15 @@ class CheckedReads(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsLeftovers(Protocol):
+    """A store in which killed writers leave files that are no objects but take room."""
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        """Those files, under keys that `delete` takes; a writer at work has one as well."""
+        ...
+
+
 def read_checked(store: ObjectStore, key: str, check: Callable[[bytes], None]) -> bytes:
     """All bytes of an object that says itself whether they are its own.
 
@@ -177,6 +186,16 @@ class LocalStore:
         folder, slash, name = prefix.rpartition("/")
         found = _walk(str(self.root / folder), folder + slash, name)
         yield from sorted(found, key=lambda info: info.key)
+
+    def leftovers(self) -> Iterator[ObjectInfo]:
+        """See `KeepsLeftovers.leftovers`. Links are not followed: what is there is not ours."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if not name.startswith(files.ASIDE):
+                    continue
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    yield _describe(path, path.relative_to(self.root).as_posix())
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
         """The file itself: nothing is copied."""

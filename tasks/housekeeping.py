@@ -13,7 +13,7 @@ from cogvx.housekeeping.names import RECORDS, Kind, folder_of, kind_of
 from cogvx.housekeeping.reach import Ages, Registered, find_reach
 from cogvx.housekeeping.whose import find_whose
 from cogvx.recipe import Recipe
-from cogvx.store import LocalStore, ObjectInfo, ObjectStore
+from cogvx.store import KeepsLeftovers, LocalStore, ObjectInfo, ObjectStore
 from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry
 from tasks.clients.runs import RUN_TAG, without_secrets
 from tasks.clients.stores import kept_on_disk, open_record_store
@@ -37,7 +37,7 @@ def store_stats(recipe: Recipe | None) -> stats.StoreStats:
     """
     here = settings()
     store = open_record_store(here)
-    objects = _listing(store)
+    objects = _everything(store)
     versions, notes = _versions_if_possible(here)
     reach = find_reach(store, objects, versions, _ages(KEEP_DAYS, GRACE_DAYS))
     indexes = (index for _, index in read_indexes(store, _of_kind(objects, "indexes")))
@@ -98,7 +98,7 @@ def prune_store(*, apply: bool, keep_days: float, grace_days: float) -> PruneRep
     ages = _ages(keep_days, grace_days)
     try:
         # Listed first: what becomes needed from now on is seen to be new before it is removed.
-        objects = _listing(store)
+        objects = _everything(store)
         versions = _versions(here)
         _require_same_home(here, objects, versions)
         reach = find_reach(store, objects, versions, ages)
@@ -135,8 +135,14 @@ def _ages(keep_days: float, grace_days: float) -> Ages:
     return Ages(now=time.time(), keep=keep_days * DAY, grace=grace_days * DAY)
 
 
-def _listing(store: ObjectStore, prefix: str = "") -> dict[str, ObjectInfo]:
+def _listing(store: ObjectStore, prefix: str) -> dict[str, ObjectInfo]:
     return {info.key: info for info in store.entries(prefix)}
+
+
+def _everything(store: ObjectStore) -> dict[str, ObjectInfo]:
+    """Every object, and what killed writers left beside them."""
+    left = store.leftovers() if isinstance(store, KeepsLeftovers) else ()
+    return _listing(store, "") | {info.key: info for info in left}
 
 
 def _of_kind(objects: Iterable[str], kind: str) -> list[str]:

@@ -95,11 +95,18 @@ def test_an_uploaded_file_is_an_object(store: ObjectStore, tmp_path: Path) -> No
     assert store.read("a/b") == b"bytes"
 
 
-def test_what_an_interrupted_writer_left_is_not_an_object(tmp_path: Path) -> None:
+def test_what_an_interrupted_writer_left_is_not_an_object_and_can_be_removed(
+    tmp_path: Path,
+) -> None:
     store = LocalStore(tmp_path)
     store.write("a/b", b"x")
     (tmp_path / "a" / ".aside-0123456789ab-c").write_bytes(b"half")
     assert [info.key for info in store.entries()] == ["a/b"]
+    (left,) = store.leftovers()
+    assert (left.key, left.size) == ("a/.aside-0123456789ab-c", 4)
+    store.delete(left.key)
+    assert not list(store.leftovers())
+    assert store.read("a/b") == b"x"
 
 
 def test_a_store_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:

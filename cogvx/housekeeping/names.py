@@ -22,6 +22,7 @@ Kind = Literal[
     "probes",
     "tilings",
     "pages",
+    "leftovers",
     "other",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -40,11 +41,13 @@ _PLACES: dict[Kind, str] = {
     "indexes": rf"indexes/{_DIGEST}\.json",
     "plans": rf"plans/{_DIGEST}\.json|shards/[0-9a-f-]{{36}}\.json",
     "manifests": rf"manifests/{_HALF}/{_DIGEST}\.json",
-    "pointers": rf"manifests/{_HALF}/latest",
+    "pointers": rf"manifests/{_HALF}/(?:latest|change\.json)",
     "runs": rf"runs/{_DIGEST}/(?:run|outcome)\.json",
     "probes": rf"probes/{_DIGEST}\.json",
     "tilings": rf"tilings/{_HALF}/[0-9x]+\.json",
-    "pages": rf"pages/{_DIGEST}\.html|manifests/{_HALF}/change\.json",
+    "pages": rf"pages/{_DIGEST}/{_DIGEST}\.html",
+    # as `cogvx.files` names what it writes aside
+    "leftovers": r"(?:[^/\n]+/)*\.aside-[0-9a-f]{12}-[^/\n]+",
 }
 
 

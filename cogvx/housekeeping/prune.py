@@ -25,6 +25,7 @@ _ORDER: tuple[Kind, ...] = (
     "images",
     "latents",
     "prompts",
+    "leftovers",
 )
 # What newer documents supersede; it stays while it is young, as it tells what happened.
 _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")

@@ -115,8 +115,8 @@ def count_wanted(objects: Mapping[str, ObjectInfo], wanted: Iterable[str]) -> tu
 
 
 def count_unneeded(objects: Iterable[ObjectInfo], reach: Reach) -> tuple[int, int]:
-    """Records, videos, losses and adapters that nothing needs, and their bytes."""
-    kinds = (*RECORDS, "videos", "heldout", "adapters")
+    """Records, videos, losses and adapters that nothing needs, leftovers, and all their bytes."""
+    kinds = (*RECORDS, "videos", "heldout", "adapters", "leftovers")
     sizes = [
         info.size for info in objects if info.key not in reach.owner and kind_of(info.key) in kinds
     ]

@@ -24,12 +24,15 @@ NAME = "ab" + "c" * 62
         ("shards/0193f1c2-7d7b-7a53-8bd4-0a4f6f8f2c11.json", "plans"),
         (f"manifests/{NAME[:32]}/{NAME}.json", "manifests"),
         (f"manifests/{NAME[:32]}/latest", "pointers"),
-        (f"manifests/{NAME[:32]}/change.json", "pages"),
-        (f"pages/{NAME}.html", "pages"),
+        (f"manifests/{NAME[:32]}/change.json", "pointers"),
+        (f"pages/{NAME}/{NAME}.html", "pages"),
         (f"runs/{NAME}/run.json", "runs"),
         (f"runs/{NAME}/outcome.json", "runs"),
         (f"probes/{NAME}.json", "probes"),
         (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
+        (f"records/latents/ab/.aside-0123456789ab-{NAME}.safetensors", "leftovers"),
+        (f"runs/{NAME}/.aside-0123456789ab-outcome.json", "leftovers"),
+        (".aside-0123456789ab-.writable", "leftovers"),
     ],
 )
 def test_what_we_put_has_a_kind(key: str, kind: str) -> None:
@@ -50,6 +53,7 @@ def test_what_we_put_has_a_kind(key: str, kind: str) -> None:
         f"runs/{NAME}/notes.txt",
         f"videos/ab/{NAME}.mp4\n",
         "adapters/mine/pytorch_lora_weights.safetensors",
+        ".aside-notes.txt",
     ],
 )
 def test_what_others_put_has_none(key: str) -> None:

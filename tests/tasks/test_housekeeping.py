@@ -90,6 +90,30 @@ def test_a_dry_run_tells_and_changes_nothing_and_apply_removes(
     assert objects(bench) == before - {leftover}
 
 
+def test_what_killed_writers_left_is_counted_and_goes_once_it_is_older_than_the_grace(
+    bench: Workbench,
+) -> None:
+    assert isinstance(bench.store, LocalStore)
+    folder = bench.store.root / "records" / "latents" / "ab"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f".aside-{number:012x}-ab{'0' * 62}.safetensors" for number in range(2))
+    old, young = (folder / name for name in names)
+    for path in (old, young):
+        path.write_bytes(b"half")
+    then = time.time() - 2 * DAY
+    os.utime(old, (then, then))
+    found = housekeeping.store_stats(None)
+    (facts,) = (one for one in found.kinds if one.kind == "leftovers")
+    assert (facts.objects, facts.bytes) == (2, 8)
+    assert found.unneeded_objects == 2
+    assert prune(apply=False) == {"leftovers": 1}
+    assert old.exists()
+    assert prune(apply=True) == {"leftovers": 1}
+    assert not old.exists()
+    assert young.exists()
+    young.unlink()
+
+
 def test_after_a_prune_of_a_year_old_store_nothing_is_done_again(
     place: Place, bench: Workbench
 ) -> None:
