@@ -1,12 +1,15 @@
 """Show what is learned from: a page that a person opens, and the dataset of an MLflow run.
 
-The page lies in the store at pages/<identity>.html, since training may run on another machine than
-the survey, and below home for a person. It is made once for a manifest.
+A page lies in the store at pages/<dataset>/<name>.html, since training may run on another machine
+than the survey, and below home for a person. The name holds what the dataset is compared with, so a
+page is made once for a manifest beside a champion. Naming it costs a question to MLflow; the
+manifests to compare with are read only where there is no such page yet.
 """
 
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +21,9 @@ from prefect.cache_policies import NO_CACHE
 from cogvx import files
 from cogvx.data.manifest import Manifest
 from cogvx.data.statistics import DatasetStatistics
+from cogvx.digest import digest
 from cogvx.errors import IntegrityError, TransientError
+from cogvx.housekeeping.names import name_of
 from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.remarks import duration
 from cogvx.pages.strips import make_strips
@@ -35,6 +40,15 @@ logger = logging.getLogger(__name__)
 _SECONDS_OF_STRIPS = 60.0
 
 
+@dataclass(frozen=True)
+class _Earlier:
+    """What to compare with, by the name of its manifest; `absent` says why there is none."""
+
+    title: str
+    manifest: str = ""
+    absent: str = ""
+
+
 @task(
     name="show dataset",
     cache_policy=NO_CACHE,
@@ -45,20 +59,25 @@ _SECONDS_OF_STRIPS = 60.0
 def show_dataset(bench: Workbench, manifest: Manifest) -> str:
     """Write the page of a manifest, unless it is there, and link it in the Prefect UI.
 
+    Another champion gives another page, as the page says what is new since the champion's clips.
+
     Encoding needs no MLflow: while it does not answer there is no page, and the next run makes it.
 
     Returns:
         Where the page is, empty if there is none this time.
     """
     dataset = _dataset(bench, manifest)
-    page = _find(bench, dataset)
+    try:
+        champion = _champion(bench, _registry(bench))
+    except TransientError as error:
+        logger.warning("no page of the dataset this time: %s", error)
+        return ""
+    earlier = (champion, _last(bench))
+    key = _key(dataset, earlier)
+    page = _find(bench, key)
     if page is None:
-        try:
-            champion = _champion(bench)
-        except TransientError as error:
-            logger.warning("no page of the dataset this time: %s", error)
-            return ""
-        page = _write(bench, _compared(dataset, champion, _last(bench)))
+        before = tuple(_read(bench, one) for one in earlier)
+        page = _write(bench, dataclasses.replace(dataset, before=before), key)
         logger.info("dataset: %s", page)
     if is_watched():
         create_markdown_artifact(
@@ -72,7 +91,7 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
 def log_dataset(bench: Workbench, registry: "Registry", run_id: str, *, manifest: Manifest) -> None:
     """Tell MLflow which clips a run is trained on, and keep their page with the run.
 
-    Told twice, it is there once.
+    Told twice, it is there once. Where the champion moved since the survey, it is the newest page.
     """
     dataset = _dataset(bench, manifest)
     numbers = dataset.describe()
@@ -83,7 +102,9 @@ def log_dataset(bench: Workbench, registry: "Registry", run_id: str, *, manifest
         source=bench.dataset.url,
         profile=_profile(numbers),
     )
-    page = _find(bench, dataset)
+    page = _find(bench, _key(dataset, (_champion(bench, registry), _last(bench))))
+    if page is None:
+        page = _find_newest(bench, dataset)
     if page is not None:
         registry.log_artifact(run_id, page, folder="dataset")
 
@@ -98,9 +119,24 @@ def _dataset(bench: Workbench, manifest: Manifest) -> Dataset:
     )
 
 
-def _find(bench: Workbench, dataset: Dataset) -> Path | None:
+def _key(dataset: Dataset, earlier: tuple[_Earlier, ...]) -> str:
+    """Where the page lies: named by all that it shows."""
+    compared = [dataclasses.asdict(one) for one in earlier]
+    name = digest({"dataset": dataset.identity, "compared": compared})
+    return f"{_folder(dataset)}{name}.html"
+
+
+def _folder(dataset: Dataset) -> str:
+    return f"pages/{dataset.identity}/"
+
+
+def _place(bench: Workbench, key: str) -> Path:
+    return bench.settings.dataset_folder(name_of(key)) / "index.html"
+
+
+def _find(bench: Workbench, key: str) -> Path | None:
     """The page on this machine, fetched from the store if need be; None where nobody made it."""
-    page, key = _place(bench, dataset), _key(dataset)
+    page = _place(bench, key)
     if not page.is_file():
         if bench.store.info(key) is None:
             return None
@@ -108,19 +144,14 @@ def _find(bench: Workbench, dataset: Dataset) -> Path | None:
     return page
 
 
-def _compared(dataset: Dataset, *before: Before) -> Dataset:
-    return dataclasses.replace(dataset, before=before)
+def _find_newest(bench: Workbench, dataset: Dataset) -> Path | None:
+    """The page that was made last, whatever it compares with."""
+    pages = bench.store.entries(_folder(dataset))
+    newest = max(pages, key=lambda info: info.modified, default=None)
+    return None if newest is None else _find(bench, newest.key)
 
 
-def _place(bench: Workbench, dataset: Dataset) -> Path:
-    return bench.settings.dataset_folder(dataset.identity) / "index.html"
-
-
-def _key(dataset: Dataset) -> str:
-    return f"pages/{dataset.identity}.html"
-
-
-def _write(bench: Workbench, dataset: Dataset) -> Path:
+def _write(bench: Workbench, dataset: Dataset, key: str) -> Path:
     clips = [clip for section in dataset.sections for clip in section.clips]
     strips = make_strips(
         clips,
@@ -130,51 +161,67 @@ def _write(bench: Workbench, dataset: Dataset) -> Path:
         seconds=_SECONDS_OF_STRIPS,
     )
     page = render_dataset(dataset, strips).encode()
-    bench.put(_key(dataset), page)
-    files.write_bytes(_place(bench, dataset), page)
-    return _place(bench, dataset)
+    bench.put(key, page)
+    files.write_bytes(_place(bench, key), page)
+    return _place(bench, key)
 
 
-def _last(bench: Workbench) -> Before:
+def _last(bench: Workbench) -> _Earlier:
     """The manifest before the latest one."""
     title, change = "last manifest", bench.shelf.last_change()
     if change is None:
-        return Before(title, None, "This is the first one under these settings.")
-    return Before(title, *_read(bench, change.before))
+        return _Earlier(title, absent="This is the first one under these settings.")
+    return _Earlier(title, change.before)
 
 
-def _champion(bench: Workbench) -> Before:
+def _registry(bench: Workbench) -> "Registry | None":
+    """The MLflow of these settings, None where nobody made it yet; importing MLflow takes 1.5 s.
+
+    Raises:
+        TransientError: MLflow does not answer.
+    """
+    if not bench.settings.is_tracked:
+        return None
+    from tasks.clients.registry import Registry  # noqa: PLC0415 - slow
+
+    return Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
+
+
+def _champion(bench: Workbench, registry: "Registry | None") -> _Earlier:
     """What the champion was trained on.
 
     Raises:
         TransientError: MLflow does not answer.
     """
-    nobody = Before("champion", None, "There is none yet, so there is nothing to compare with.")
-    if not bench.settings.is_tracked:
+    nobody = _Earlier("champion", absent="There is none yet, so there is nothing to compare with.")
+    if registry is None:
         return nobody
-    from tasks.clients.registry import CHAMPION, MANIFEST_TAG, Registry  # noqa: PLC0415 - slow
+    from tasks.clients.registry import CHAMPION, MANIFEST_TAG  # noqa: PLC0415 - slow
 
-    registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
     version = registry.get_alias(bench.recipe.name, CHAMPION)
     if version is None:
         return nobody
     title = f"champion v{version.version}"
     name = version.tags.get(MANIFEST_TAG)
     if name is None:
-        return Before(title, None, f"{version.uri} does not say what it was trained on.")
-    return Before(title, *_read(bench, name))
+        return _Earlier(title, absent=f"{version.uri} does not say what it was trained on.")
+    return _Earlier(title, name)
 
 
-def _read(bench: Workbench, name: str) -> tuple[Manifest | None, str]:
-    """A manifest by its content, whatever settings it was screened under; or why there is none."""
+def _read(bench: Workbench, earlier: _Earlier) -> Before:
+    """Its manifest, whatever settings that was screened under; or why there is none."""
+    name = earlier.manifest
+    if not name:
+        return Before(earlier.title, None, earlier.absent)
     found = (info.key for info in bench.store.entries("manifests/"))
     key = next((key for key in found if key.endswith(f"/{name}.json")), None)
     if key is None:
-        return None, f"Its manifest {name} is not in this store any more."
+        absent = f"Its manifest {name} is not in this store any more."
+        return Before(earlier.title, None, absent)
     try:
-        return read_stored(bench.store, key, Manifest), ""
+        return Before(earlier.title, read_stored(bench.store, key, Manifest))
     except IntegrityError as error:
-        return None, f"Its manifest cannot be read: {error}."
+        return Before(earlier.title, None, f"Its manifest cannot be read: {error}.")
 
 
 def _profile(numbers: DatasetStatistics) -> Mapping[str, object]:

@@ -57,7 +57,7 @@ class Dataset:
 
     @cached_property
     def identity(self) -> str:
-        """Names the page: all that it shows, but not what it is compared with, which moves on."""
+        """Names all that the page shows, but for what it is compared with: that moves on."""
         return digest(
             {
                 "page": PAGE_VERSION,

@@ -82,9 +82,7 @@ def test_a_page_is_made_once_and_fetched_elsewhere(tmp_path: Path) -> None:
     made = page.read_bytes()
     assert b"There is none yet, so there is nothing to compare with." in made
     assert made.count(b'class="strip"') == 4
-    # Whatever is asked of MLflow now fails.
-    away = Settings(home=tmp_path / "other", tracking_uri=f"http://127.0.0.1:{free_port()}")
-    elsewhere = dataclasses.replace(bench, settings=away)
+    elsewhere = dataclasses.replace(bench, settings=Settings(home=tmp_path / "other"))
     assert Path(show_dataset.fn(elsewhere, manifest)).read_bytes() == made
     stamp = page.stat().st_mtime_ns
     assert show_dataset.fn(bench, manifest) == str(page)
@@ -113,6 +111,44 @@ def test_the_page_compares_with_the_champion_under_its_own_settings_and_with_the
         assert "became &#34;夕暮れ &amp; a ring&#34;" in part
     assert "&lt;i&gt;a ring&lt;/i&gt;" in page
     assert "<i>a ring" not in page
+
+
+def test_the_page_of_unchanged_clips_moves_on_with_the_champion_and_the_last_manifest(
+    tmp_path: Path, mlflow_home: Path
+) -> None:
+    bench = bench_of(tmp_path, "moving", Settings(home=mlflow_home))
+    caption = tmp_path / "clips" / "3.txt"
+    first = survey_clips.fn(bench)
+    alone = Path(show_dataset.fn(bench, first))
+    make_champion(mlflow_home, "moving", {MANIFEST_TAG: first.content_digest()})
+    of_champion = Path(show_dataset.fn(bench, first))
+    assert "Since the champion v1" not in alone.read_text()
+    assert "Since the champion v1" in of_champion.read_text()
+
+    told = caption.read_text()
+    caption.write_text("a ring")
+    survey_clips.fn(bench)
+    caption.write_text(told)
+    back = survey_clips.fn(bench)
+    assert back == first
+    since_last = Path(show_dataset.fn(bench, back)).read_text()
+    assert "This is the first one under these settings." not in since_last
+    assert len(list(bench.store.entries("pages/"))) == 3
+
+
+def test_a_run_keeps_the_newest_page_where_the_champion_moved_since_the_survey(
+    tmp_path: Path, mlflow_home: Path
+) -> None:
+    bench = bench_of(tmp_path, "overtaken", Settings(home=mlflow_home))
+    manifest = survey_clips.fn(bench)
+    page = Path(show_dataset.fn(bench, manifest))
+    make_champion(mlflow_home, "overtaken", {MANIFEST_TAG: "f" * 64})
+    registry = registry_of(mlflow_home)
+    run_id = registry.start_run("overtaken", "training", tags={})
+    log_dataset(bench, registry, run_id, manifest=manifest)
+    client = MlflowClient(bench.settings.mlflow_uri)
+    kept = client.download_artifacts(run_id, "dataset/index.html", str(tmp_path))
+    assert Path(kept).read_bytes() == page.read_bytes()
 
 
 @pytest.mark.parametrize(
