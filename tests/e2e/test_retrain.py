@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from cogvx.cache.index import CacheIndex
+from cogvx.cache.keys import record_path
 from cogvx.digest import sha256_file
 from cogvx.mp4 import read_mp4
+from cogvx.store import LocalStore
+from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.fixtures.forks import Forks
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,30 @@ def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str)
     assert "done before" in place.succeed("train", recipe)
     assert "registered before" in place.succeed("register", recipe)
     assert "0 rendered" in place.succeed("evaluate", recipe)
+
+
+def test_a_record_that_is_damaged_before_an_evaluation_is_encoded_again(
+    place: Place, first: str, forks: Forks, prefect_url: str
+) -> None:
+    store = LocalStore(place.home / "store")
+    (entry,) = store.entries("indexes/")
+    index = read_stored(store, entry.key, CacheIndex)
+    key = record_path("latents", index.heldout[0].latents)
+    whole = store.read(key)
+    store.write(key, whole[:-1] + bytes([whole[-1] ^ 1]))
+    for kept in list(store.entries("heldout/")):
+        store.delete(kept.key)
+    shutil.rmtree(place.home / "work" / "records")
+    job = forks.start(
+        "tests.fixtures.forks:call_cli",
+        "evaluate",
+        str(place.recipe),
+        environment={**place.environment, "PREFECT_API_URL": prefect_url},
+        cwd=place.root,
+    )
+    assert "0 rendered" in job.succeed()
+    assert store.read(key) == whole
+    assert list(store.entries("heldout/"))
 
 
 def test_a_lost_mlflow_is_filled_again_without_training(place: Place, first: str) -> None:
