@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from cogvx.data.diff import ManifestDiff
-from cogvx.data.manifest import Rejected
+from cogvx.data.manifest import Refused
 
 
 class _Document(BaseModel):
@@ -18,7 +18,7 @@ class ShardReport(_Document):
 
     records_wanted: int
     records_encoded: int
-    refused: tuple[Rejected, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class CacheReport(_Document):

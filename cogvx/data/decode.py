@@ -68,12 +68,28 @@ def decode_clip(
     """
     track = read_track(path)
     indices = window_frames(track, start_frame=start_frame, count=size.frames, fps=fps)
-    cut = cover_and_crop(track.height, track.width, size, crop)
-    frames = [_fit(rgb_hwc, cut, size) for rgb_hwc in _read(path, track, indices, backend)]
-    rgb_cfhw = torch.stack(frames, dim=1)
-    if flip:
-        rgb_cfhw = rgb_cfhw.flip(-1)
-    return rgb_cfhw.div_(127.5).sub_(1).clamp_(-1, 1)
+    frames = _read(path, track, indices, backend)
+    return _stack(frames, cover_and_crop(track.height, track.width, size, crop), size, flip=flip)
+
+
+def decode_window(
+    path: Path,
+    track: Track,
+    *,
+    start_frame: int,
+    size: VideoSize,
+    fps: int,
+    crop: CropRule = CENTRE,
+    flip: bool = False,
+) -> Tensor:
+    """As `decode_clip`, for a file whose track is known already: reading it takes the whole file.
+
+    Raises:
+        DataError: The file ends before the window does, or is damaged inside it.
+    """
+    indices = window_frames(track, start_frame=start_frame, count=size.frames, fps=fps)
+    frames = _read(path, track, indices, "auto")
+    return _stack(frames, cover_and_crop(track.height, track.width, size, crop), size, flip=flip)
 
 
 def window_frames(track: Track, *, start_frame: int, count: int, fps: int) -> tuple[int, ...]:
@@ -203,6 +219,14 @@ def _decode_strictly(path: Path, track: Track, start: int, last: int) -> Iterato
             if position == last:
                 return
     raise DataError(f"the file is damaged: frame {position + 1} of {len(track.ticks)} is lost")
+
+
+def _stack(frames: Iterator[np.ndarray], cut: Crop, size: VideoSize, *, flip: bool) -> Tensor:
+    """Frames as shown, in uint8 `hwc`, fitted to the size: RGB in [-1, 1], `cfhw`."""
+    rgb_cfhw = torch.stack([_fit(rgb_hwc, cut, size) for rgb_hwc in frames], dim=1)
+    if flip:
+        rgb_cfhw = rgb_cfhw.flip(-1)
+    return rgb_cfhw.div_(127.5).sub_(1).clamp_(-1, 1)
 
 
 def _fit(rgb_hwc: np.ndarray, crop: Crop, size: VideoSize) -> Tensor:

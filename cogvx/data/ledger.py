@@ -5,14 +5,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cogvx.data.manifest import ClipFacts, Fault
+from cogvx.data.manifest import ClipFacts, Fault, Refused
 from cogvx.data.probe import PROBE_VERSION
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import IntegrityError
 from cogvx.store import ObjectInfo, ObjectStore
 
 # Faults of the moment rather than of the bytes: the next look decides.
-_PASSING = ("missing", "changed")
+_PASSING = ("missing", "changed", "forbidden")
 
 
 class Probed(BaseModel):
@@ -113,24 +113,22 @@ class Ledger:
         self._texts[key] = text
         self._changed = True
 
-    def refuse(self, key: str, reason: str, detail: str) -> None:
+    def refuse(self, clip: Refused) -> None:
         """Rule a clip out for as long as its bytes stay the same.
 
-        For faults that show only when the clip is decoded. A clip that was missing, or had changed,
-        is looked at again instead.
-
-        Raises:
-            ValueError: The clip was never probed.
+        For faults that show only when the clip is decoded. A clip that was missing, had changed, or
+        could not be read is looked at again instead. Nothing happens if other bytes are known by
+        now, or none: somebody has looked since.
         """
-        probed = self._clips.get(key)
-        if probed is None:
-            raise ValueError(f"{key} was never probed")
-        self._changed = True
-        if reason in _PASSING:
-            del self._clips[key]
+        probed = self._clips.get(clip.key)
+        if probed is None or probed.sha256 != clip.sha256:
             return
-        fault = Fault(reason=reason, detail=detail)
-        self._clips[key] = probed.model_copy(update={"fault": fault})
+        self._changed = True
+        if clip.reason in _PASSING:
+            del self._clips[clip.key]
+            return
+        fault = Fault(reason=clip.reason, detail=clip.detail)
+        self._clips[clip.key] = probed.model_copy(update={"fault": fault})
 
     def forget_others(self, keys: Collection[str]) -> None:
         """Drop clips that the dataset no longer has."""

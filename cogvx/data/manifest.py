@@ -72,7 +72,7 @@ class Fault(_Document):
 
     While looking: unreadable, missing, outside, caption, duplicate, same_frames, too_slow,
     too_short, too_small, aspect, static, black.
-    While encoding: undecodable, missing, changed.
+    While encoding: undecodable, missing, changed, forbidden.
     """
 
     reason: str
@@ -83,6 +83,12 @@ class Rejected(Fault):
     """A clip that is not used."""
 
     key: str
+
+
+class Refused(Rejected):
+    """A clip that could not be encoded. It says nothing of other bytes than those of `sha256`."""
+
+    sha256: str
 
 
 class Manifest(_Document):

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLCogVideoX
 
 from cogvx.cache.records import pack_image, pack_latents
 from cogvx.cache.tilings import mark_tiled
-from cogvx.data.manifest import Rejected
+from cogvx.data.manifest import Refused
 from cogvx.data.scratch import scratch_folder
 from cogvx.encoding.encoders import Encoders
 from cogvx.encoding.read_ahead import read_ahead
@@ -42,7 +42,7 @@ class EncodedClips:
 
     latents: int
     images: int
-    refused: tuple[Rejected, ...]
+    refused: tuple[Refused, ...]
     tiled: tuple[VideoSize, ...]
 
 
@@ -81,7 +81,7 @@ def encode_clips(
     encoder = _Encoder(vae, recipe, encoders, store)
     numbers = count(1)
     threads = decoding_threads(max((window.clip.size for window in windows), key=_pixels))
-    refused: dict[str, Rejected] = {}
+    refused: dict[str, Refused] = {}
     latents = images = 0
     with scratch_folder(work, "encode") as folder:
         sources = Sources(dataset, folder, windows, dtype=torch_dtype(recipe.base.dtype))
@@ -95,7 +95,7 @@ def encode_clips(
             for window, pixels in decoded:
                 uploads.collect()
                 records: list[Record] = []
-                if isinstance(pixels, Rejected):
+                if isinstance(pixels, Refused):
                     _refuse(pixels, refused)
                 elif pixels is not None and window.clip.size not in encoder.tiled:
                     records = encoder.encode(window, pixels)
@@ -108,7 +108,7 @@ def encode_clips(
     return EncodedClips(latents, images, tuple(refused.values()), tuple(encoder.tiled))
 
 
-def _refuse(clip: Rejected, refused: dict[str, Rejected]) -> None:
+def _refuse(clip: Refused, refused: dict[str, Refused]) -> None:
     """Once for each clip, however many windows of it are bad."""
     if clip.key not in refused:
         logger.warning("clip %s is refused: %s", clip.key, clip.detail)
@@ -133,7 +133,7 @@ class _Reader:
     store: ObjectStore
     tiled: set[VideoSize]
 
-    def read(self, window: Window) -> tuple[Window, Pixels | Rejected | None]:
+    def read(self, window: Window) -> tuple[Window, Pixels | Refused | None]:
         """What a window lacks at this moment, and its pixels or why there are none.
 
         Another worker, or this one before it was interrupted, may have made some of it; asking

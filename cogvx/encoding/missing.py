@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from cogvx.cache.plan import CachePlan, MissingClip, image_keys, latent_key, prompt_key
-from cogvx.data.manifest import Rejected
+from cogvx.data.manifest import Refused
 from cogvx.encoding.captions import encode_captions
 from cogvx.encoding.clips import EncodedClips, encode_clips
 from cogvx.encoding.encoders import Encoders
@@ -34,7 +34,7 @@ class EncodeReport:
     encoded_latents: int
     encoded_prompts: int
     encoded_images: int = 0
-    refused: tuple[Rejected, ...] = ()
+    refused: tuple[Refused, ...] = ()
     tiled: tuple[VideoSize, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cogvx.cache.keys import ImageKey, LatentKey
-from cogvx.data.decode import decode_clip
-from cogvx.data.manifest import Clip, Rejected
+from cogvx.data.decode import decode_window
+from cogvx.data.manifest import Clip, Refused
+from cogvx.data.probe import Track, read_track
 from cogvx.data.windows import crop_rule
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import CogvxError, ConfigError, DataError, IntegrityError, TransientError
@@ -43,11 +44,19 @@ class Pixels:
     first_chw: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Footage:
+    """A clip's verified file and what was read in it, once for all of its windows."""
+
+    path: Path
+    track: Track
+
+
 class Sources:
     """Decodes windows, on many threads; windows of one clip share one copy of it."""
 
     _left: Counter[str]
-    _brought: dict[str, Future[Path | Rejected]]
+    _brought: dict[str, Future[_Footage | Refused]]
 
     def __init__(
         self, dataset: ObjectStore, folder: Path, windows: Iterable[Window], *, dtype: torch.dtype
@@ -60,7 +69,7 @@ class Sources:
         self._brought = {}
         self._lock = threading.Lock()
 
-    def read(self, window: Window) -> Pixels | Rejected:
+    def read(self, window: Window) -> Pixels | Refused:
         """A window's pixels, or why there are none.
 
         Raises:
@@ -69,7 +78,7 @@ class Sources:
         """
         try:
             found = self._bring(window.clip)
-            return found if isinstance(found, Rejected) else self._decode(found, window)
+            return found if isinstance(found, Refused) else self._decode(found, window)
         finally:
             self._let_go(window.clip.key)
 
@@ -77,7 +86,7 @@ class Sources:
         """Say that a window is not read after all."""
         self._let_go(window.clip.key)
 
-    def _bring(self, clip: Clip) -> Path | Rejected:
+    def _bring(self, clip: Clip) -> _Footage | Refused:
         """The clip's file; of several threads that ask for it the first one fetches it."""
         with self._lock:
             known = self._brought.get(clip.key)
@@ -91,33 +100,56 @@ class Sources:
                 brought.cancel()  # whatever else happened, nobody waits for it for ever
         return brought.result()
 
-    def _fetch(self, clip: Clip) -> Path | Rejected:
+    def _fetch(self, clip: Clip) -> _Footage | Refused:
         folder = self._copy(clip.key)
-        try:
+
+        def fetch() -> Path:
             folder.mkdir(parents=True)
-            path = self._dataset.fetch(clip.key, folder)
-            # The record's name promises these bytes; the dataset may have changed since.
-            unchanged = sha256_file(path) == clip.sha256
-        except IntegrityError as error:
-            return Rejected(key=clip.key, reason="missing", detail=str(error))
+            return self._dataset.fetch(clip.key, folder)
+
+        path = self._verified(clip, fetch)
+        if isinstance(path, Refused):
+            return path
+        try:
+            return _Footage(path, read_track(path))
+        except DataError as error:
+            return self._condemned(clip, path, error)
+
+    def _verified(self, clip: Clip, find: Callable[[], Path]) -> Path | Refused:
+        """The file that is found, if it holds what the record's name promises."""
+        try:
+            path = find()
+            if sha256_file(path) == clip.sha256:
+                return path
+            return _refused(clip, "changed", f"{clip.key} has changed since the manifest was made")
+        except (IntegrityError, FileNotFoundError) as error:
+            return _refused(clip, "missing", str(error))
+        except PermissionError as error:
+            return _refused(clip, "forbidden", str(error))
         except TransientError as error:
             raise TransientError(f"{clip.key}: {error}") from error
-        except PermissionError as error:
-            return Rejected(key=clip.key, reason="unreadable", detail=str(error))
         except OSError as error:
+            folder = self._copy(clip.key)
             raise ConfigError(f"{clip.key} cannot be copied to {folder}: {error}") from error
-        if not unchanged:
-            detail = f"{clip.key} has changed since the manifest was made"
-            return Rejected(key=clip.key, reason="changed", detail=detail)
-        return path
 
-    def _decode(self, path: Path, window: Window) -> Pixels | Rejected:
+    def _condemned(self, clip: Clip, path: Path, error: DataError) -> Refused:
+        """The verdict on a file that does not decode, unless it is no longer the same file.
+
+        A clip that is read where it lies may go, change or be forbidden at any time.
+        """
+        still = self._verified(clip, lambda: path)
+        if isinstance(still, Refused):
+            return still
+        return _refused(clip, "undecodable", str(error))
+
+    def _decode(self, footage: _Footage, window: Window) -> Pixels | Refused:
         clip, size = window.clip, window.clip.size
         if not window.latents:
             size = VideoSize(1, size.height, size.width)
         try:
-            rgb_cfhw = decode_clip(
-                path,
+            rgb_cfhw = decode_window(
+                footage.path,
+                footage.track,
                 start_frame=clip.start_frame,
                 size=size,
                 fps=window.key.fps,
@@ -125,7 +157,7 @@ class Sources:
                 flip=clip.flip,
             )
         except DataError as error:
-            return Rejected(key=clip.key, reason="undecodable", detail=str(error))
+            return self._condemned(clip, footage.path, error)
         return Pixels(
             rgb_cfhw=rgb_cfhw.to(self._dtype) if window.latents else None,
             first_chw=rgb_cfhw[:, 0].clone() if window.images else None,
@@ -143,3 +175,7 @@ class Sources:
 
     def _copy(self, key: str) -> Path:
         return self._folder / sha256_bytes(key.encode())[:16]
+
+
+def _refused(clip: Clip, reason: str, detail: str) -> Refused:
+    return Refused(key=clip.key, sha256=clip.sha256, reason=reason, detail=detail)

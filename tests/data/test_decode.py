@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cogvx.data.decode import decode_clip, window_frames
+from cogvx.data.decode import decode_clip, decode_window, window_frames
 from cogvx.data.probe import probe, read_track
 from cogvx.data.timing import frame_indices
 from cogvx.errors import ConfigError, DataError
@@ -301,3 +301,10 @@ def test_decord_hands_over_few_large_frames_at_once(
     assert torch.equal(decode(path, "decord", video), decode(path, "pyav", video))
     assert sum(handed_bytes) == 17 * 1600 * 1600 * 3
     assert max(handed_bytes) <= 100 << 20
+
+
+def test_a_window_of_a_clip_whose_track_is_known_is_the_same(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", height=96, width=200)
+    options = {"start_frame": 10, "size": VIDEO.size, "fps": 8, "crop": CropRule(0.3, 0.8)}
+    window = decode_window(path, read_track(path), flip=True, **options)
+    assert torch.equal(window, decode_clip(path, flip=True, **options))

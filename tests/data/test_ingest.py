@@ -8,11 +8,12 @@ from transformers import T5TokenizerFast
 
 from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.look import look
-from cogvx.data.manifest import ClipFacts, ClipLook, Fault, Manifest
+from cogvx.data.manifest import ClipFacts, ClipLook, Fault, Manifest, Refused
 from cogvx.data.screen import Screen
 from cogvx.data.split import choose_heldout
 from cogvx.data.tokens import TokenCounter
 from cogvx.data.windows import Bucket
+from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError, TransientError
 from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import DatasetConfig, VideoConfig
@@ -192,17 +193,26 @@ def test_a_recipe_of_another_size_screens_anew_without_fetching(
     assert dataset.fetched == []
 
 
+def damaged(key: str, dataset: LocalStore) -> Refused:
+    return Refused(
+        key=key,
+        sha256=sha256_file(dataset.root / key),
+        reason="undecodable",
+        detail="the file is damaged at frame 7",
+    )
+
+
 def test_a_refused_clip_stays_refused_while_its_bytes_stay_the_same(
     folder: Path, tmp_path: Path
 ) -> None:
     dataset, records = CountingStore(folder), MemoryStore()
     run(dataset, records, tmp_path / "work")
     ledger = Ledger.load(records, dataset.url)
-    ledger.refuse("4.mp4", "unreadable", "the file is damaged at frame 7")
+    ledger.refuse(damaged("4.mp4", dataset))
     ledger.save()
     manifest = run(dataset, records, tmp_path / "work")
     assert [item.model_dump() for item in manifest.rejected] == [
-        {"key": "4.mp4", "reason": "unreadable", "detail": "the file is damaged at frame 7"}
+        {"key": "4.mp4", "reason": "undecodable", "detail": "the file is damaged at frame 7"}
     ]
     (folder / "4.mp4").touch()
     assert run(dataset, records, tmp_path / "work").rejected == manifest.rejected
@@ -210,14 +220,28 @@ def test_a_refused_clip_stays_refused_while_its_bytes_stay_the_same(
     assert run(dataset, records, tmp_path / "work").rejected == ()
 
 
-@pytest.mark.parametrize("reason", ["missing", "changed"])
+def test_a_verdict_on_bytes_that_are_no_longer_there_is_none(folder: Path, tmp_path: Path) -> None:
+    dataset, records = CountingStore(folder), MemoryStore()
+    run(dataset, records, tmp_path / "work")
+    verdict = damaged("4.mp4", dataset)
+    add(folder, "4.mp4", "field 4", seed=44)
+    run(dataset, records, tmp_path / "work")
+    ledger = Ledger.load(records, dataset.url)
+    written = dict(records.objects)
+    ledger.refuse(verdict)
+    ledger.save()
+    assert records.objects == written
+    assert run(dataset, records, tmp_path / "work").rejected == ()
+
+
+@pytest.mark.parametrize("reason", ["missing", "changed", "forbidden"])
 def test_a_clip_that_was_away_for_a_moment_is_looked_at_again(
     folder: Path, tmp_path: Path, reason: str
 ) -> None:
     dataset, records = CountingStore(folder), MemoryStore()
     run(dataset, records, tmp_path / "work")
     ledger = Ledger.load(records, dataset.url)
-    ledger.refuse("4.mp4", reason, "it was away")
+    ledger.refuse(damaged("4.mp4", dataset).model_copy(update={"reason": reason}))
     ledger.save()
     dataset.fetched.clear()
     assert run(dataset, records, tmp_path / "work").rejected == ()
@@ -324,9 +348,13 @@ def test_facts_of_an_older_probe_are_forgotten(folder: Path, tmp_path: Path) -> 
     assert len(dataset.fetched) == 6
 
 
-def test_refusing_an_unknown_clip_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match=r"a\.mp4 was never probed"):
-        Ledger(MemoryStore(), "memory://").refuse("a.mp4", "unreadable", "damaged")
+def test_a_verdict_on_a_clip_that_another_survey_dropped_is_none(folder: Path) -> None:
+    dataset, records = LocalStore(folder), MemoryStore()
+    ledger = Ledger(records, dataset.url)
+    ledger.refuse(damaged("4.mp4", dataset))
+    ledger.save()
+    assert ledger.last("4.mp4") is None
+    assert records.objects == {}
 
 
 def test_too_many_rejected_clips_stop_the_run_with_counts_and_examples(

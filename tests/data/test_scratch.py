@@ -57,7 +57,10 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_when_the_work_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), scratch_folder(tmp_path / "new", "probe") as folder:
+    def fail_in(folder: Path) -> None:
         (folder / "a.mp4").write_bytes(b"clip")
         raise KeyError
+
+    with pytest.raises(KeyError), scratch_folder(tmp_path / "new", "probe") as folder:
+        fail_in(folder)
     assert list((tmp_path / "new").iterdir()) == []

@@ -3,13 +3,16 @@
 import gc
 from pathlib import Path
 
+import av
 import pytest
+import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from cogvx.cache.plan import latent_key
-from cogvx.data.manifest import Clip
+from cogvx.data.manifest import Clip, Refused
 from cogvx.digest import sha256_file
 from cogvx.encoding import EncodeReport, Encoders
+from cogvx.encoding.sources import Pixels, Sources, Window
 from cogvx.errors import ConfigError, DataError, IntegrityError, TransientError
 from cogvx.model.identity import TEXT_PARTS
 from cogvx.shapes import VideoSize
@@ -107,6 +110,50 @@ def test_a_bad_clip_is_refused_with_its_reason_and_the_others_go_on(
     ]
 
 
+def test_a_clip_that_may_not_be_read_for_a_moment_is_not_condemned(
+    bench: Bench, clips: tuple[Clip, ...]
+) -> None:
+    class Forbidding(MemoryStore):
+        def fetch(self, key: str, folder: Path) -> Path:
+            if key == clips[0].key:
+                raise PermissionError(13, "Permission denied", key)
+            return super().fetch(key, folder)
+
+    forbidding = Forbidding()
+    forbidding.objects = bench.dataset.objects
+    bench.dataset = forbidding
+    (refused,) = bench.encode(bench.plan(clips)).refused
+    assert (refused.key, refused.reason) == (clips[0].key, "forbidden")
+
+
+@pytest.mark.parametrize("reason", ["missing", "changed"])
+def test_a_file_that_goes_while_it_is_decoded_is_not_called_undecodable(
+    bench: Bench,
+    clips: tuple[Clip, ...],
+    world_clips: Path,
+    tmp_path: Path,
+    reason: str,
+) -> None:
+    path = tmp_path / "clips" / "a.mp4"
+    path.parent.mkdir()
+    path.write_bytes((world_clips / clips[0].key).read_bytes())
+    clip = clips[0].model_copy(update={"key": "a.mp4"})
+    later = clip.model_copy(update={"start_frame": 1})
+
+    windows = [
+        Window(one, latent_key(one, RECIPE, bench.encoders.ids), latents=True, images=())
+        for one in (clip, later)
+    ]
+    sources = Sources(LocalStore(path.parent), tmp_path / "copies", windows, dtype=torch.float32)
+    assert isinstance(sources.read(windows[0]), Pixels)
+    path.unlink()
+    if reason == "changed":
+        path.write_bytes(b"something else")
+    refused = sources.read(windows[1])
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.sha256) == (reason, clip.sha256)
+
+
 def test_a_dataset_that_does_not_answer_stops_the_work_and_keeps_what_is_done(
     bench: Bench, clips: tuple[Clip, ...]
 ) -> None:
@@ -192,6 +239,35 @@ def test_windows_of_one_clip_fetch_it_once(bench: Bench, clips: tuple[Clip, ...]
     assert bench.encode(bench.plan(tuple(windows))).encoded_latents == 12
     assert sorted(fetched) == sorted(clip.key for clip in clips)
     assert list(bench.work.rglob("*")) == []
+
+
+def test_windows_of_one_clip_share_what_is_known_of_its_track(
+    clips: tuple[Clip, ...],
+    encoders: Encoders,
+    world_clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    av_open = av.open
+
+    def watched(file: str, **options: object) -> object:
+        opened.append(file)
+        return av_open(file, **options)
+
+    monkeypatch.setattr(av, "open", watched)
+    key = latent_key(clips[0], RECIPE, encoders.ids)
+    windows = [Window(clips[0], key, latents=True, images=())] * 3
+
+    def times_opened(windows: list[Window]) -> int:
+        opened.clear()
+        sources = Sources(LocalStore(world_clips), tmp_path, windows, dtype=torch.float32)
+        assert all(isinstance(sources.read(window), Pixels) for window in windows)
+        return len(opened)
+
+    for_the_track = 2
+    for_a_window = times_opened(windows[:1]) - for_the_track
+    assert times_opened(windows) == for_the_track + 3 * for_a_window
 
 
 def test_a_clip_whose_windows_are_bad_is_refused_once(
