@@ -86,8 +86,9 @@ class Pool:
                     flow_run_name=name,
                     timeout=0,
                     tags=[tag],
-                    # Two parents see the same last run, so they make the same key.
-                    idempotency_key=digest([key, self._last_ended(tag)]),
+                    # Two parents see the same last run, so they make the same key. The server
+                    # knows it by flow alone, and another deployment may have another store.
+                    idempotency_key=digest([str(self._id), key, self._last_ended(tag)]),
                 )
             except httpx.HTTPStatusError as error:
                 if error.response.status_code not in {409, 422}:
