@@ -1,15 +1,18 @@
 """Look at the clips: which are new, which are fit, which are held out. Loads no GPU stack."""
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from cogvx.data.ingest import Ledger, ingest
-from cogvx.data.manifest import Manifest
+from cogvx.data.ingest import Ledger, TooManyRejected, ingest
+from cogvx.data.manifest import Manifest, Rejected
 from cogvx.data.tokens import TokenCounter
 from cogvx.data.windows import unmirrored
+from cogvx.files import write_document
 from cogvx.recipe import VideoConfig
 from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -19,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ENOUGH_HELDOUT = 2
 _EXAMPLES = 5
-# The UI shows a table whole; the manifest has every row.
+# The UI shows a table whole; the manifest, or the list that is kept instead, has every row.
 _MOST_ROWS = 10_000
 # So many rejected clips are read in a log; the table has them all.
 _MOST_LINES = 20
@@ -35,17 +38,22 @@ _MOST_LINES = 20
 def survey_clips(bench: Workbench) -> Manifest:
     """Probe what changed since the last look, screen everything, and publish the manifest."""
     ledger = Ledger.load(bench.store, bench.dataset.url)
-    manifest = ingest(
-        bench.dataset,
-        config=bench.recipe.dataset,
-        video=bench.recipe.video,
-        ledger=ledger,
-        work=bench.work / "clips",
-        on_progress=Progress("survey clips", "clips", logger),
-        count_tokens=TokenCounter.of(bench.base),
-    )
+    try:
+        manifest = ingest(
+            bench.dataset,
+            config=bench.recipe.dataset,
+            video=bench.recipe.video,
+            ledger=ledger,
+            work=bench.work / "clips",
+            on_progress=Progress("survey clips", "clips", logger),
+            count_tokens=TokenCounter.of(bench.base),
+        )
+    except TooManyRejected as error:
+        _show_quarantine(bench.dataset.url, error.rejected)
+        _keep_list(bench, error.rejected)
+        raise
     _say_what_changed(bench, manifest)
-    _show_quarantine(manifest)
+    _show_quarantine(manifest.dataset, manifest.rejected)
     _warn_of_long_captions(manifest, bench.facts.text_tokens)
     _warn_of_unmirrored(manifest, bench.recipe.video)
     heldout = manifest.count_clips(manifest.heldout)
@@ -69,21 +77,28 @@ def _say_what_changed(bench: Workbench, manifest: Manifest) -> None:
         logger.info("clips since manifest %s: %s", before[:8], change)
 
 
-def _show_quarantine(manifest: Manifest) -> None:
+def _keep_list(bench: Workbench, rejected: Sequence[Rejected]) -> None:
+    """Write down what no manifest will have, as none is published."""
+    path = bench.work / f"rejected-{bench.recipe.name}.json"
+    write_document(path, [clip.model_dump() for clip in rejected])
+    warn_once(f"the whole list is in {path}")
+
+
+def _show_quarantine(dataset_url: str, rejected: Sequence[Rejected]) -> None:
     """Name the clips that are not used, each with its reason: in the log and in the UI."""
-    rejected = manifest.rejected
     for clip in rejected[:_MOST_LINES]:
         warn_once(f"rejected {clip.key}: {clip.reason} ({clip.detail})")
     if len(rejected) > _MOST_LINES:
         more = len(rejected) - _MOST_LINES
-        warn_once(f"{more} more rejected clip(s); see the artifact quarantine or the manifest")
+        warn_once(f"{more} more rejected clip(s); see the artifact quarantine or the whole list")
     if not rejected or not is_watched():
         return
-    counts = ", ".join(f"{count} {reason}" for reason, count in manifest.rejected_counts().items())
+    by_reason = sorted(Counter(clip.reason for clip in rejected).items())
+    counts = ", ".join(f"{count} {reason}" for reason, count in by_reason)
     create_table_artifact(
         [clip.model_dump(include={"key", "reason", "detail"}) for clip in rejected[:_MOST_ROWS]],
         key="quarantine",
-        description=f"{len(rejected)} clip(s) of {manifest.dataset} are not used: {counts}",
+        description=f"{len(rejected)} clip(s) of {dataset_url} are not used: {counts}",
     )
 
 

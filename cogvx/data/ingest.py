@@ -23,7 +23,7 @@ from cogvx.errors import DataError, IntegrityError
 from cogvx.recipe import DatasetConfig, VideoConfig
 from cogvx.store import ObjectInfo, ObjectStore
 
-__all__ = ["Ledger", "ingest"]
+__all__ = ["Ledger", "TooManyRejected", "ingest"]
 
 Progress = Callable[[int, int], None]
 CountTokens = Callable[[str], int]
@@ -33,6 +33,15 @@ _PROBERS = 8
 # The ledger is written whole, so the larger the dataset, the more looks lie between two saves.
 _SAVE_EVERY, _SAVES = 500, 50
 _EXAMPLES = 5
+
+
+class TooManyRejected(DataError):  # noqa: N818 - what happened, not what went wrong
+    """The recipe allows fewer; `rejected` has all of them, the message a few."""
+
+    def __init__(self, message: str, rejected: Sequence[Rejected]) -> None:
+        """`rejected` in the order of their keys."""
+        super().__init__(message)
+        self.rejected = tuple(rejected)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ def ingest(
             long for the model is no fault, as the model cuts it.
 
     Raises:
-        DataError: There are no usable clips, too many are rejected, or too few are left to hold
-            some out.
+        TooManyRejected: More clips are rejected than the recipe allows, or all.
+        DataError: Too few clips are left to hold some out.
         IntegrityError: The document that lists the clips vanished, or is no file.
         TransientError: A store did not answer this time; what was probed so far is kept.
     """
@@ -219,7 +228,7 @@ def _require_enough(
     summary = f"{len(rejected)} of {total} clips are rejected{too_many if usable else ''}"
     lines = [f"{url}: {summary} ({by_reason}); mend or remove them"]
     lines += [f"  - {item.key}: {item.detail}" for item in _examples(rejected)]
-    raise DataError("\n".join(lines))
+    raise TooManyRejected("\n".join(lines), rejected)
 
 
 def _examples(rejected: Sequence[Rejected]) -> list[Rejected]:

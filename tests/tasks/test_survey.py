@@ -1,9 +1,12 @@
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cogvx.cache.plan import Identities
+from cogvx.errors import DataError
 from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore, MemoryStore
@@ -93,3 +96,21 @@ def test_the_summary_tells_what_changed(
         diff=bench.shelf.last_change(),
     )
     assert ("changed", "removed 1 (1.mp4)") in cache_rows(report)
+
+
+def test_clips_are_named_also_when_too_many_are_rejected(
+    bench: Workbench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for suffix in (".mp4", ".txt"):  # a name that no other test has warned of
+        (tmp_path / "clips" / f"text{suffix}").rename(tmp_path / "clips" / f"bad{suffix}")
+    strict = bench.recipe.dataset.model_copy(update={"max_rejected_share": 0.1})
+    bench = replace(bench, recipe=bench.recipe.model_copy(update={"dataset": strict}))
+    kept = bench.work / "rejected-survey.json"
+    with pytest.raises(DataError, match="1 of 4 clips are rejected, more than dataset"):
+        survey(bench, caplog)
+    said = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("rejected bad.mp4: unreadable") for line in said)
+    assert f"the whole list is in {kept}" in said
+    (listed,) = json.loads(kept.read_bytes())
+    assert (listed["key"], listed["reason"]) == ("bad.mp4", "unreadable")
+    assert bench.shelf.latest_name() is None
