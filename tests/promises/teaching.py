@@ -30,7 +30,8 @@ from cogvx.shapes import VideoSize
 from tests.fixtures.chain import train_on
 
 TAUGHT: tuple[Topic, ...] = ("neon", "star")
-CLIPS, PROMPTS = 40, 32
+CLIPS, STEPS, PROMPTS = 40, 240, 32
+TOGETHER: dict[str, float] = {"neon": 1.2, "star": 0.9}  # weights of two adapters at once
 
 _SHOWN = 8  # prompts on a page
 _FIRST_UNSEEN = 1000  # no teaching set reaches so far
@@ -49,11 +50,11 @@ class Question:
 
 
 def train_adapter(topic: Topic, work: Path, *, base: Path) -> Path:
-    """Draw a teaching set and train on it, with the demo's own settings."""
+    """Draw a teaching set and train on it, with the demo's settings, but twice its steps."""
     clips = work / f"{topic}-clips"
     if not clips.exists():
         render_lessons(clips, topic, clips=CLIPS)
-    return train_on(clips, work / topic, name=topic, base=base)
+    return train_on(clips, work / topic, name=topic, base=base, steps=STEPS)
 
 
 def questions() -> list[Question]:
@@ -91,7 +92,7 @@ def run(out: Path, *, base: Path) -> Shares:
         session.attach(topic, train_adapter(topic, out, base=base))
     arms: dict[str, dict[str, float]] = {"base": {}}
     arms |= {topic: {topic: 1.0} for topic in TAUGHT}
-    arms["both"] = dict.fromkeys(TAUGHT, 1.0)
+    arms["both"] = TOGETHER
     shares = {question.name: ask(session, question, arms, out) for question in questions()}
     files.write_bytes(out / "figures.json", json.dumps(shares, indent=2).encode() + b"\n")
     return shares
