@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cogvx.cache.index import CacheIndex
+from cogvx.cache.records import unpack
 from cogvx.model.nano.world import render_world
-from cogvx.store import ObjectStore
+from cogvx.store import LocalStore, ObjectStore
 from tasks.documents import CacheReport
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
@@ -22,6 +24,8 @@ from tests.fixtures.s3 import BUCKET, S3Server
 
 SEEDS = 30
 STAGE = "tests.e2e.cache_stage:fill_and_say"
+# Whole commands take seconds where the stage alone takes one, so only a few of them are killed.
+COMMAND_SEEDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +142,63 @@ def test_the_next_run_ends_with_the_same_bytes(
     assert report.records_encoded == len(stage.records) - len(kept), "something was encoded again"
     index = read_stored(store, f"indexes/{report.index}.json", CacheIndex)
     assert set(stage.records) == index.reaches()
+
+
+@dataclass(frozen=True)
+class Command:
+    """`cogvx cache` on stores that are folders, and what an undisturbed one leaves there."""
+
+    forks: Forks
+    place: Place
+    prefect_url: str
+    records: dict[str, bytes]
+    seconds: float
+
+    def start(self, home: Path) -> Job:
+        return start_command(self.forks, self.place, self.prefect_url, home)
+
+
+def start_command(forks: Forks, place: Place, prefect_url: str, home: Path) -> Job:
+    own = {"COGVX_HOME": str(home), "PREFECT_API_URL": prefect_url}
+    call = "tests.fixtures.forks:call_cli"
+    environment = {**place.environment, **own}
+    return forks.start(call, "cache", str(place.recipe), environment=environment, cwd=place.root)
+
+
+@pytest.fixture(scope="module")
+def command(
+    small: Place, forks: Forks, prefect_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    home = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
+    start_command(forks, small, prefect_url, home).succeed()
+    seconds = time.monotonic() - began
+    return Command(forks, small, prefect_url, records_in(LocalStore(home / "store")), seconds)
+
+
+def require_whole(records: dict[str, bytes], command: Command) -> None:
+    for key, data in records.items():
+        unpack(data, Path(key).stem)
+    assert records.items() <= command.records.items(), "a record is torn"
+
+
+@pytest.mark.parametrize(
+    ("seed", "racers"), [*((seed, 1) for seed in range(COMMAND_SEEDS)), (COMMAND_SEEDS, 2)]
+)
+def test_a_command_that_is_killed_at_any_time_is_finished_by_another(
+    command: Command, tmp_path: Path, seed: int, racers: int
+) -> None:
+    """One of two that race is killed; the other is then the one that finishes."""
+    store = LocalStore(tmp_path / "store")
+    delay = random.Random(seed).uniform(0.2, 0.9) * command.seconds
+    jobs = [command.start(tmp_path) for _ in range(racers)]
+    time.sleep(delay)
+    os.kill(jobs[0].pid, signal.SIGKILL)
+    assert jobs[0].wait() in (-signal.SIGKILL, 0), jobs[0].output.read_text()
+    require_whole(records_in(store), command)
+
+    last = jobs[1] if racers == 2 else command.start(tmp_path)
+    last.succeed()
+    assert records_in(store) == command.records
+    (entry,) = store.entries("indexes/")
+    assert set(command.records) == read_stored(store, entry.key, CacheIndex).reaches()
