@@ -1,11 +1,15 @@
 """What every test may use: the toy model, a small dataset, and the S3 server's fixtures."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from cogvx.model.nano.build import build_nano
 from cogvx.model.nano.world import render_world
+
+# A suite that a shell started in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.radosgw", "tests.fixtures.proxy"]
 

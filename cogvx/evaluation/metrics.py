@@ -70,7 +70,8 @@ def motion_magnitude(rgb_fhwc: Rgb) -> float:
     is at most 128, up to a sixteenth of it a frame. It stands in for optical flow (VBench's
     dynamic degree uses RAFT) until a flow library is among the dependencies; the two agree in
     order, not in value. It lies: noise and cuts count as motion, motion faster than the search or
-    slower than half a pixel as none, and it cannot tell the camera's motion from the subject's.
+    slower than half a pixel as none, it cannot tell the camera's motion from the subject's, and
+    it reads flat shapes without texture up to half too fast.
 
     Source: exhaustive block matching, sum of absolute differences.
     """

@@ -118,14 +118,16 @@ def ask(url: str, what: str, **filters: Any) -> list[dict[str, Any]]:
 
 
 def test_shards_are_seen_in_prefect(
-    mended: tuple[int, str], prefect_url: str, world_clips: Path
+    mended: tuple[int, str], sharded: Place, prefect_url: str, world_clips: Path
 ) -> None:
     names = [run["name"] for run in ask(prefect_url, "flow_runs")]
     for number in range(1, 5):
         assert f"encode {world_clips}, shard {number} of 4" in names
     tables = ask(prefect_url, "artifacts", artifacts={"key": {"any_": ["cache-shards"]}})
     rows = [json.loads(table["data"]) for table in tables if table["type"] == "table"]
-    failed = [row["failed"] for table in rows for row in table if row["failed"]]
+    # other tests' shards fail on the same server
+    told = [row["failed"] for table in rows for row in table if row["failed"]]
+    failed = [reason for reason in told if str(sharded.root) in reason]
     assert len(failed) == 1
     assert "cannot be written" in failed[0]
     assert max(len(table) for table in rows) == 4

@@ -42,8 +42,8 @@ def test_a_frozen_video_flickers_least():
 @pytest.mark.parametrize(("motion", "speed"), [("right", 12.8), ("up", 12.8), ("still", 0.0)])
 def test_motion_magnitude_is_the_speed_of_a_shape(motion, speed):
     # 0.4 of 48 pixels in 8 steps is 2.4 pixels a frame: 12.8 where the short side is 256.
-    scene = Scene("square", "red", "large", motion, "white", (0.0, 0.0), "")
-    assert motion_magnitude(render(scene, frames=9, size=48)) == pytest.approx(speed, abs=1.0)
+    scene = Scene("square", "red", "small", motion, "white", (0.0, 0.0), "")
+    assert motion_magnitude(render(scene, frames=9, size=48)) == pytest.approx(speed, rel=0.1)
 
 
 def test_motion_magnitude_follows_a_shift_of_texture_at_any_size():
