@@ -4,7 +4,6 @@ Only what is shown is decoded, from the key frame before it, without torch. Slow
 store end it early: then the page has fewer pictures.
 """
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from cogvx.data.manifest import Clip
 from cogvx.data.probe import Track, open_video, read_track
+from cogvx.data.scratch import scratch_folder
 from cogvx.data.timing import nearest_frames
 from cogvx.data.windows import crop_rule
 from cogvx.errors import DataError, IntegrityError
@@ -57,13 +57,12 @@ def make_strips(
         TransientError: The store did not answer this time.
     """
     end = time.monotonic() + seconds
-    work.mkdir(parents=True, exist_ok=True)
     strips = {}
-    with tempfile.TemporaryDirectory(dir=work, prefix="strips-") as folder:
+    with scratch_folder(work, "strips") as folder:
         pool = ThreadPoolExecutor(_WORKERS)
         try:
             futures: list[tuple[Clip, Future[Strip]]] = [
-                (clip, pool.submit(_make_strip, clip, dataset, fps, Path(folder), end))
+                (clip, pool.submit(_make_strip, clip, dataset, fps, folder, end))
                 for clip in clips
             ]
             for clip, future in futures:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_a_clip_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
     assert "no picture: the file cannot be read as a video" in strips["b.mp4"].absent
     assert "no picture: c.mp4 is not in memory://" in strips["c.mp4"].absent
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_what_a_killed_process_left_of_its_clips_is_swept(tmp_path: Path) -> None:
+    work, path = tmp_path / "work", write_clip(tmp_path / "a.mp4")
+    stale = work / "strips-abc123_x"
+    stale.mkdir(parents=True)
+    os.utime(stale, (0, 0))
+    make_strips([small_clip(path)], LocalStore(tmp_path), fps=8, work=work, seconds=60)
+    assert not list(work.iterdir())
 
 
 def test_slow_clips_cost_no_more_than_their_time(tmp_path: Path) -> None:
