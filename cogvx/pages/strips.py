@@ -62,8 +62,7 @@ def make_strips(
         pool = ThreadPoolExecutor(_WORKERS)
         try:
             futures: list[tuple[Clip, Future[Strip]]] = [
-                (clip, pool.submit(_make_strip, clip, dataset, fps, folder, end))
-                for clip in clips
+                (clip, pool.submit(_make_strip, clip, dataset, fps, folder, end)) for clip in clips
             ]
             for clip, future in futures:
                 strips[clip.key] = future.result()
