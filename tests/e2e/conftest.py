@@ -4,11 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from cogvx.cache.plan import Identities, prompt_key
+from cogvx.check import check_file
+from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
+from cogvx.store import LocalStore
+from cogvx.variants import read_facts
 from tests.fixtures.forks import Forks, forking
 from tests.fixtures.servers import free_port, listens, running, wait_until
 
@@ -168,3 +174,16 @@ def place(
     root = tmp_path_factory.mktemp("place")
     recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
     return make_place(root, recipe)
+
+
+@contextmanager
+def empty_caption_blocked(store: LocalStore, place: Place, base: Path) -> Iterator[None]:
+    """A file stands where the folder of the one record goes that every recipe needs."""
+    vae, text = (fingerprint(base, parts) for parts in (VAE_PARTS, TEXT_PARTS))
+    facts, recipe = read_facts(base), check_file(place.recipe).recipe
+    key = prompt_key("", recipe, Identities(vae=vae, text=text), facts)
+    way = store.root / Path(key.path).parent
+    way.parent.mkdir(parents=True)
+    way.write_text("in the way")
+    yield
+    way.unlink()

@@ -7,6 +7,7 @@ process that mends it, a run that starts nothing. The others stand in for the wo
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,17 +25,14 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 
-from cogvx.cache.plan import CachePlan, Identities, prompt_key
-from cogvx.check import check_file
+from cogvx.cache.plan import CachePlan
 from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
-from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.store import LocalStore
-from cogvx.variants import read_facts
 from deployments.apply import POOL, apply
 from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
 from tasks.fan_out import Elsewhere, run_on_pool
-from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
 
@@ -117,15 +115,9 @@ def store(pooled: Place) -> LocalStore:
 @pytest.fixture(scope="module")
 def broken(forks: Forks, pooled: Place, store: LocalStore, nano_base: Path, worker: int) -> str:
     """What a run says where one record cannot be written, because a file stands in its way."""
-    vae, text = (fingerprint(nano_base, parts) for parts in (VAE_PARTS, TEXT_PARTS))
-    facts, recipe = read_facts(nano_base), check_file(pooled.recipe).recipe
-    key = prompt_key("", recipe, Identities(vae=vae, text=text), facts)
-    way = store.root / Path(key.path).parent
-    way.parent.mkdir(parents=True)
-    way.write_text("in the way")
-    job = cache(forks, pooled)
-    status = job.wait()
-    way.unlink()
+    with empty_caption_blocked(store, pooled, nano_base):
+        job = cache(forks, pooled)
+        status = job.wait()
     printed = job.output.read_text()
     assert status == 2, printed
     assert "Traceback" not in printed
@@ -310,8 +302,9 @@ parent()
 """
 
 
+@pytest.mark.parametrize("way", ["interrupt", "in Prefect"])
 def test_cancelling_the_parent_cancels_its_children(
-    client: SyncPrefectClient, idle: str, prefect_url: str
+    way: str, client: SyncPrefectClient, idle: str, prefect_url: str
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT, idle],
@@ -322,10 +315,13 @@ def test_cancelling_the_parent_cancels_its_children(
     )
     runs = wait_for_runs(client, idle, 2)
     client.set_flow_run_state(runs["a"].id, Running(), force=True)
-    assert runs["a"].parent_task_run_id is not None
-    parent = client.read_task_run(runs["a"].parent_task_run_id).flow_run_id
-    assert parent is not None
-    client.set_flow_run_state(parent, Cancelling())
+    if way == "interrupt":
+        process.send_signal(signal.SIGINT)
+    else:
+        assert runs["a"].parent_task_run_id is not None
+        parent = client.read_task_run(runs["a"].parent_task_run_id).flow_run_id
+        assert parent is not None
+        client.set_flow_run_state(parent, Cancelling())
     _, printed = process.communicate(timeout=60)
     assert process.returncode != 0, printed
     states = {run.name: run.state_name for run in runs_of(client, idle).values()}

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from cogvx.cache.index import CacheIndex
-from cogvx.cache.plan import CachePlan, Identities, prompt_key
+from cogvx.cache.plan import CachePlan
 from cogvx.cache.shards import estimated_seconds
-from cogvx.check import check_file
-from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.store import LocalStore
-from cogvx.variants import read_facts
-from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 
 SHARD_SECONDS = 0.1
@@ -54,15 +51,9 @@ def records_in(store: LocalStore) -> set[str]:
 @pytest.fixture(scope="module")
 def broken(forks: Forks, sharded: Place, store: LocalStore, nano_base: Path) -> str:
     """What a run says where one record cannot be written, because a file stands in its way."""
-    vae, text = (fingerprint(nano_base, parts) for parts in (VAE_PARTS, TEXT_PARTS))
-    facts, recipe = read_facts(nano_base), check_file(sharded.recipe).recipe
-    key = prompt_key("", recipe, Identities(vae=vae, text=text), facts)
-    way = store.root / Path(key.path).parent
-    way.parent.mkdir(parents=True)
-    way.write_text("in the way")
-    job = run(forks, sharded)
-    status = job.wait()
-    way.unlink()
+    with empty_caption_blocked(store, sharded, nano_base):
+        job = run(forks, sharded)
+        status = job.wait()
     printed = job.output.read_text()
     assert status == 2, printed
     assert "Traceback" not in printed
