@@ -14,15 +14,8 @@ from urllib.parse import unquote, urlsplit
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
 from cogvx.limits import base_problems, training_problems
-from cogvx.recipe import (
-    BaseConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    Recipe,
-    parse_recipe,
-    read_sections,
-    recipe_warnings,
-)
+from cogvx.recipe import Recipe, parse_recipe, read_sections, recipe_warnings
+from cogvx.recipe_sections import BaseConfig, DatasetConfig, EvaluationConfig
 from cogvx.section import Section, read_toml, shown_text
 from cogvx.variants import BaseFacts, published_facts, read_facts
 

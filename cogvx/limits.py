@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from cogvx.adapters.layout import linear_modules, target_fault
 from cogvx.errors import Problem
-from cogvx.recipe import BaseConfig, LoraConfig, VideoConfig
+from cogvx.recipe_sections import BaseConfig, LoraConfig, VideoConfig
 from cogvx.section import Section, shown_text
 from cogvx.shapes import VideoSize
 from cogvx.variants import BaseFacts

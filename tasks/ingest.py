@@ -13,7 +13,7 @@ from cogvx.data.manifest import Manifest, Rejected
 from cogvx.data.tokens import TokenCounter
 from cogvx.data.windows import unmirrored
 from cogvx.files import write_document
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, warn_once

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cogvx.errors import ConfigError
-from cogvx.recipe import LoraConfig, Recipe, parse_recipe, recipe_warnings
+from cogvx.recipe import Recipe, parse_recipe, recipe_warnings
+from cogvx.recipe_sections import LoraConfig
 from cogvx.section import parse_section, read_toml
 from cogvx.shapes import VideoSize
 
@@ -136,7 +137,7 @@ def test_a_recipe_cannot_be_changed() -> None:
         recipe.name = "other"
 
 
-def test_the_training_digest_ignores_the_evaluation_and_nothing_else() -> None:
+def test_the_training_digest_holds_what_decides_the_weights_and_nothing_else() -> None:
     def of(**changes: Any) -> str:
         recipe = parse_recipe(document(**changes))[0]
         assert recipe is not None
@@ -144,7 +145,10 @@ def test_the_training_digest_ignores_the_evaluation_and_nothing_else() -> None:
 
     assert of(evaluation__suite="other.toml") == of()
     assert of(name="other-name") == of()
+    for same in ({"train__micro_batch": 1}, {"train__max_hours": 8}, {"compute__compile": True}):
+        assert of(**same) == of()
     for change in (
+        {"compute__preset": "small"},
         {"train__seed": 1},
         {"lora__alpha": 128},
         {"video__frames": 41},
@@ -211,8 +215,8 @@ def test_a_path_that_no_file_can_have_is_one_short_sentence(name: str, said: str
         ({"train__steps": 1e25}, "train.steps = 1e+25 is of the wrong kind; use a whole number"),
         ({"train__learning_rate": "1e-4"}, "is of the wrong kind; use a number"),
         ({"train__learning_rate": True}, "is of the wrong kind; use a number"),
-        ({"train__gradient_checkpointing": "yes"}, "use true or false"),
-        ({"train__gradient_checkpointing": 1}, "use true or false"),
+        ({"compute__compile": "yes"}, "use true or false"),
+        ({"compute__compile": 1}, "use true or false"),
         ({"schema_version": True}, "schema_version = true is of the wrong kind; use a whole"),
         ({"schema_version": 1.0}, "schema_version = 1.0 is of the wrong kind; use a whole"),
         ({"schema_version": 2}, "schema_version = 2 is not known; use 1"),

@@ -20,7 +20,7 @@ from cogvx.data.split import choose_heldout
 from cogvx.data.windows import Bucket, window_clips
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 from cogvx.store import ObjectInfo, ObjectStore
 
 __all__ = ["Ledger", "TooManyRejected", "ingest"]

@@ -2,7 +2,7 @@
 
 from cogvx.data.manifest import ClipFacts, ClipLook, Fault
 from cogvx.data.windows import Bucket, best_bucket
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 
 
 class Screen:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cogvx.digest import sha256_bytes
 from cogvx.errors import DataError
-from cogvx.recipe import DatasetConfig
+from cogvx.recipe_sections import DatasetConfig
 
 
 def choose_heldout(sha256s: Sequence[str], *, config: DatasetConfig) -> frozenset[str]:

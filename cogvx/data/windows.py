@@ -12,7 +12,7 @@ from fractions import Fraction
 from cogvx.data.manifest import Clip, ClipFacts, Fault
 from cogvx.data.timing import frames_needed
 from cogvx.digest import sha256_bytes
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 from cogvx.shapes import CENTRE, CropRule, VideoSize
 
 # A source this much slower than the target repeats one frame in twenty, which nobody sees; 24 fps

@@ -15,7 +15,7 @@ from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
 from cogvx.inference.session import Request, Sampling, Session
 from cogvx.mp4 import write_mp4
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 from cogvx.store import ObjectStore
 from cogvx.variants import DType
 

@@ -9,7 +9,7 @@ from cogvx.evaluation.metrics import measure, sanity_faults
 from cogvx.evaluation.render import Arm, Rendered
 from cogvx.evaluation.suite import Suite
 from cogvx.mp4 import Mp4, read_mp4
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 
 
 class ClipLoss(Protocol):

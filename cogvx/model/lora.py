@@ -13,7 +13,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from cogvx.errors import ConfigError, IntegrityError, Problem
-from cogvx.recipe import LoraConfig
+from cogvx.recipe_sections import LoraConfig
 
 ADAPTER = "default"
 

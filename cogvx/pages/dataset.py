@@ -19,7 +19,7 @@ from cogvx.pages.remarks import duration, movements, remarks
 from cogvx.pages.sheet import Pictures, choose_pictures
 from cogvx.pages.strips import Strip
 from cogvx.pages.template import render_template
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 
 # Raise it when the same dataset is to get another page.
 PAGE_VERSION = 1

@@ -4,7 +4,7 @@ from cogvx.data.manifest import Manifest
 from cogvx.data.statistics import brightnesses, each_clip, motions, token_counts
 from cogvx.pages.axes import Axis, even_axis, ratio_axis
 from cogvx.pages.histogram import Histogram, draw_histogram
-from cogvx.recipe import DatasetConfig
+from cogvx.recipe_sections import DatasetConfig
 
 _TOKEN_BINS = 26
 _LIGHT = Axis(tuple(float(edge) for edge in range(0, 257, 8)), (0.0, 64.0, 128.0, 192.0, 256.0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cogvx.data.manifest import Manifest
 from cogvx.data.statistics import DatasetStatistics
 from cogvx.data.windows import unmirrored
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 
 # From fewer held-out clips there is no spread to tell luck from progress.
 _FEWEST_HELDOUT = 2

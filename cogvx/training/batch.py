@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cogvx.errors import IntegrityError
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.dataset import Records
 from cogvx.training.objective import Objective, draw_latents, pad_front
 from cogvx.training.randomness import generator

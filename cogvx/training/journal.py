@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
 from cogvx.training.events import Recorder

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.journal import Journal
 from cogvx.training.objective import Objective

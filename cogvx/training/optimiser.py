@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from cogvx.errors import IntegrityError
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 
 _BETAS = (0.9, 0.95)  # CogVideo finetune/schemas/args.py
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")

@@ -60,7 +60,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
 
     transformer = load_transformer(base, dtype=recipe.base.dtype, device=str(device))
     parameters = attach_lora(transformer, recipe.lora, seed=train.seed)
-    if train.gradient_checkpointing:
+    if recipe.compute.checkpointing != "none":
         transformer.enable_gradient_checkpointing()
     half = recipe.base.dtype == "float16" and device.type == "cuda"
     learner = Learner(

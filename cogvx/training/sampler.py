@@ -20,7 +20,7 @@ from typing import Self
 import torch
 
 from cogvx.errors import DataError
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.randomness import generator
 
 

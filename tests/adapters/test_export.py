@@ -18,7 +18,7 @@ from cogvx.errors import IntegrityError
 from cogvx.files import is_aside
 from cogvx.model.lora import attach_lora, lora_state
 from cogvx.model.rotary import rotary_tables
-from cogvx.recipe import DEFAULT_TARGETS, LoraConfig
+from cogvx.recipe_sections import DEFAULT_TARGETS, LoraConfig
 from cogvx.variants import read_facts
 from tests.adapters.toys import toy_card, trained
 

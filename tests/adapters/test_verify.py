@@ -13,7 +13,7 @@ from cogvx.adapters.verify import verify_export
 from cogvx.errors import IntegrityError
 from cogvx.model.lora import attach_lora
 from cogvx.model.nano.build import build_nano
-from cogvx.recipe import LoraConfig
+from cogvx.recipe_sections import LoraConfig
 from cogvx.shapes import Compression, VideoSize
 from cogvx.variants import VARIANTS, BaseFacts, DType, Variant, read_facts
 from tests.adapters.toys import toy_card, trained

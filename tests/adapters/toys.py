@@ -9,7 +9,7 @@ from cogvx.adapters.card import AdapterCard, library_versions
 from cogvx.adapters.export import export_adapter
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora
-from cogvx.recipe import DEFAULT_TARGETS, LoraConfig
+from cogvx.recipe_sections import DEFAULT_TARGETS, LoraConfig
 from cogvx.variants import DType
 
 

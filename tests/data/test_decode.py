@@ -11,7 +11,7 @@ from cogvx.data.decode import decode_clip, decode_window, window_frames
 from cogvx.data.probe import probe, read_track
 from cogvx.data.timing import frame_indices
 from cogvx.errors import ConfigError, DataError
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 from cogvx.shapes import CropRule, VideoSize, cover_and_crop
 from tests.data.clips import damage, numbers_of, rotate_clockwise, trim, write_clip
 from tests.data.test_look import grey, write_pictures

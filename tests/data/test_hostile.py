@@ -21,7 +21,7 @@ import pytest
 from cogvx.data.ingest import Ledger, ingest
 from cogvx.data.manifest import Manifest
 from cogvx.errors import DataError
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 from cogvx.store import LocalStore, MemoryStore
 from tests.data.clips import damage, picture, rotate_clockwise, trim, write_clip, write_sound
 from tests.data.test_look import grey, remux, write_pictures

@@ -16,7 +16,7 @@ from cogvx.data.windows import Bucket
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError, TransientError
 from cogvx.model.nano.carried import carried_nano
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 from cogvx.store import LocalStore, MemoryStore
 from tests.data.clips import free_box, write_clip
 from tests.data.test_scratch import folder_with_a_clip

@@ -18,7 +18,7 @@ from cogvx.data.windows import (
     window_clips,
     windows_of,
 )
-from cogvx.recipe import VideoConfig
+from cogvx.recipe_sections import VideoConfig
 from cogvx.shapes import CENTRE, VideoSize, cover_and_crop
 
 PLAIN = {"width": 720, "height": 480, "frames": 100, "fps": 8.0, "codec": "h264"}

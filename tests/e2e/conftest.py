@@ -70,11 +70,13 @@ global_batch = 2
 micro_batch = 2
 learning_rate = 2e-3
 warmup_steps = 2
-gradient_checkpointing = false
 checkpoint_every = 4
 heldout_every = 8
 heldout_strata = 4
 log_every = 2
+
+[compute]
+checkpointing = "none"
 
 [evaluation]
 suite = "{suite}"

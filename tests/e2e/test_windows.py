@@ -83,7 +83,6 @@ def make_recipe(base: Path, clips: Path) -> Recipe:
                 "micro_batch": 2,
                 "warmup_steps": 0,
                 "heldout_strata": 2,
-                "gradient_checkpointing": False,
             },
             "evaluation": {"suite": "none.toml"},
         }

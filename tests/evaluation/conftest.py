@@ -13,7 +13,7 @@ from cogvx.inference.session import Session
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora
-from cogvx.recipe import LoraConfig, VideoConfig
+from cogvx.recipe_sections import LoraConfig, VideoConfig
 from tests.evaluation.builders import suite_of
 
 

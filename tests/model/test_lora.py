@@ -12,7 +12,7 @@ from cogvx.errors import ConfigError, IntegrityError
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora, lora_state, set_lora_state
 from cogvx.model.rotary import rotary_tables
-from cogvx.recipe import LoraConfig
+from cogvx.recipe_sections import LoraConfig
 from cogvx.variants import read_facts
 
 LORA = LoraConfig(rank=64, alpha=32)

@@ -1,7 +1,7 @@
 """Manifests made for the tests of pages."""
 
 from cogvx.data.manifest import Clip, ClipFacts, ClipLook, Manifest, Rejected
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 from cogvx.shapes import VideoSize
 
 VIDEO = VideoConfig(frames=9, height=48, width=64, fps=8)

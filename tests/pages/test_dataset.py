@@ -10,7 +10,7 @@ from cogvx.data.manifest import Manifest, Rejected
 from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.sheet import choose_pictures
 from cogvx.pages.strips import Strip
-from cogvx.recipe import DatasetConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, VideoConfig
 from tests.pages.datasets import CONFIG, VIDEO, clip_of, manifest_of
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.com/x.png>'

@@ -10,7 +10,8 @@ from cogvx.check import check_file
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, UserError
 from cogvx.evaluation.suite import load_suite
-from cogvx.recipe import EvaluationConfig, Recipe
+from cogvx.recipe import Recipe
+from cogvx.recipe_sections import EvaluationConfig
 from cogvx.training.run import RunFolder, TrainOutcome
 from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version

@@ -26,7 +26,6 @@ DEFAULTS = {
     "heldout_strata": 2,
     "log_every": 2,
     "caption_dropout": 0.2,
-    "gradient_checkpointing": False,
     "seed": 7,
 }
 
@@ -45,6 +44,7 @@ def make_recipe(base: Path, **train: Any) -> Recipe:
                 "buckets": train.pop("buckets", ()),
             },
             "lora": {"rank": 4, "alpha": 2, "allow_unusual": True},
+            "compute": train.pop("compute", {"checkpointing": "none"}),
             "train": {**DEFAULTS, **train},
             "evaluation": {"suite": "none.toml"},
         }

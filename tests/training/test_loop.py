@@ -37,8 +37,8 @@ def test_four_micro_batches_of_one_equal_one_of_four(new_run: NewRun) -> None:
 
 
 def test_recomputing_activations_changes_no_gradient(new_run: NewRun) -> None:
-    kept, _ = gradients(new_run(gradient_checkpointing=False))
-    recomputed, _ = gradients(new_run(gradient_checkpointing=True))
+    kept, _ = gradients(new_run(compute={"checkpointing": "none"}))
+    recomputed, _ = gradients(new_run(compute={"checkpointing": "full"}))
     assert torch.equal(kept, recomputed)
 
 

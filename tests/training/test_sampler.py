@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogvx.errors import DataError
-from cogvx.recipe import TrainConfig
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.randomness import generator
 from cogvx.training.sampler import Sampler
 from tests.training.runs import make_recipe
