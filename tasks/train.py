@@ -1,10 +1,7 @@
 """Train one adapter: fill the run folder, launch the trainer, relay its words, keep the result."""
 
-import logging
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,7 +12,7 @@ from cogvx.cache.index import index_cache
 from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
-from cogvx.errors import CogvxError, IntegrityError, TransientError
+from cogvx.errors import CogvxError, IntegrityError
 from cogvx.training.lock import Held
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
@@ -24,13 +21,9 @@ from tasks.clients.runs import RUN_TAG
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
 from tasks.lineage import run_tags
-from tasks.progress import Progress
 from tasks.records import bring_records
+from tasks.relay import Relay
 from tasks.workbench import Workbench, code_version, read_stored
-
-logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_FLUSHES = 5.0
 
 
 @task(name="train adapter", cache_policy=NO_CACHE)
@@ -154,7 +147,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     registry.reopen_run(run_id)
     log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder))
-    relay = _Relay(registry, run_id)
+    relay = Relay(registry, run_id)
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
         outcome = launch_training(
@@ -198,58 +191,3 @@ def _report(bench: Workbench, run: str, outcome: TrainOutcome, *, trained: bool)
         adapter=str(fetch_adapter(bench, outcome)),
         adapter_sha256=outcome.adapter_sha256 or "",
     )
-
-
-class _Relay:
-    """Hands the trainer's events on: metrics to MLflow in batches, the rest to the log."""
-
-    def __init__(self, registry: Registry, run_id: str) -> None:
-        self._registry = registry
-        self._run_id = run_id
-        self._points: list[Point] = []
-        self._flushed = time.monotonic()
-        self._progress = Progress("train", "steps", logger)
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "progress":
-            self._progress(event["step"], event["steps"])
-        elif kind == "metrics":
-            self._add(event, {f"train/{name}": value for name, value in event["values"].items()})
-        elif kind == "heldout":
-            values = {f"heldout/t{t}": loss for t, loss in event["by_timestep"].items()}
-            self._add(event, {"heldout/loss": event["loss"], **values})
-            logger.info("step %d: held-out loss %.4f", event["step"], event["loss"])
-        elif kind == "warning":
-            logger.warning("trainer: %s", event["text"])
-        elif kind == "phase":
-            logger.info("trainer: %s", event["name"])
-        elif kind == "resumed":
-            logger.info("trainer: goes on from step %d", event["step"])
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self._flush_if_possible()
-
-    def flush(self) -> None:
-        """Send what is left.
-
-        Raises:
-            TransientError: MLflow does not answer; the events stay in the run folder.
-        """
-        if self._points:
-            self._registry.log_metrics(self._run_id, self._points)
-        self._points.clear()
-        self._flushed = time.monotonic()
-
-    def _add(self, event: Mapping[str, Any], values: Mapping[str, float]) -> None:
-        self._points += [
-            Point(name, value, step=event["step"], when=event["time"])
-            for name, value in values.items()
-        ]
-
-    def _flush_if_possible(self) -> None:
-        """Training is dearer than a curve: while MLflow is away, points wait here."""
-        try:
-            self.flush()
-        except TransientError as error:
-            self._flushed = time.monotonic()
-            logger.warning("metrics wait: %s", error)
