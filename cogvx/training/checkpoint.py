@@ -2,8 +2,9 @@
 
 checkpoints/step-00000200/
     lora.safetensors        the adapter's weights, alpha not baked in
-    optimiser.safetensors   Adam's moments, one named tensor each
-    state.json              CheckpointState: whose it is, how far, digests of the two files
+    optimiser.safetensors   the optimiser's state, one named tensor each
+    <name>.safetensors      whatever else the run needs to go on
+    state.json              CheckpointState: whose it is, how far, digests of the other files
 checkpoints/latest.json     Pointer, written last
 
 A run goes on from its newest checkpoint, or not at all. A damaged one is never passed over, since
@@ -16,9 +17,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,10 +29,13 @@ from cogvx.errors import ConfigError, IntegrityError
 from cogvx.training.events import history
 from cogvx.training.run import RunFolder
 
-LORA_FILE = "lora.safetensors"
-OPTIMISER_FILE = "optimiser.safetensors"
+LORA, OPTIMISER = "lora", "optimiser"
 STATE_FILE = "state.json"
 _NAME = re.compile(r"step-(\d{8})")
+_NEEDED = (LORA, OPTIMISER)
+
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9_]+\.safetensors$")]
+"""Of a file of tensors: never a path that leads out of the checkpoint's folder."""
 
 
 class _Document(BaseModel):
@@ -59,7 +63,7 @@ class CheckpointState(_Document):
     schema_version: Literal[1] = 1
     run: str
     progress: Progress
-    sha256: dict[str, str]
+    sha256: dict[FileName, str]
     libraries: dict[str, str]
 
 
@@ -72,12 +76,19 @@ class Pointer(_Document):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory."""
+    """A checkpoint in memory.
+
+    `tensors` holds what becomes a file each: `LORA`, `OPTIMISER`, and what else a run needs.
+    """
 
     progress: Progress
-    lora: Mapping[str, Tensor]
-    optimiser: Mapping[str, Tensor]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     libraries: Mapping[str, str]
+
+
+def tensor_file(name: str) -> str:
+    """The file in a checkpoint's folder that holds the tensors of this name."""
+    return f"{name}.safetensors"
 
 
 class Checkpoints:
@@ -102,8 +113,7 @@ class Checkpoints:
         """
         name = f"step-{checkpoint.progress.step:08d}"
         tensors = {
-            LORA_FILE: save(dict(checkpoint.lora)),
-            OPTIMISER_FILE: save(dict(checkpoint.optimiser)),
+            tensor_file(part): save(dict(named)) for part, named in checkpoint.tensors.items()
         }
         state = CheckpointState(
             run=self.run,
@@ -145,8 +155,7 @@ class Checkpoints:
             )
         return Checkpoint(
             progress=state.progress,
-            lora=load_file(folder / LORA_FILE),
-            optimiser=load_file(folder / OPTIMISER_FILE),
+            tensors={Path(file).stem: load_file(folder / file) for file in state.sha256},
             libraries=state.libraries,
         )
 
@@ -203,6 +212,11 @@ class Checkpoints:
         faults = []
         try:
             state = files.read_document(folder / STATE_FILE, CheckpointState)
+            faults += [
+                f"{STATE_FILE} names no {tensor_file(name)}"
+                for name in _NEEDED
+                if tensor_file(name) not in state.sha256
+            ]
             for file, wanted in state.sha256.items():
                 if sha256_file(folder / file) != wanted:
                     faults.append(f"{file} is not what was written")

@@ -13,7 +13,7 @@ from cogvx.errors import ConfigError
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora, lora_state, set_lora_state
 from cogvx.training.batch import Batches
-from cogvx.training.checkpoint import Checkpoint, Checkpoints, Progress
+from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints, Progress
 from cogvx.training.dataset import Records
 from cogvx.training.events import EventWriter, Recorder, Silent
 from cogvx.training.journal import Journal, Watch
@@ -115,8 +115,10 @@ class _Saver:
         return self.checkpoints.save(
             Checkpoint(
                 progress=progress.model_copy(update={"scaler": self.learner.scaler.state_dict()}),
-                lora=lora,
-                optimiser=optimiser_state(self.learner.optimiser, list(lora)),
+                tensors={
+                    LORA: lora,
+                    OPTIMISER: optimiser_state(self.learner.optimiser, list(lora)),
+                },
                 libraries=bit_deciding_versions(),
             )
         )
@@ -128,9 +130,10 @@ def _restore(
     found: Checkpoint,
     events: Recorder,
 ) -> None:
-    set_lora_state(transformer, found.lora)
+    set_lora_state(transformer, found.tensors[LORA])
     # names in the parameters' order: a file gives its tensors back in another
-    set_optimiser_state(learner.optimiser, list(lora_state(transformer)), found.optimiser)
+    names = list(lora_state(transformer))
+    set_optimiser_state(learner.optimiser, names, found.tensors[OPTIMISER])
     if found.progress.scaler:
         learner.scaler.load_state_dict(dict(found.progress.scaler))
     events.write("resumed", step=found.progress.step)

@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused, pruned last, never quietly passed over."""
 
+import dataclasses
 import errno
 import re
 import shutil
@@ -11,26 +12,29 @@ import torch
 
 from cogvx import files
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.files import read_document
+from cogvx.files import read_document, write_document
 from cogvx.training.checkpoint import (
-    LORA_FILE,
-    OPTIMISER_FILE,
+    LORA,
+    OPTIMISER,
     STATE_FILE,
     Checkpoint,
     Checkpoints,
+    CheckpointState,
     Pointer,
     Progress,
+    tensor_file,
 )
 from cogvx.training.events import EventWriter
 from cogvx.training.run import RunFolder
+
+LORA_FILE, OPTIMISER_FILE = tensor_file(LORA), tensor_file(OPTIMISER)
 
 
 def checkpoint(step: int) -> Checkpoint:
     tensor = torch.full((2, 3), float(step))
     return Checkpoint(
         progress=Progress(step=step, losses=(0.1, 0.2), heldout_before=1.5),
-        lora={"a": tensor},
-        optimiser={"a/step": torch.tensor(float(step))},
+        tensors={LORA: {"a": tensor}, OPTIMISER: {"a/step": torch.tensor(float(step))}},
         libraries={"torch": "1"},
     )
 
@@ -65,8 +69,44 @@ def test_what_was_saved_comes_back(checkpoints: Checkpoints) -> None:
     found = checkpoints.newest()
     assert found is not None
     assert found.progress == saved.progress
-    assert torch.equal(found.lora["a"], saved.lora["a"])
-    assert torch.equal(found.optimiser["a/step"], saved.optimiser["a/step"])
+    assert found.tensors.keys() == {LORA, OPTIMISER}
+    assert torch.equal(found.tensors[LORA]["a"], saved.tensors[LORA]["a"])
+    assert torch.equal(found.tensors[OPTIMISER]["a/step"], saved.tensors[OPTIMISER]["a/step"])
+
+
+def test_it_keeps_whatever_tensors_a_run_needs_and_verifies_them_too(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    plain = checkpoint(3)
+    mean = {"a": torch.full((2, 3), 0.5)}
+    checkpoints.save(dataclasses.replace(plain, tensors={**plain.tensors, "ema": mean}))
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.tensors.keys() == {LORA, OPTIMISER, "ema"}
+    assert torch.equal(found.tensors["ema"]["a"], mean["a"])
+    (folder.checkpoints / "step-00000003" / "ema.safetensors").unlink()
+    with pytest.raises(IntegrityError, match=r"damaged: ema\.safetensors is missing"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        (["optimiser.safetensors"], r"state\.json names no lora\.safetensors"),
+        (["lora.safetensors"], r"state\.json names no optimiser\.safetensors"),
+        (["../lora.safetensors"], r"state\.json cannot be read"),
+    ],
+)
+def test_a_state_that_names_too_little_or_reaches_outside_is_refused(
+    named: list[str], fault: str, checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    checkpoints.save(checkpoint(3))
+    path = folder.checkpoints / "step-00000003" / STATE_FILE
+    state = read_document(path, CheckpointState)
+    sha256 = {name: state.sha256[Path(name).name] for name in named}
+    write_document(path, state.model_copy(update={"sha256": sha256}))
+    with pytest.raises(IntegrityError, match=fault):
+        checkpoints.newest()
 
 
 def test_the_newest_two_stay_and_the_pointer_names_the_last(
