@@ -31,6 +31,10 @@ class ObjectInfo:
     modified: float = math.inf
 
 
+class Absent(IntegrityError):  # noqa: N818 - a state of the store rather than a fault
+    """There is no such object, or a store far away does not show it yet."""
+
+
 class ObjectStore(Protocol):
     """Whole objects under slash-separated keys; a reader sees an object whole or not at all."""
 
@@ -43,7 +47,7 @@ class ObjectStore(Protocol):
         """All bytes of an object.
 
         Raises:
-            IntegrityError: There is no such object.
+            Absent: There is no such object.
             TransientError: The store did not answer this time.
         """
         ...
@@ -160,7 +164,7 @@ class LocalStore:
         try:
             return self._file(key).read_bytes()
         except FileNotFoundError as error:
-            raise IntegrityError(f"{key} is not in {self.url}") from error
+            raise Absent(f"{key} is not in {self.url}") from error
 
     def write(self, key: str, data: bytes) -> None:
         """See `ObjectStore.write`."""
@@ -221,7 +225,7 @@ class LocalStore:
             raise IntegrityError(f"{key} in {self.url} is a link that leads to no file")
         if path.exists() and not path.is_dir():
             raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
-        raise IntegrityError(f"{key} is not in {self.url}")
+        raise Absent(f"{key} is not in {self.url}")
 
 
 def _walk(
@@ -289,7 +293,7 @@ class MemoryStore:
         try:
             return self.objects[check_key(key)]
         except KeyError as error:
-            raise IntegrityError(f"{key} is not in {self.url}") from error
+            raise Absent(f"{key} is not in {self.url}") from error
 
     def write(self, key: str, data: bytes) -> None:
         """See `ObjectStore.write`."""

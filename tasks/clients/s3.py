@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from cogvx import files
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.store import ObjectInfo, check_key
+from cogvx.store import Absent, ObjectInfo, check_key
 from tasks.clients.s3_errors import SDK_ERRORS, is_absent, translate, without_secrets
 from tasks.clients.s3_read import checksum, checksum_file, persist, read_into, read_object
 from tasks.clients.s3_sight import Sight
@@ -249,7 +249,7 @@ class S3Store:
             ) from error
         except SDK_ERRORS as error:
             if is_absent(error):
-                raise IntegrityError(f"{key} is not in {self.url}") from error
+                raise Absent(f"{key} is not in {self.url}") from error
             raise translate(error, self._place, key) from error
 
 
