@@ -13,17 +13,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
 from cogvx.training.events import Recorder
 from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
-from cogvx.training.metrics import LossWindow, require_finite
+from cogvx.training.metrics import Place, Scores, Window, norm_of, require_finite
 from cogvx.training.optimiser import lr_at
 from cogvx.training.run import Sample
 from cogvx.training.stop import Stop
+from cogvx.training.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ class Journal:
     step: int
     train_loss: float | None
     heldout_before: float | None
-    _window: LossWindow
+    _tally: Tally
+    _window: Window
+    _waited: list[float]
+    _place: Place | None
     _seconds_before: float
     _started: float
     _logged_step: int
     _logged_time: float
     _saved_step: int | None
+    _parameters: tuple[nn.Parameter, ...]
     _may_overflow: bool
 
     def __init__(
@@ -74,12 +79,18 @@ class Journal:
         self.train_loss = progress.train_loss
         self.heldout_before = progress.heldout_before
         self._save = save
-        self._window = LossWindow.of(progress.losses, watch.accelerator.device)
+        self._tally = progress.tally
+        self._window = Window()
+        self._waited = [0.0] * watch.accelerator.num_processes
+        self._place = None
         self._seconds_before = progress.seconds
         self._started = self._logged_time = time.monotonic()
         self._logged_step = progress.step
         self._saved_step = progress.step or None
         # float16's scaler skips an update whose gradient overflows, and goes on
+        self._parameters = tuple(
+            parameter for parameter in watch.transformer.parameters() if parameter.requires_grad
+        )
         self._may_overflow = watch.transformer.dtype == torch.float16
 
     @property
@@ -92,18 +103,30 @@ class Journal:
         if self.step == 0 and self.heldout_before is None:
             self.heldout_before = self.measure_heldout()
 
-    def record(self, step: int, loss: Tensor, norm: Tensor) -> None:
+    def expect(self, step: int) -> None:
+        """Note where the weights are before update number `step`, if its length will be logged.
+
+        To be called when the gradients are there: then the activations' memory is free for a copy.
+        """
+        self._place = Place.of(self._parameters) if self._is_logged(step) else None
+
+    def record(self, step: int, scores: Scores, norm: Tensor) -> None:
         """Note update number `step`, the first being 1, and do what is due after it.
 
         A checkpoint comes before a held-out measurement: a kill during the long one costs nothing.
+
+        Args:
+            step: Number of the update.
+            scores: Of this process's samples.
+            norm: Of the gradient before clipping, on the device.
 
         Raises:
             TrainingDiverged: The loss is not finite; noticed at the next log line or checkpoint.
         """
         self.step = step
-        self._window.add(loss, norm)
+        self._window.add(scores, norm)
         last = step == self.train.steps
-        if step % self.train.log_every == 0 or last:
+        if self._is_logged(step):
             self._log()
         if step % self.train.checkpoint_every == 0 or last:
             self.checkpoint()
@@ -118,12 +141,12 @@ class Journal:
         """
         if self.step in (0, self._saved_step):
             return
-        losses, _ = self._read_window()
+        self._read_window()
         name = self._save(
             Progress(
                 step=self.step,
                 seconds=round(self.seconds, 3),
-                losses=tuple(losses),
+                tally=self._tally,
                 train_loss=self.train_loss,
                 heldout_before=self.heldout_before,
             )
@@ -166,22 +189,36 @@ class Journal:
         )
         return average
 
+    def _is_logged(self, step: int) -> bool:
+        return step % self.train.log_every == 0 or step == self.train.steps
+
     def _log(self) -> None:
-        losses, norms = self._read_window()
-        self._window = LossWindow()
-        self.train_loss = sum(losses) / len(losses)
-        rate = (self.step - self._logged_step) / max(time.monotonic() - self._logged_time, 1e-9)
-        self._logged_step, self._logged_time = self.step, time.monotonic()
-        samples_per_second = rate * self.train.global_batch
+        weight_norm, update_norm = self._read_window(
+            norm_of(self._parameters),
+            torch.zeros(()) if self._place is None else self._place.distance(self._parameters),
+        )
+        self._place = None
         values = {
-            "loss": self.train_loss,
-            "grad_norm": norms[-1],
+            **self._tally.values(timesteps=self._timesteps),
+            "weight_norm": weight_norm,
+            "update_norm": update_norm,
             "learning_rate": lr_at(self.step - 1, self.train),
             "epoch": self.watch.batches.sampler.epoch(self.step),
-            "samples_per_second": samples_per_second,
         }
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self.events.write("metrics", step=self.step, values=finite)
+        self.train_loss = values.get("loss", self.train_loss)
+        self._tally = self._tally.next_window()
+        now = time.monotonic()
+        rate = (self.step - self._logged_step) / max(now - self._logged_time, 1e-9)
+        waited = max(self._waited) / max(now - self._logged_time, 1e-9)
+        self._waited = [0.0] * len(self._waited)
+        self._logged_step, self._logged_time = self.step, now
+        samples_per_second = rate * self.train.global_batch
+        self.events.write(
+            "metrics",
+            step=self.step,
+            values={name: value for name, value in values.items() if math.isfinite(value)},
+            system={"samples_per_second": samples_per_second, "data_wait_share": waited},
+        )
         self.events.write(
             "progress",
             step=self.step,
@@ -190,25 +227,27 @@ class Journal:
             samples_per_second=round(samples_per_second, 3),
         )
 
-    def _read_window(self) -> tuple[list[float], list[float]]:
-        """Losses since the last log line, averaged over processes, and norms since this try began.
+    def _read_window(self, *own: Tensor) -> tuple[float, ...]:
+        """Count what all processes did since the last time; one exchange between them.
+
+        Returns:
+            The first process's `own` numbers.
 
         Raises:
-            TrainingDiverged: One of them is not finite.
+            TrainingDiverged: A loss or a norm is not finite.
         """
-        losses = self._averaged(self._window.losses)
-        norms = self._averaged(self._window.norms)
-        require_finite("loss", losses, last_step=self.step)
-        if not self._may_overflow:
-            require_finite("gradient's norm", norms, last_step=self.step)
-        return losses, norms
+        waited = sum(scores.waited_seconds for scores in self._window.scores)
+        reading = self._window.read(self.watch.accelerator, self.train, own=(*own, waited))
+        self._waited = [
+            before + numbers[-1] for before, numbers in zip(self._waited, reading.own, strict=True)
+        ]
+        require_finite(reading.updates, last_step=self.step, may_overflow=self._may_overflow)
+        self._tally = self._tally.plus(reading.updates, timesteps=self._timesteps)
+        return reading.own[0][:-1]
 
-    def _averaged(self, numbers: list[Tensor]) -> list[float]:
-        if not numbers:
-            return []
-        averaged: Tensor = self.watch.accelerator.reduce(torch.stack(numbers), reduction="mean")
-        values: list[float] = averaged.tolist()
-        return values
+    @property
+    def _timesteps(self) -> int:
+        return self.watch.batches.objective.schedule.timesteps
 
 
 def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:

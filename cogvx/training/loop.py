@@ -1,5 +1,6 @@
 """The training loop: draw, noise, predict, score, step, record."""
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch.optim import AdamW
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.journal import Journal
+from cogvx.training.metrics import Scores
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import clip_gradients, lr_at
 from cogvx.training.stop import Stop
@@ -44,26 +46,29 @@ def train(learner: Learner, journal: Journal, stop: Stop) -> None:
     for step in range(journal.step, learner.train.steps):
         if stop.agreed():
             break
-        loss = accumulate(learner, step)
+        scores = accumulate(learner, step)
+        journal.expect(step + 1)
         norm = update(learner, step)
-        journal.record(step + 1, loss, norm)
+        journal.record(step + 1, scores, norm)
 
 
-def accumulate(learner: Learner, step: int) -> Tensor:
+def accumulate(learner: Learner, step: int) -> Scores:
     """Add up the gradients of one update's micro-batches.
 
-    Gradients end as those of the mean loss over the global batch; processes exchange them once, in
-    the last micro-batch.
+    Gradients end as those of the mean weighted loss over the global batch; processes exchange them
+    once, in the last micro-batch.
 
     Returns:
-        The mean loss over this process's share, on the device.
+        The losses of this process's share.
     """
     accelerator, parts = learner.accelerator, learner.train.accumulation
-    total = torch.zeros((), device=accelerator.device)
+    losses, timesteps, waited = [], [], 0.0
     for micro in range(parts):
+        asked = time.perf_counter()
         batch = learner.batches.draw(
             step, micro=micro, rank=accelerator.process_index, device=accelerator.device
         )
+        waited += time.perf_counter() - asked
         apart = micro < parts - 1
         with accelerator.no_sync(learner.model) if apart else nullcontext():
             loss_b = learner.objective.loss_b(
@@ -72,11 +77,14 @@ def accumulate(learner: Learner, step: int) -> Tensor:
                 noise_bfchw=batch.noise_bfchw,
                 timesteps_b=batch.timesteps_b,
                 prompts_bsd=batch.prompts_bsd,
+                images_bfchw=batch.images_bfchw,
             )
-            loss = loss_b.mean() / parts
+            weights_b = learner.objective.weights_b(batch.timesteps_b).to(loss_b.device)
+            loss = (weights_b * loss_b).mean() / parts
             torch.autograd.backward(learner.scaler.scale(loss))
-        total += loss.detach()
-    return total
+        losses.append(loss_b.detach())
+        timesteps.append(batch.timesteps_b)
+    return Scores(torch.cat(losses), torch.cat(timesteps), waited_seconds=waited)
 
 
 def update(learner: Learner, step: int) -> Tensor:

@@ -3,49 +3,141 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from cogvx.errors import TrainingDiverged
+from cogvx.recipe_sections import TrainConfig
+from cogvx.training.tally import Seen
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One process's share of an update, in the order of its micro-batches.
+
+    `loss_b` is unweighted and stays on the device; `timesteps_b` is on the CPU. `waited_seconds`
+    went by until the batches were there.
+    """
+
+    loss_b: Tensor
+    timesteps_b: Tensor
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all processes saw: the updates, oldest first, and each process's own numbers."""
+
+    updates: tuple[Seen, ...]
+    own: tuple[tuple[float, ...], ...]
 
 
 @dataclass
-class LossWindow:
-    """Losses and gradient norms since the last log line, oldest first, still on the device.
+class Window:
+    """Updates of this process that were not read yet, oldest first, still on the device."""
 
-    A resumed run has the losses from before its checkpoint, but not the norms.
-    """
-
-    losses: list[Tensor] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, losses: Sequence[float], device: torch.device) -> Self:
-        """Rebuild a window from what a checkpoint kept."""
-        return cls(losses=[torch.tensor(loss, device=device) for loss in losses])
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Keep the numbers of one update of this process."""
-        self.losses.append(loss.detach())
+    def add(self, scores: Scores, norm: Tensor) -> None:
+        """Keep the numbers of one update."""
+        self.scores.append(scores)
         self.norms.append(norm.detach())
 
+    def read(
+        self, accelerator: Accelerator, train: TrainConfig, *, own: Sequence[Tensor | float]
+    ) -> Reading:
+        """Bring everything to every process, in one exchange, and forget it.
 
-def require_finite(name: str, values: Sequence[float], *, last_step: int) -> None:
+        Args:
+            accelerator: Of this process; all processes read at the same update.
+            train: Says in which order the processes' samples make up the global batch.
+            own: Further numbers of this process, as many as in the others.
+        """
+        device, updates = accelerator.device, len(self.norms)
+        parts = [one.loss_b.detach() for one in self.scores]
+        parts += [one.timesteps_b.to(device) for one in self.scores]
+        parts += [norm.reshape(1) for norm in self.norms]
+        parts += [torch.as_tensor(number, device=device).reshape(1) for number in own]
+        flat = torch.cat([part.to(torch.float64) for part in parts])
+        gathered_pn = accelerator.gather(flat).cpu().reshape(accelerator.num_processes, -1)
+        self.scores, self.norms = [], []
+        samples = updates * train.accumulation * train.micro_batch
+        losses, timesteps, norms, rest = gathered_pn.split(
+            [samples, samples, updates, len(own)], dim=1
+        )
+        return Reading(
+            updates=tuple(
+                Seen(losses=loss, timesteps=[int(t) for t in timestep], grad_norm=norm)
+                for loss, timestep, norm in zip(
+                    _global_order(losses, train),
+                    _global_order(timesteps, train),
+                    norms[0].tolist(),
+                    strict=True,
+                )
+            ),
+            own=tuple(tuple(numbers) for numbers in rest.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the weights were before an update."""
+
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, parameters: Sequence[nn.Parameter]) -> "Place":
+        """Here; costs a copy of the adapter until the update is done."""
+        return cls(tuple(parameter.detach().clone() for parameter in parameters))
+
+    def distance(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Norm of the way that all weights together have gone since, on the device."""
+        return norm_of(
+            [now.detach() - then for now, then in zip(parameters, self.weights, strict=True)]
+        )
+
+
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all tensors together, on their device."""
+    norm: Tensor = get_total_norm([tensor.detach() for tensor in tensors])
+    return norm
+
+
+def require_finite(updates: Sequence[Seen], *, last_step: int, may_overflow: bool) -> None:
     """Stop a run in which something is no number any more.
 
     Args:
-        name: What the values are, for the sentence.
-        values: Of consecutive updates.
+        updates: Consecutive ones.
         last_step: Number of the last of them, the first update of a run being 1.
+        may_overflow: A gradient's norm may be infinite: float16's scaler skips such an update.
 
     Raises:
         TrainingDiverged: Naming the first such update.
     """
-    for step, value in enumerate(values, start=last_step - len(values) + 1):
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the {name} of step {step} is {value}; the last good checkpoint is kept. Lower "
-                "train.learning_rate, lengthen train.warmup_steps, or check base.dtype"
-            )
+    for step, update in enumerate(updates, start=last_step - len(updates) + 1):
+        odd = [loss for loss in update.losses if not math.isfinite(loss)]
+        if odd:
+            raise TrainingDiverged(_diverged("loss", step, odd[0]))
+        if not may_overflow and not math.isfinite(update.grad_norm):
+            raise TrainingDiverged(_diverged("gradient's norm", step, update.grad_norm))
+
+
+def _diverged(name: str, step: int, value: float) -> str:
+    return (
+        f"the {name} of step {step} is {value}; the last good checkpoint is kept. Lower "
+        "train.learning_rate, lengthen train.warmup_steps, or check base.dtype"
+    )
+
+
+def _global_order(numbers_pn: Tensor, train: TrainConfig) -> list[list[float]]:
+    """Of each update, the processes' numbers as they stand in the global batch.
+
+    Micro-batch by micro-batch, and in each one process by process, as `Sampler.positions` says.
+    """
+    shape = (len(numbers_pn), -1, train.accumulation, train.micro_batch)
+    ordered: list[list[float]] = numbers_pn.reshape(shape).permute(1, 2, 0, 3).flatten(1).tolist()
+    return ordered

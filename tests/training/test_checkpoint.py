@@ -26,6 +26,7 @@ from cogvx.training.checkpoint import (
 )
 from cogvx.training.events import EventWriter
 from cogvx.training.run import RunFolder
+from cogvx.training.tally import Tally
 
 LORA_FILE, OPTIMISER_FILE = tensor_file(LORA), tensor_file(OPTIMISER)
 
@@ -33,7 +34,7 @@ LORA_FILE, OPTIMISER_FILE = tensor_file(LORA), tensor_file(OPTIMISER)
 def checkpoint(step: int) -> Checkpoint:
     tensor = torch.full((2, 3), float(step))
     return Checkpoint(
-        progress=Progress(step=step, losses=(0.1, 0.2), heldout_before=1.5),
+        progress=Progress(step=step, tally=Tally(norms=0.1, norm_count=2), heldout_before=1.5),
         tensors={LORA: {"a": tensor}, OPTIMISER: {"a/step": torch.tensor(float(step))}},
         libraries={"torch": "1"},
     )

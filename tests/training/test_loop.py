@@ -23,9 +23,9 @@ def gradients(root: Path, step: int = 0) -> tuple[Tensor, float]:
     trainer = open_trainer(root)
     for parameter in trainer.learner.parameters:  # B starts at zero, and then A has no gradient
         parameter.data += 0.01
-    loss = accumulate(trainer.learner, step)
+    scores = accumulate(trainer.learner, step)
     flat = torch.cat([parameter.grad.flatten() for parameter in trainer.learner.parameters])
-    return flat, loss.item()
+    return flat, scores.loss_b.mean().item()
 
 
 def test_four_micro_batches_of_one_equal_one_of_four(new_run: NewRun) -> None:
@@ -52,7 +52,7 @@ def test_only_the_adapter_learns_and_it_is_float32_over_a_half_precision_base(
         if "lora" not in name
     }
     for step in range(2):
-        assert accumulate(trainer.learner, step).isfinite()
+        assert accumulate(trainer.learner, step).loss_b.isfinite().all()
         assert update(trainer.learner, step).isfinite()
     after = trainer.transformer.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in base.items())
@@ -101,8 +101,8 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_keeps_the_checkp
     trainer = open_trainer(root)
     learner = trainer.learner
     for step in range(2):
-        loss = accumulate(learner, step)
-        trainer.journal.record(step + 1, loss, update(learner, step))
+        scores = accumulate(learner, step)
+        trainer.journal.record(step + 1, scores, update(learner, step))
     with torch.no_grad():
         learner.parameters[-1].fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match=r"loss of step 3 is nan; .*learning_rate"):
@@ -126,7 +126,7 @@ def test_events_tell_what_a_person_follows(new_run: NewRun) -> None:
         *(("metrics", 4), ("progress", 4), ("checkpoint", 4)),
     ]
     values = events[2]["values"]
-    assert set(values) == {"loss", "grad_norm", "learning_rate", "epoch", "samples_per_second"}
+    assert {"loss", "grad_norm", "learning_rate", "epoch"} < set(values)
     assert values["epoch"] == 1.0
     progress = events[3]
     assert (progress["steps"], progress["eta_seconds"] > 0) == (4, True)
@@ -137,7 +137,7 @@ def test_events_tell_what_a_person_follows(new_run: NewRun) -> None:
 def test_a_stop_is_obeyed_between_two_updates(new_run: NewRun) -> None:
     trainer = open_trainer(new_run())
     stop = Stop()
-    stop.requested = True
+    stop.ask()
     train(trainer.learner, trainer.journal, stop)
     assert trainer.journal.step == 0
 

@@ -1,0 +1,68 @@
+"""What stands beside a checkpoint's tensors: how far the run is, and what makes it whole.
+
+Read without torch, by whoever carries checkpoints from one place to another.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cogvx.training.tally import Tally
+
+STATE_FILE = "state.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9_]+\.safetensors$")]
+"""Of a file of tensors: never a path that leads out of the checkpoint's folder."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Progress(_Document):
+    """How far a run is, besides its tensors.
+
+    `tally` is of the updates since the last log line; `train_loss` the mean of the window before;
+    `scaler` is what fp16's gradient scaler needs, empty elsewhere.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    tally: Tally = Tally()
+    train_loss: float | None = None
+    heldout_before: float | None = None
+    scaler: dict[str, int | float] = {}
+
+
+class CheckpointState(_Document):
+    """state.json. `libraries` are versions that the next bits may depend on."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    progress: Progress
+    sha256: dict[FileName, str]
+    libraries: dict[str, str]
+
+
+class Pointer(_Document):
+    """latest.json: the newest whole checkpoint, for readers from outside."""
+
+    step: int
+    folder: str
+
+
+def folder_name(step: int) -> str:
+    """The name of the folder of the checkpoint after so many updates; names sort like steps."""
+    return f"step-{step:08d}"
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
+def step_of(name: str) -> int:
+    """How many updates a checkpoint was saved after, by its folder's name."""
+    return int(name.removeprefix("step-"))
