@@ -19,8 +19,11 @@ from cogvx.shapes import Compression, VideoSize, video_tokens
 
 DType = Literal["float32", "bfloat16", "float16"]
 Sampler = Literal["dpm", "ddim"]
+ImageScale = Literal["multiplied", "divided", "raw"]
+"""What the first frame's latent is scaled with: the VAE's factor f as z * f, as z / f, or not."""
 
 TRAIN_TIMESTEPS = 1000
+OFS = 2.0  # the one value of its extra embedding that 1.5 I2V was trained and generates with
 
 # Every linear layer of the transformer, as peft sees the ends of their names.
 BLOCK_LINEARS = (
@@ -104,6 +107,19 @@ class Variant:
         """1.5 cuts its rotary grid out of the largest one; 1.0 stretches it over the crop."""
         return self.patch_t is not None
 
+    @property
+    def image_scales(self) -> tuple[ImageScale, ...]:
+        """Which scales of the first frame's latent make sense; the only one goes without saying.
+
+        For 1.5 the original training code, the original inference code and diffusers use three.
+
+        Source: SAT `diffusion_video.py` and `sample_video.py`; diffusers
+        `CogVideoXImageToVideoPipeline.prepare_latents` with `invert_scale_latents`.
+        """
+        if not self.image_to_video:
+            return ()
+        return ("multiplied", "divided", "raw") if self.slices_rotary else ("multiplied",)
+
 
 _V1 = {"patch_t": None, "has_ofs": False, "frame_step": 8, "max_frames": 49, "default_frames": 49}
 _V15 = {
@@ -177,7 +193,8 @@ VARIANTS = (
 class BaseFacts:
     """A base model as its own configuration describes it, and the variant it behaves like.
 
-    `sample_size` is the native size in pixels; `text_tokens` the padded length of a caption.
+    `sample_size` is the native size in pixels; `text_tokens` the padded length of a caption;
+    `time_dim` the width that timesteps are embedded in.
     """
 
     variant: Variant
@@ -190,6 +207,7 @@ class BaseFacts:
     patch_t: int | None
     text_tokens: int
     text_dim: int
+    time_dim: int
     sample_size: VideoSize
     compression: Compression
     latent_channels: int
@@ -230,6 +248,7 @@ def _published(
         sample_size=size,
         text_tokens=226,
         text_dim=4096,
+        time_dim=512,
         compression=Compression(temporal=4, spatial=8),
         latent_channels=16,
         scaling_factor=scaling_factor,
@@ -308,6 +327,7 @@ def _facts(
         patch_t=patch_t,
         text_tokens=transformer["max_text_seq_length"],
         text_dim=transformer["text_embed_dim"],
+        time_dim=transformer["time_embed_dim"],
         sample_size=VideoSize(
             transformer["sample_frames"],
             transformer["sample_height"] * spatial,

@@ -68,6 +68,7 @@ def toy_facts(variant: Variant) -> BaseFacts:
         patch_t=variant.patch_t,
         text_tokens=6,
         text_dim=8,
+        time_dim=16,
         sample_size=VideoSize(9 if variant.patch_t is None else 13, 32, 32),
         compression=Compression(4, 8),
         latent_channels=channels,
