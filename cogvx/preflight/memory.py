@@ -1,0 +1,222 @@
+"""How much memory training takes at its peak, in bytes and by part.
+
+The peak comes in the backward pass, at a block whose activations are all there while the gradients
+through its feed-forward part are made; or at the update, where there are few tokens. What a block
+keeps for its backward pass follows from its operations, in the order of `CogVideoXBlock.forward`.
+
+Letters: D is the transformer's width, n the tokens of a micro-batch, text included.
+
+Source: diffusers `CogVideoXBlock`, peft `lora.Linear`; torch's list of operations that autocast
+runs in float32, which on a GPU has `layer_norm` on it.
+"""
+
+from dataclasses import dataclass
+
+from cogvx.preflight.parameters import (
+    BLOCK,
+    LinearSize,
+    adapted_linears,
+    adapter_parameters,
+    base_parameters,
+    block_linears,
+    local_name,
+)
+from cogvx.recipe import Recipe
+from cogvx.recipe_sections import BaseWeights, Checkpointing, LoraConfig, TrainConfig
+from cogvx.shapes import VideoSize
+from cogvx.variants import BaseFacts, DType
+
+GIB = 2**30
+
+_FLOAT = 4
+_WORD = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Per parameter: the optimiser's moments, and for Prodigy where it started and how far it came.
+_OPTIMISER_STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0}
+_UPDATE_SCRATCH = 8  # per parameter: torch's AdamW works on all of them at once
+_LATENT_COPIES = 10  # latents, noise, target, prediction, their differences; float32
+_CONTEXT = 0.75 * GIB  # what CUDA, cuBLAS and cuDNN take for themselves
+_FRAGMENTS = 0.04  # of what comes and goes, lost between the allocator's blocks
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes of a GPU, or of main memory, at the peak.
+
+    Attributes:
+        base: The frozen transformer.
+        adapter: The adapter, its gradients, the optimiser's state, and a running mean.
+        activations: What is kept of every block from the forward to the backward pass.
+        block: What comes and goes while one block is computed again and its gradients are made.
+        reserve: What CUDA takes, and what the allocator cannot use.
+    """
+
+    base: int
+    adapter: int
+    activations: int
+    block: int
+    reserve: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.base + self.adapter + self.activations + self.block + self.reserve
+
+    @property
+    def gib(self) -> float:
+        """All parts together, in GiB."""
+        return self.total / GIB
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Which numbers a step keeps. `word` is the base's bytes a number.
+
+    `mixed` is autocast on a GPU: norms in float32, adapters in the base's precision. Without it
+    each adapter keeps its input in float32, unless the base is float32 already.
+    """
+
+    word: int
+    mixed: bool
+
+    @classmethod
+    def of(cls, dtype: DType, *, on_gpu: bool) -> "Precision":
+        """As `training.objective.predict_velocity` runs a base of this precision."""
+        word = _WORD[dtype]
+        return cls(word=word, mixed=on_gpu and word < _FLOAT)
+
+    @property
+    def norm(self) -> int:
+        """Bytes a number of what a norm keeps."""
+        return _FLOAT if self.mixed else self.word
+
+    @property
+    def adapter(self) -> int:
+        """Bytes a number of what an adapter keeps."""
+        return self.word if self.mixed else _FLOAT
+
+
+def peak_memory(
+    recipe: Recipe,
+    facts: BaseFacts,
+    *,
+    checkpointing: Checkpointing,
+    base_weights: BaseWeights,
+    on_gpu: bool = True,
+) -> PeakMemory:
+    """The most that one process holds at once, at the largest size of the recipe."""
+    precision = Precision.of(recipe.base.dtype, on_gpu=on_gpu)
+    size = max(recipe.video.sizes, key=facts.tokens)
+    rows = recipe.train.micro_batch * facts.tokens(size)
+    saved = block_saved(facts, recipe.lora, rows=rows, precision=precision)
+    one_block = saved + _block_gradients(facts, rows=rows, precision=precision)
+    kept = facts.layers * saved
+    if checkpointing != "none":
+        kept = facts.layers * _checkpoint(facts, checkpointing, rows=rows, precision=precision)
+    else:
+        one_block -= saved
+    kept += _around(facts, size, clips=recipe.train.micro_batch, precision=precision)
+    one_block += _unpacked(facts, base_weights, precision)
+    scratch = _UPDATE_SCRATCH * adapter_parameters(facts, recipe.lora)
+    one_block = max(one_block, scratch - kept)
+    context = _CONTEXT if on_gpu else 0.0
+    return PeakMemory(
+        base=base_bytes(facts, base_weights, precision),
+        adapter=adapter_bytes(facts, recipe.lora, recipe.train),
+        activations=round(kept),
+        block=round(one_block),
+        reserve=round(context + _FRAGMENTS * (kept + one_block)),
+    )
+
+
+def base_bytes(facts: BaseFacts, base_weights: BaseWeights, precision: Precision) -> int:
+    """The frozen transformer; in 8 bits are the linear layers of blocks, with a scale each row."""
+    count = base_parameters(facts)
+    if base_weights == "as_is":
+        return precision.word * (count.total + count.positions)
+    rows = facts.layers * sum(size.outputs for size in block_linears(facts).values())
+    return count.linears + precision.word * (count.rest + count.positions) + _FLOAT * rows
+
+
+def adapter_bytes(facts: BaseFacts, lora: LoraConfig, train: TrainConfig) -> int:
+    """16 bytes a parameter with AdamW: weight, gradient and two moments, all float32."""
+    each = 2 * _FLOAT + _OPTIMISER_STATE[train.optimiser]
+    each += _FLOAT * (train.ema_decay > 0)
+    each += _FLOAT * (train.processes > 1)  # the buckets in which gradients are exchanged
+    return round(each * adapter_parameters(facts, lora))
+
+
+def block_saved(facts: BaseFacts, lora: LoraConfig, *, rows: int, precision: Precision) -> float:
+    """Bytes that one block in the middle keeps for its backward pass, checkpointing apart.
+
+    Args:
+        facts: Of the base.
+        lora: Which layers have adapters.
+        rows: Tokens of the micro-batch.
+        precision: In which numbers.
+    """
+    width, word, norm = facts.width, precision.word, precision.norm
+    inside = {
+        local_name(name): size
+        for name, size in adapted_linears(facts, lora).items()
+        if name.startswith(f"{BLOCK}{facts.layers // 2}.")
+    }
+    statistics = 2 * _FLOAT
+    block_norms = 2 * (norm * width + statistics)
+    head_norms = 2 * (norm * width + statistics * facts.heads)
+    attention = 4 * word * width + _FLOAT * facts.heads
+    activation = 4 * word * width
+    each = block_norms + head_norms + attention + activation
+    adapters = _adapter_inputs(inside, facts, lora.rank, precision)
+    matrices = sum(size.adapter(lora.rank) for size in inside.values())
+    cast = word * matrices if precision.mixed else 0
+    return rows * (each + adapters) + cast
+
+
+def _adapter_inputs(
+    inside: dict[str, LinearSize], facts: BaseFacts, rank: int, precision: Precision
+) -> float:
+    """Bytes a token that the adapters of one block keep: what went in, and the narrow middle."""
+    of_tokens = {name: size for name, size in inside.items() if not name.startswith("norm")}
+    each = float(sum(rank * precision.adapter for _ in of_tokens))
+    each += precision.adapter * sum(size.inputs for size in of_tokens.values())
+    if precision.word == _FLOAT:
+        # nothing is cast: q, k and v keep one input, and to_out what attention keeps
+        queries = sum(name in of_tokens for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v"))
+        shared = max(queries - 1, 0) + ("attn1.to_out.0" in of_tokens)
+        each -= shared * _FLOAT * facts.width
+    if len(of_tokens) < len(inside):
+        # modulations that learn keep what they multiply: the norm's output, the branch's output
+        learning = len(inside) - len(of_tokens)
+        each += learning * (precision.norm + precision.word) * facts.width
+    return each
+
+
+def _checkpoint(
+    facts: BaseFacts, checkpointing: Checkpointing, *, rows: int, precision: Precision
+) -> float:
+    """Bytes of a block's input; and of what attention gave, with its row sums, where kept."""
+    one = precision.word * facts.width
+    attention = one + _FLOAT * facts.heads if checkpointing == "selective" else 0
+    return float(rows * (one + attention))
+
+
+def _block_gradients(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
+    """Bytes of the gradients around the feed-forward layer: before and behind, at the same time."""
+    return float(rows * facts.width * precision.word * (4 + 4 + 2))
+
+
+def _around(facts: BaseFacts, size: VideoSize, *, clips: int, precision: Precision) -> float:
+    """Bytes that the last norms keep, and the latents' copies."""
+    latent = facts.compression.latent(size)
+    numbers = facts.in_channels * latent.frames * latent.height * latent.width
+    rows = facts.tokens(size) - facts.text_tokens
+    last_norms = 2 * precision.norm * facts.width * rows
+    return float(clips * (last_norms + _LATENT_COPIES * _FLOAT * numbers))
+
+
+def _unpacked(facts: BaseFacts, base_weights: BaseWeights, precision: Precision) -> float:
+    """Bytes of the largest layer, brought back from 8 bits to be multiplied with."""
+    if base_weights == "as_is":
+        return 0.0
+    largest = max(size.inputs * size.outputs for size in block_linears(facts).values())
+    return float(precision.word * largest)
