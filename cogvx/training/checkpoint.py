@@ -12,14 +12,11 @@ that would quietly undo work: the error names what to remove, and a person decid
 when all are gone, and only events.jsonl still tells of them.
 """
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,50 +25,20 @@ from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.training.events import history
 from cogvx.training.run import RunFolder
+from cogvx.training.saved import (
+    STATE_FILE,
+    CheckpointState,
+    Pointer,
+    Progress,
+    folder_name,
+    is_folder_name,
+    step_of,
+)
+
+__all__ = ["STATE_FILE", "Checkpoint", "CheckpointState", "Checkpoints", "Pointer", "Progress"]
 
 LORA, OPTIMISER = "lora", "optimiser"
-STATE_FILE = "state.json"
-_NAME = re.compile(r"step-(\d{8})")
 _NEEDED = (LORA, OPTIMISER)
-
-FileName = Annotated[str, Field(pattern=r"^[a-z0-9_]+\.safetensors$")]
-"""Of a file of tensors: never a path that leads out of the checkpoint's folder."""
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Progress(_Document):
-    """How far a run is, besides its tensors.
-
-    `losses` are those since the last log line; `train_loss` is the mean of the window before it;
-    `scaler` is what fp16's gradient scaler needs, empty elsewhere.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: tuple[float, ...] = ()
-    train_loss: float | None = None
-    heldout_before: float | None = None
-    scaler: dict[str, int | float] = {}
-
-
-class CheckpointState(_Document):
-    """state.json. `libraries` are versions that the next bits may depend on."""
-
-    schema_version: Literal[1] = 1
-    run: str
-    progress: Progress
-    sha256: dict[FileName, str]
-    libraries: dict[str, str]
-
-
-class Pointer(_Document):
-    """latest.json: the newest whole checkpoint, for readers from outside."""
-
-    step: int
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +78,7 @@ class Checkpoints:
         Raises:
             IntegrityError: What the disk gives back is not what was written.
         """
-        name = f"step-{checkpoint.progress.step:08d}"
+        name = folder_name(checkpoint.progress.step)
         tensors = {
             tensor_file(part): save(dict(named)) for part, named in checkpoint.tensors.items()
         }
@@ -174,14 +141,13 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         found = self.folder.glob("step-*") if self.folder.is_dir() else ()
-        return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
+        return sorted(path for path in found if is_folder_name(path.name) and path.is_dir())
 
     def _pointed_at(self) -> str | None:
         return files.read_document(self.latest, Pointer).folder if self.latest.is_file() else None
 
     def _point_at(self, name: str) -> None:
-        step = int(name.removeprefix("step-"))
-        files.write_document(self.latest, Pointer(step=step, folder=name))
+        files.write_document(self.latest, Pointer(step=step_of(name), folder=name))
 
     def _require_pointed_at(self, folders: list[Path]) -> None:
         pointed_at = self._pointed_at()
