@@ -3,8 +3,8 @@
 What happened is in the folder: events.jsonl while it runs, outcome.json at the end, the adapter
 when it has completed. Run again, it does nothing; killed anywhere and run again, it finishes with
 the bits it would have had. It exits with 0, with the code of its error's kind, or with 143 when it
-was asked to stop and has saved a checkpoint. While another trainer works in the folder, it ends
-with 75 and touches nothing.
+was asked to stop, or its hours were over, and it has saved a checkpoint: outcome.json says which.
+While another trainer works in the folder, it ends with 75 and touches nothing.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from cogvx.files import is_aside, read_document, write_document
 from cogvx.training.lock import hold
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from cogvx.training.run import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.stop import EXIT_STOPPED, Stop
 
 
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         spec = folder.read_spec()
         if folder.completed() is not None:
             return 0
+        stop.limit(spec.recipe.train.max_hours)
         accelerator = _accelerator()
         with _alone(folder, accelerator), _Attempt(folder, spec) as attempt:
             return attempt.run(accelerator, stop)
@@ -101,11 +102,16 @@ class _Attempt:
         heldout_after = journal.measure_heldout() if finished else None
         if self.spec.heldout and heldout_after is None:
             finished = False
+        if not finished:
+            stop.agreed()  # it may have come to only one of the processes, and late
+            self._require_headway(stop.reason)
         if accelerator.is_main_process:
             if finished:
                 self._export(heldout_after)
             elif not self._is_explained():
-                self._write_outcome(status="stopped", error=_stopped_sentence(journal.step))
+                self._write_outcome(
+                    status="stopped", stopped_for=stop.reason, error=self._stopped(stop.reason)
+                )
         accelerator.end_training()
         return 0 if finished else EXIT_STOPPED
 
@@ -126,6 +132,25 @@ class _Attempt:
             status="completed", heldout_after=heldout_after, adapter_sha256=sha256_file(path)
         )
         events.write("phase", name="completed")
+
+    def _stopped(self, reason: StopReason | None) -> str:
+        assert self.trainer is not None
+        why = "training was asked to stop"
+        if reason == "max_hours":
+            why = f"train.max_hours = {self.spec.recipe.train.max_hours:g} is over"
+        step = self.trainer.journal.step
+        saved = f"step {step} is saved" if step else "no step was done yet"
+        return f"{why}; {saved}. Run it again to go on from there"
+
+    def _require_headway(self, reason: StopReason | None) -> None:
+        """Refuse hours so short that no start would get further than the one before it."""
+        assert self.trainer is not None
+        step = self.trainer.journal.step
+        if reason == "max_hours" and step == (self.trainer.resumed_from or 0):
+            raise ConfigError(
+                f"train.max_hours = {self.spec.recipe.train.max_hours:g} was over before anything "
+                f"new was done, at step {step}, and would be each time; use more"
+            )
 
     def _clear(self) -> None:
         """Remove what an earlier try left: its outcome, and files that it was still writing."""
@@ -148,6 +173,7 @@ class _Attempt:
         status: Literal["completed", "failed", "stopped"],
         heldout_after: float | None = None,
         adapter_sha256: str | None = None,
+        stopped_for: StopReason | None = None,
         error_kind: str | None = None,
         error: str | None = None,
     ) -> None:
@@ -163,6 +189,7 @@ class _Attempt:
             seconds=0.0 if journal is None else round(journal.seconds, 3),
             resumed_from=None if trainer is None else trainer.resumed_from,
             adapter_sha256=adapter_sha256,
+            stopped_for=stopped_for,
             error_kind=error_kind,
             error=error,
         )
@@ -214,10 +241,6 @@ def _alone(folder: RunFolder, accelerator: Accelerator) -> Iterator[None]:
         if refusal[0] is not None:
             raise TransientError(refusal[0])
         yield
-
-
-def _stopped_sentence(step: int) -> str:
-    return f"training was asked to stop and saved step {step}; run it again to go on from there"
 
 
 def _say(sentence: str) -> None:

@@ -1,6 +1,7 @@
 """The run folder: what the trainer reads, what it leaves behind.
 
 run.json                 RunSpec: the resolved recipe and the digests of what went in
+begun.json               the same as it was when training began
 records/<key>.safetensors   materialised records
 events.jsonl             one JSON object a line, in the order of time (see `events`)
 checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
@@ -24,7 +25,11 @@ from cogvx.errors import ConfigError
 from cogvx.files import read_document
 from cogvx.recipe import Recipe
 
-__all__ = ["RunFolder", "RunSpec", "Sample", "TrainOutcome"]
+__all__ = ["RunFolder", "RunSpec", "Sample", "StopReason", "TrainOutcome"]
+
+
+StopReason = Literal["signal", "max_hours"]
+"""What a start of a run is stopped for before the run has ended."""
 
 
 class _Document(BaseModel):
@@ -53,6 +58,7 @@ class RunSpec(_Document):
 class TrainOutcome(_Document):
     """How a run ended. `error_kind` is the name of the error's class in `cogvx.errors`.
 
+    One that was stopped, and says for what, has saved a checkpoint and goes on when started again.
     Losses are means of squared error in v; `heldout_before` is the bare base model's.
     """
 
@@ -66,6 +72,7 @@ class TrainOutcome(_Document):
     seconds: float = 0.0
     resumed_from: int | None = None
     adapter_sha256: str | None = None
+    stopped_for: StopReason | None = None
     error_kind: str | None = None
     error: str | None = None
 
@@ -77,6 +84,7 @@ class RunFolder:
         """`root` need not exist yet."""
         self.root = root
         self.spec = root / "run.json"
+        self.begun = root / "begun.json"
         self.records = root / "records"
         self.events = root / "events.jsonl"
         self.checkpoints = root / "checkpoints"

@@ -1,28 +1,59 @@
-"""Being asked to stop: remembered when the signal comes, acted on between two updates."""
+"""Being asked to stop: remembered when it happens, acted on between two updates.
+
+There are two ways: a signal, or `train.max_hours` being over. Both save a checkpoint and end this
+start of the run; another start goes on from there.
+"""
 
 import signal
+import time
 from types import FrameType
 
 import torch
 from torch import distributed
 
+from cogvx.training.run import StopReason
+
 EXIT_STOPPED = 128 + signal.SIGTERM
+_SECONDS_AN_HOUR = 3600.0
+_REASONS: tuple[StopReason, ...] = ("max_hours", "signal")  # a signal outranks the clock
 
 
 class Stop:
-    """Whether somebody asked this run to end.
+    """Whether this start of the run is to end.
 
     A signal may come twice, at any moment, to some processes earlier than to others; and stdout may
-    be closed by then, so the handler only sets a mark.
+    be closed by then, so the handler only sets a mark. Clocks differ too, so processes agree.
+
+    Attributes:
+        reason: What they agreed to stop for; None while they go on.
     """
 
-    requested: bool
+    reason: StopReason | None
+    _asked: bool
+    _began: float
+    _seconds: float | None
     _group: "distributed.ProcessGroup | None"
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
-        self.requested = False
+        """Nobody has asked yet; the time of this start counts from here, loading included."""
+        self.reason = None
+        self._asked = False
+        self._began = time.monotonic()
+        self._seconds = None
         self._group = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process was asked, or its time is over; others may not know it yet."""
+        return self._asked or self._is_over()
+
+    def ask(self) -> None:
+        """Ask for a stop, as a signal does."""
+        self._asked = True
+
+    def limit(self, hours: float | None) -> None:
+        """End this start after so many hours; None never."""
+        self._seconds = None if hours is None else hours * _SECONDS_AN_HOUR
 
     def listen(self) -> None:
         """Take SIGTERM and SIGINT as requests; call it in the main thread."""
@@ -36,12 +67,17 @@ class Stop:
             self._group = distributed.new_group(backend="gloo")
 
     def agreed(self) -> bool:
-        """Whether any process was asked; all get the same answer, so all stop at one update."""
-        if self._group is None:
-            return self.requested
-        asked = torch.tensor([int(self.requested)])
-        distributed.all_reduce(asked, op=distributed.ReduceOp.MAX, group=self._group)
-        return bool(asked.item())
+        """Whether any process is to stop; all get the same answer, so all stop at one update."""
+        rank = 2 if self._asked else 1 if self._is_over() else 0
+        if self._group is not None:
+            ranks = torch.tensor([rank])
+            distributed.all_reduce(ranks, op=distributed.ReduceOp.MAX, group=self._group)
+            rank = int(ranks.item())
+        self.reason = _REASONS[rank - 1] if rank else None
+        return rank > 0
+
+    def _is_over(self) -> bool:
+        return self._seconds is not None and time.monotonic() - self._began >= self._seconds
 
     def _mark(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
+        self.ask()

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save
 from cogvx.adapters.card import AdapterCard, read_card
 from cogvx.adapters.container import read_header, with_metadata
 from cogvx.adapters.export import export_adapter
-from cogvx.errors import IntegrityError
+from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document, write_document
 from cogvx.training.__main__ import main
 from cogvx.training.checkpoint import CheckpointState, Progress
@@ -56,15 +58,30 @@ def kinds(root: Path) -> list[str]:
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process a real SIGTERM, twice, while it does its update number `step`."""
+
+    def terminate_twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step(step, monkeypatch, terminate_twice)
+
+
+def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     record = Journal.record
 
-    def and_signal(self: Journal, number: int, *rest: Any) -> None:
+    def and_act(self: Journal, number: int, *rest: Any) -> None:
         if number == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
+            act()
         record(self, number, *rest)
 
-    monkeypatch.setattr(Journal, "record", and_signal)
+    monkeypatch.setattr(Journal, "record", and_act)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, *, hours: float) -> None:
+    """Let the clock that stops look at jump ahead."""
+    clock = time.monotonic
+    ahead = SimpleNamespace(monotonic=lambda: clock() + 3600 * hours)
+    monkeypatch.setattr("cogvx.training.stop.time", ahead)
 
 
 def test_a_run_ends_with_an_adapter_a_card_and_an_outcome(uninterrupted: Path) -> None:
@@ -118,9 +135,9 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_bits(
         stop_after(step, patch)
         assert main([str(root)]) == 143
     stopped = outcome_of(root)
-    assert (stopped.status, stopped.step) == ("stopped", step)
+    assert (stopped.status, stopped.stopped_for, stopped.step) == ("stopped", "signal", step)
     assert stopped.error == (
-        f"training was asked to stop and saved step {step}; run it again to go on from there"
+        f"training was asked to stop; step {step} is saved. Run it again to go on from there"
     )
     assert not RunFolder(root).adapter_file.exists()
 
@@ -132,6 +149,36 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_bits(
     assert [getattr(finished, name) for name in same] == [getattr(whole, name) for name in same]
     assert kinds(root).count("resumed") == 1
     assert "warning" not in kinds(root)
+
+
+def test_when_the_hours_of_a_start_are_over_it_saves_and_says_so_and_the_next_goes_on(
+    uninterrupted: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run(max_hours=8)
+    stops = []
+    for step in (2, 5):
+        with monkeypatch.context() as patch:
+            at_step(step, patch, lambda: later(patch, hours=8.01))
+            assert main([str(root)]) == 143
+        stops.append(outcome_of(root))
+    assert [(stop.status, stop.stopped_for, stop.step) for stop in stops] == [
+        ("stopped", "max_hours", 2),
+        ("stopped", "max_hours", 5),
+    ]
+    assert stops[1].error == (
+        "train.max_hours = 8 is over; step 5 is saved. Run it again to go on from there"
+    )
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_hours_that_end_before_the_first_update_are_refused(new_run: NewRun) -> None:
+    root = new_run(max_hours=1e-6)
+    assert main([str(root)]) == ConfigError.exit_code
+    assert outcome_of(root).error == (
+        "train.max_hours = 1e-06 was over before anything new was done, at step 0, and would be "
+        "each time; use more"
+    )
 
 
 def test_measuring_held_out_clips_changes_no_bit(uninterrupted: Path, new_run: NewRun) -> None:
