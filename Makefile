@@ -13,7 +13,7 @@ PYTHON  ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: demo test check up clean lock
+.PHONY: demo test bench check up clean lock
 .DEFAULT_GOAL := demo
 
 # The whole chain on the embedded default: clips in, an evaluated and registered adapter out.
@@ -22,6 +22,12 @@ demo: $(READY) $(DEMO)/neon/metadata.jsonl
 
 test: $(READY)
 	@$(BIN)/python -m pytest
+
+# Ratios measured side by side, on a machine that does nothing else; each says what it promises.
+bench: $(READY)
+	@for name in encoding planning materialise memory; do \
+	    echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || failed="$$failed $$name"; \
+	done; test -z "$${failed:-}" || { echo "missed:$$failed"; exit 1; }
 
 check: $(READY)
 	$(BIN)/ruff format --check .
