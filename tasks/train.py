@@ -1,7 +1,9 @@
 """Train one adapter: fill the run folder, launch the trainer, relay its words, keep the result."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,7 +15,8 @@ from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, IntegrityError
-from cogvx.training.lock import Held
+from cogvx.training.carry import bring_checkpoint
+from cogvx.training.lock import Held, hold
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import launch_training
 from tasks.clients.registry import Point, Registry
@@ -23,18 +26,23 @@ from tasks.documents import TrainReport
 from tasks.lineage import run_tags
 from tasks.records import bring_records
 from tasks.relay import Relay
+from tasks.uploads import uploading
 from tasks.workbench import Workbench, code_version, read_stored
+
+logger = logging.getLogger(__name__)
 
 
 @task(name="train adapter", cache_policy=NO_CACHE)
 def train_adapter(bench: Workbench) -> TrainReport:
     """Train on the newest manifest, or find that this very adapter exists already.
 
-    The result is kept in the store, the outcome last; what a killed run left in its folder is
-    taken up again.
+    The result is kept in the store, the outcome last. What a killed run left is taken up again: its
+    newest checkpoint, in its folder here or in the store.
 
     Raises:
         ConfigError: The clips have not been cached yet.
+        IntegrityError: The newest checkpoint is damaged; the message says what to remove.
+        TransientError: It was stopped, or something did not answer; started again it goes on.
         RecordsLost: Records must be encoded again first.
         TrainingDiverged: The loss stopped being finite.
     """
@@ -120,6 +128,10 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     bring_records(bench, wanted, folder.records, what="fetch records")
+    with hold(folder.lock):
+        step = bring_checkpoint(bench.store, folder, run)
+    if step is not None:
+        logger.info("fetched the checkpoint of step %d from %s", step, bench.store.url)
     return folder
 
 
@@ -150,12 +162,19 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     relay = Relay(registry, run_id)
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
-        outcome = launch_training(
-            folder.root,
-            processes=recipe.train.processes,
-            on_event=relay,
-            log=folder.root / "trainer.log",
-        )
+        with uploading(folder, bench.store, keep=recipe.train.keep_checkpoints) as uploads:
+
+            def hear(event: Mapping[str, Any]) -> None:
+                if event["kind"] == "checkpoint":
+                    uploads.offer(event["folder"])
+                relay(event)
+
+            outcome = launch_training(
+                folder.root,
+                processes=recipe.train.processes,
+                on_event=hear,
+                log=folder.root / "trainer.log",
+            )
         status = "FINISHED"
     except Held:
         status = None  # the run goes on, elsewhere

@@ -1,0 +1,106 @@
+"""Finished checkpoints into the store while training goes on, on a thread that nobody waits for.
+
+Only the newest matters: one that waits gives way to the next, and never are two on their way. What
+fails is said and tried again with the next checkpoint; a store that is away stops no training.
+"""
+
+import contextvars
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cogvx.errors import CogvxError
+from cogvx.store import ObjectStore
+from cogvx.training.carry import newest_in, put_checkpoint
+from cogvx.training.run import RunFolder
+
+logger = logging.getLogger(__name__)
+
+# A checkpoint of rank 128 on 5B has 1.6 GB. Prefect kills a cancelled run sooner than this.
+LAST_SECONDS = 120.0
+
+
+class CheckpointUploads:
+    """Uploads of one run. `offer` and `close` are called by one thread, which never waits long."""
+
+    _waiting: str | None
+    _stored: str | None
+    _closing: bool
+
+    def __init__(self, folder: RunFolder, store: ObjectStore, *, keep: int) -> None:
+        """Begin to wait for checkpoints; `keep` newest ones stay in the store."""
+        self._folder, self._store, self._keep = folder, store, keep
+        self._waiting = self._stored = None
+        self._closing = False
+        self._given_up = threading.Event()
+        self._changed = threading.Condition()
+        # a copy of the context, by which Prefect knows whose log lines these are; a daemon, since a
+        # process that is told to end does not wait for a slow store
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._work,),
+            name="checkpoint-upload",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def offer(self, name: str) -> None:
+        """Upload the checkpoint in this folder next, in place of an older one that still waits."""
+        with self._changed:
+            self._waiting = name
+            self._changed.notify()
+
+    def close(self, seconds: float) -> None:
+        """Upload the newest checkpoint if it is not there yet, for at most so many seconds."""
+        newest = newest_in(self._folder)
+        with self._changed:
+            self._waiting = newest
+            self._closing = True
+            self._changed.notify()
+        try:
+            self._thread.join(seconds)
+        finally:
+            self._given_up.set()
+        if self._thread.is_alive() or self._stored != newest:
+            logger.warning(
+                "%s is only on this machine, in %s; start the run again here to go on from it",
+                newest,
+                self._folder.checkpoints,
+            )
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closing)
+                name, self._waiting = self._waiting, None
+            if name is None:
+                return
+            if name != self._stored:
+                self._put(name)
+
+    def _put(self, name: str) -> None:
+        try:
+            stored = put_checkpoint(
+                self._folder,
+                name,
+                self._store,
+                keep=self._keep,
+                given_up=self._given_up.is_set,
+            )
+        except (CogvxError, OSError) as error:
+            logger.warning("%s is not in the store yet: %s", name, error)
+            return
+        if stored:
+            self._stored = name
+            logger.info("%s is in the store", name)
+
+
+@contextmanager
+def uploading(folder: RunFolder, store: ObjectStore, *, keep: int) -> Iterator[CheckpointUploads]:
+    """Uploads while the block lasts; however it ends, the newest checkpoint follows."""
+    uploads = CheckpointUploads(folder, store, keep=keep)
+    try:
+        yield uploads
+    finally:
+        uploads.close(LAST_SECONDS)
