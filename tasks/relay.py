@@ -1,71 +1,117 @@
-"""The trainer's events on their way: numbers to MLflow in batches, the rest to the log."""
+"""The trainer's events on their way: numbers to MLflow, progress to Prefect's UI, words to the log.
+
+MLflow is fed by a thread of its own, from the file that the trainer writes: however slow it is, or
+absent, nobody waits for it before training has ended.
+"""
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from cogvx.errors import TransientError
-from tasks.clients.registry import Point, Registry
-from tasks.progress import Progress
+from prefect.artifacts import create_markdown_artifact
+
+from cogvx.errors import CogvxError, TransientError
+from cogvx.training.events import history
+from cogvx.training.run import RunFolder
+from tasks.clients.runs import Runs
+from tasks.curves import Curves
+from tasks.progress import Progress, is_watched
+from tasks.training_table import training_markdown
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_FLUSHES = 5.0
+_SECONDS_BETWEEN_SENDS = 5.0
+_SECONDS_BETWEEN_TABLES = 60.0
+# What a call to MLflow that is under way may still take, when all went well and when not.
+_SECONDS_TO_END, _SECONDS_TO_FAIL = 60.0, 5.0
 
 
 class Relay:
-    """Hands the trainer's events on: metrics to MLflow in batches, the rest to the log."""
+    """Hands the trainer's events on while the block lasts; call it with each of them."""
 
-    def __init__(self, registry: Registry, run_id: str) -> None:
+    def __init__(self, runs: Runs, run_id: str, folder: RunFolder) -> None:
         """`run_id` is MLflow's."""
-        self._registry = registry
-        self._run_id = run_id
-        self._points: list[Point] = []
-        self._flushed = time.monotonic()
+        self._events = folder.events
+        self._curves = Curves(runs, run_id, folder.events)
         self._progress = Progress("train", "steps", logger)
+        self._ended = threading.Event()
+        # a daemon: a process that is told to end does not wait for MLflow either
+        self._thread = threading.Thread(target=self._send_on, name="curves", daemon=True)
+        self._table_shown = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Send what is left. After an error, which comes first, that is only tried.
+
+        Raises:
+            TransientError: MLflow does not answer; the numbers stay in the run folder.
+            ConfigError: MLflow refuses them.
+        """
+        self._ended.set()
+        try:
+            self._finish(_SECONDS_TO_END if kind is None else _SECONDS_TO_FAIL)
+        except CogvxError as error:
+            if kind is None:
+                raise
+            logger.warning("curves stay in %s: %s", self._events, error)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take one event, in the order of the file."""
+        """Take one event, in the order of the file; its numbers find their own way."""
         kind = event["kind"]
         if kind == "progress":
             self._progress(event["step"], event["steps"])
-        elif kind == "metrics":
-            self._add(event, {f"train/{name}": value for name, value in event["values"].items()})
         elif kind == "heldout":
-            values = {f"heldout/t{t}": loss for t, loss in event["by_timestep"].items()}
-            self._add(event, {"heldout/loss": event["loss"], **values})
             logger.info("step %d: held-out loss %.4f", event["step"], event["loss"])
+            self._show_table(every=_SECONDS_BETWEEN_TABLES)
         elif kind == "warning":
             logger.warning("trainer: %s", event["text"])
         elif kind == "phase":
             logger.info("trainer: %s", event["name"])
         elif kind == "resumed":
             logger.info("trainer: goes on from step %d", event["step"])
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self._flush_if_possible()
 
-    def flush(self) -> None:
-        """Send what is left.
+    def _finish(self, seconds: float) -> None:
+        """Wait for the thread, which may be in a call, and send the rest."""
+        self._show_table(every=0.0)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise TransientError(
+                f"MLflow has not answered for {seconds:.0f} s; the curves are in {self._events}, "
+                "and go there when this is run again"
+            )
+        while self._curves.send():
+            pass
 
-        Raises:
-            TransientError: MLflow does not answer; the events stay in the run folder.
-        """
-        if self._points:
-            self._registry.log_metrics(self._run_id, self._points)
-        self._points.clear()
-        self._flushed = time.monotonic()
+    def _send_on(self) -> None:
+        """Send until the end; what MLflow did not take is tried again."""
+        failed = False
+        while not self._ended.wait(_SECONDS_BETWEEN_SENDS):
+            try:
+                while self._curves.send() and not self._ended.is_set():
+                    pass
+                failed = False
+            except CogvxError as error:
+                if not failed:
+                    logger.warning("curves wait in %s: %s", self._events, error)
+                failed = True
 
-    def _add(self, event: Mapping[str, Any], values: Mapping[str, float]) -> None:
-        self._points += [
-            Point(name, value, step=event["step"], when=event["time"])
-            for name, value in values.items()
-        ]
-
-    def _flush_if_possible(self) -> None:
-        """Training is dearer than a curve: while MLflow is away, points wait here."""
-        try:
-            self.flush()
-        except TransientError as error:
-            self._flushed = time.monotonic()
-            logger.warning("metrics wait: %s", error)
+    def _show_table(self, *, every: float) -> None:
+        """Keep a table in the Prefect UI; each version of it stays there, so they are few."""
+        now = time.monotonic()
+        if not is_watched() or (self._table_shown and now - self._table_shown < every):
+            return
+        table = training_markdown(history(self._events))
+        if table:
+            self._table_shown = now
+            create_markdown_artifact(table, key="training", description="Losses so far")

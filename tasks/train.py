@@ -159,10 +159,12 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     registry.reopen_run(run_id)
     log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder))
-    relay = Relay(registry, run_id)
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
-        with uploading(folder, bench.store, keep=recipe.train.keep_checkpoints) as uploads:
+        with (
+            Relay(registry, run_id, folder) as relay,
+            uploading(folder, bench.store, keep=recipe.train.keep_checkpoints) as uploads,
+        ):
 
             def hear(event: Mapping[str, Any]) -> None:
                 if event["kind"] == "checkpoint":
@@ -184,7 +186,6 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
         raise
     finally:
         if status is not None:
-            relay.flush()
             registry.end_run(run_id, status)
     return outcome
 

@@ -6,7 +6,8 @@ Every event has `time` (seconds since 1970), `kind`, and what the kind needs:
     resumed     step: the checkpoint that training goes on from; events of later steps that stand
                 above this line were undone, and come again with the same values
     progress    step, steps, eta_seconds, samples_per_second
-    metrics     step, values: {name: number}
+    metrics     step, values: {name: number} of the training itself, the same whenever it is done;
+                system: {name: number} of this machine
     heldout     step, loss, by_timestep: {timestep: loss}, clips
     checkpoint  step, folder: its name below checkpoints/
     warning     text
@@ -70,21 +71,21 @@ class Silent:
 class EventTail:
     """Reads a growing file of events, each event once."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` need not exist yet."""
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        """`path` need not exist yet; `offset` is where an earlier reader stood."""
         self.path = path
-        self._offset = 0
+        self.offset = offset
 
     def read(self) -> Iterator[Event]:
         """Events that were finished since the last call."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # still being written
-                self._offset += len(line)
+                self.offset += len(line)
                 event = _parse(line)
                 if event is not None:
                     yield event

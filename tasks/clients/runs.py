@@ -131,6 +131,13 @@ class Runs:
             for start in range(0, len(metrics), _METRICS_AT_ONCE):
                 self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
 
+    def last_steps(self, run_id: str) -> dict[str, int]:
+        """The last step that each metric of a run was recorded for."""
+        with self._asking("look up metrics"):
+            # as a message, since the plain dictionary of values leaves the steps out
+            metrics = self._client.get_run(run_id).data.to_proto().metrics
+            return {metric.key: metric.step for metric in metrics}
+
     def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
         with self._asking("tag a run"):
