@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
-from cogvx.limits import base_problems, training_problems
+from cogvx.limits import base_problems, generation_problems, training_problems
 from cogvx.recipe import Recipe, parse_recipe, read_sections, recipe_warnings
 from cogvx.recipe_sections import BaseConfig, DatasetConfig, EvaluationConfig
 from cogvx.section import Section, read_toml, shown_text
@@ -21,6 +21,9 @@ from cogvx.variants import BaseFacts, published_facts, read_facts
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+Purpose = Literal["cache", "train", "generate"]
+"""The last thing that a command will do with a recipe; more bases suit an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,20 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path, *, absent_is_fine: bool = False, for_training: bool = True) -> Checked:
+def check_file(path: Path, *, absent_is_fine: bool = False, purpose: Purpose = "train") -> Checked:
     """Read a recipe and hold it against its base, suite and dataset.
 
     Args:
         path: The recipe.
         absent_is_fine: The base's folder, the dataset's and the suite may be missing here; what is
             there is checked all the same.
-        for_training: Whether the base must be one that can be trained; more kinds can be cached.
+        purpose: What the base must be good for.
 
     Raises:
         ConfigError: With all problems.
     """
     return check_document(
-        read_toml(path), str(path), absent_is_fine=absent_is_fine, for_training=for_training
+        read_toml(path), str(path), absent_is_fine=absent_is_fine, purpose=purpose
     )
 
 
@@ -57,7 +60,7 @@ def check_document(
     subject: str,
     *,
     absent_is_fine: bool = False,
-    for_training: bool = True,
+    purpose: Purpose = "train",
 ) -> Checked:
     """As `check_file`, for a document that was read already; `subject` names it in the message.
 
@@ -71,21 +74,22 @@ def check_document(
     problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
     if facts is not None:
         problems += base_problems(sections, facts)
-        problems += training_problems(sections, facts) if for_training else []
+        problems += training_problems(sections, facts) if purpose != "cache" else []
+        problems += generation_problems(sections, facts) if purpose == "generate" else []
     recipe = None if problems else parse_recipe(document)[0]
     if recipe is None:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
 
 
-def check_recipe(recipe: Recipe, *, for_training: bool = True) -> Checked:
+def check_recipe(recipe: Recipe, *, purpose: Purpose = "train") -> Checked:
     """As `check_file`, for a recipe that arrived as a parameter.
 
     Raises:
         ConfigError: With all problems.
     """
     document = recipe.model_dump(mode="json")
-    return check_document(document, f"recipe {recipe.name}", for_training=for_training)
+    return check_document(document, f"recipe {recipe.name}", purpose=purpose)
 
 
 def _facts_of(

@@ -37,12 +37,44 @@ def _dtype_problems(base: BaseConfig, facts: BaseFacts) -> list[Problem]:
 
 
 def training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
-    """What forbids training alone: clips are cached for such a base all the same."""
+    """What forbids training alone: no record depends on how first frames are scaled."""
+    base, variant = sections.get("base"), facts.variant
+    if not isinstance(base, BaseConfig):
+        return []
+    where, scale, allowed = "base.image_latent_scale", base.image_latent_scale, variant.image_scales
+    if scale in allowed or (scale is None and len(allowed) <= 1):
+        return []
+    if scale is None:
+        wrong = (
+            f"is missing: programs scale the first frame of {variant.name} in three ways, and an "
+            "adapter suits only the one that it was trained with"
+        )
+        use = (
+            'use "divided" to generate with diffusers as it is, "raw" for the original inference '
+            'code, or "multiplied" for what the original training code did'
+        )
+        return [Problem(where, None, wrong, use)]
+    if allowed:
+        wrong = f"is not what {variant.name} was trained with and is generated with everywhere"
+        return [Problem(where, scale, wrong, f'use "{allowed[0]}", or leave it out')]
+    wrong = f"is for image-to-video models, and {variant.name} starts from text alone"
+    return [Problem(where, scale, wrong, "remove it")]
+
+
+def generation_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
+    """What forbids generating, and so evaluating, with an adapter that may be trained all the same.
+
+    It is asked for before the chain begins, not after hours of training.
+    """
     base, variant = sections.get("base"), facts.variant
     if not isinstance(base, BaseConfig) or not variant.image_to_video:
         return []
-    wrong = f"is an image-to-video model ({variant.name}), which this version cannot train"
-    return [Problem("base.path", base.path, wrong, "use a text-to-video model")]
+    wrong = (
+        f"is an image-to-video model ({variant.name}), whose adapters this version trains but "
+        "cannot generate with, and so neither registers nor evaluates"
+    )
+    use = "use `cogvx train` and its adapter file, or a text-to-video model"
+    return [Problem("base.path", base.path, wrong, use)]
 
 
 def _video_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:

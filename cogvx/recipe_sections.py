@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from cogvx.section import Section
 from cogvx.shapes import VideoSize
-from cogvx.variants import DType
+from cogvx.variants import DType, ImageScale
 
 DEFAULT_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _MAX_STEPS = 10_000_000
@@ -20,7 +20,6 @@ _MAX_BUCKETS = 64
 _MAX_FRAMES = 1025
 _MAX_SIDE = 8192
 
-ImageScale = Literal["multiplied", "divided", "raw"]
 Checkpointing = Literal["full", "selective", "none"]
 BaseWeights = Literal["as_is", "float8", "int8"]
 Preset = Literal["fast", "balanced", "small"]

@@ -27,7 +27,7 @@ def cache(recipe: Recipe) -> CacheReport:
 
     Run twice, the second run encodes nothing; killed anywhere, the next run finishes it.
     """
-    bench = open_workbench(recipe, for_training=False)
+    bench = open_workbench(recipe, purpose="cache")
     manifest = survey_clips(bench)
     page = show_dataset(bench, in_one_piece(manifest))
     done: tuple[ShardReport, ...] = ()
@@ -43,5 +43,5 @@ def cache(recipe: Recipe) -> CacheReport:
             page = show_dataset(bench, in_one_piece(manifest))
         done += require_all(ended)
         # Opened anew: a worker may have found that a size must be encoded in tiles.
-        bench = open_workbench(recipe, for_training=False)
+        bench = open_workbench(recipe, purpose="cache")
     raise encoding_never_ends(recipe, ROUNDS)

@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 @app.command()
 def run(recipe: RecipePath) -> None:
     """Survey the clips and encode what the cache lacks."""
-    loaded = begin(recipe, for_training=False)
+    loaded = begin(recipe, purpose="cache")
     from flows.cache import cache as flow  # noqa: PLC0415
 
     show(f"cache {loaded.name}", summary.cache_rows(flow(loaded)))
@@ -76,7 +76,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Decode a record into an mp4 beside its source, and say what it was made from."""
-    loaded = begin(recipe, for_training=False)
+    loaded = begin(recipe, purpose="cache")
     from tasks.inspection import inspect_record  # noqa: PLC0415
 
     found = inspect_record(loaded, what, out)
@@ -148,7 +148,7 @@ def prune(
 def _begin(path: Path | None) -> Recipe | None:
     """Like `begin`, for commands that mean the whole store when no recipe is given."""
     if path is not None:
-        return begin(path, for_training=False)
+        return begin(path, purpose="cache")
     prepare_process()
     log_to_terminal()
     return None

@@ -14,5 +14,5 @@ def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardRepor
 
     `shard` is the digest of its plan in the store; `part` says to people which one it is.
     """
-    bench = open_workbench(recipe, for_training=False)
+    bench = open_workbench(recipe, purpose="cache")
     return leave_report(bench, encode_records(bench, shard, part))

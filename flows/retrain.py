@@ -19,7 +19,7 @@ from tasks.workbench import open_workbench
 @flow(name="retrain", flow_run_name="retrain {recipe.name}")
 def retrain(recipe: Recipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
-    bench = open_workbench(recipe)
+    bench = open_workbench(recipe, purpose="generate")
     unchanged = find_unchanged(bench, in_one_piece(survey_clips(bench)))
     if unchanged is not None:
         return publish_summary(RetrainReport(unchanged=unchanged))

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cogvx.check import check_file
+from cogvx.check import Purpose, check_file
 from cogvx.recipe import Recipe
 from tasks import summary
 from tasks.settings import prepare_process
 
 
-def begin(path: Path, *, for_training: bool = True) -> Recipe:
+def begin(path: Path, *, purpose: Purpose = "train") -> Recipe:
     """Check the recipe before anything slow is imported, and set up this process."""
-    checked = check_file(path, for_training=for_training)
+    checked = check_file(path, purpose=purpose)
     prepare_process()
     log_to_terminal()
     return checked.recipe

@@ -158,7 +158,7 @@ def _groups(tallies: Mapping[Kind, prune.Tally] | Mapping[str, prune.Tally]) -> 
 
 def _wanted(recipe: Recipe) -> set[str]:
     """Places of the records that a recipe needs for its newest clips."""
-    bench: Workbench = open_workbench(recipe, for_training=False)
+    bench: Workbench = open_workbench(recipe, purpose="cache")
     manifest = bench.latest_manifest()
     return index_cache(manifest, recipe, facts=bench.facts, ids=bench.ids).reaches()
 

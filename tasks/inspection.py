@@ -22,7 +22,7 @@ def inspect_record(recipe: Recipe, what: str, out: Path | None) -> InspectReport
         ConfigError: Nothing, or more than one record, is meant; or another base made it.
         IntegrityError: The record is damaged.
     """
-    bench = open_workbench(recipe, for_training=False)
+    bench = open_workbench(recipe, purpose="cache")
     manifest = bench.latest_manifest()
     found = find_record(what, manifest=manifest, recipe=recipe, ids=bench.ids, store=bench.store)
     whose = find_whose(bench.store, [found.path])[found.path]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from cogvx.cache.plan import Identities, is_tiled
 from cogvx.cache.tilings import tiled_sizes
-from cogvx.check import check_recipe
+from cogvx.check import Purpose, check_recipe
 from cogvx.data.manifest import Manifest
 from cogvx.data.shelf import Shelf
 from cogvx.digest import canonical_json, digest
@@ -165,16 +165,14 @@ def code_version() -> str:
     return importlib.metadata.version("cogvx")
 
 
-def open_workbench(recipe: Recipe, *, for_training: bool = True) -> Workbench:
-    """Check the recipe against its base and open the stores.
-
-    What comes before training, caching, says so: it takes bases that cannot be trained yet.
+def open_workbench(recipe: Recipe, *, purpose: Purpose = "train") -> Workbench:
+    """Check that the recipe's base is good for a purpose, and open the stores.
 
     Raises:
         ConfigError: With every problem of the recipe, or why a store refuses.
         TransientError: A store or the hub did not answer this time.
     """
-    checked = check_recipe(recipe, for_training=for_training)
+    checked = check_recipe(recipe, purpose=purpose)
     for warning in checked.warnings:
         warn_once(warning)
     here = settings()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cogvx.check import check_document, check_file, check_recipe
+from cogvx.check import Purpose, check_document, check_file, check_recipe
 from cogvx.errors import ConfigError
 
 RECIPE = """
@@ -34,6 +34,7 @@ def problems(
     suite: Path = SUITE,
     *,
     absent_is_fine: bool = False,
+    purpose: Purpose = "train",
     **changes: Any,
 ) -> str:
     document = tomllib.loads(RECIPE.format(base=base, suite=suite))
@@ -41,7 +42,7 @@ def problems(
         section, _, key = path.partition("__")
         document.setdefault(section, {})[key] = value
     try:
-        check_document(document, "recipe", absent_is_fine=absent_is_fine)
+        check_document(document, "recipe", absent_is_fine=absent_is_fine, purpose=purpose)
     except ConfigError as error:
         return str(error)
     return ""
@@ -65,7 +66,6 @@ def test_a_recipe_for_a_published_base_is_fine_before_any_download() -> None:
         ),
         ("5b", {"base__dtype": "float16"}, 'base.dtype = "float16"'),
         ("2b", {"base__dtype": "bfloat16"}, 'use "float16"'),
-        ("i2v", {}, "cannot train"),
         ("i2v", {"video__width": 736}, "the only size"),
         (
             "5b",
@@ -284,12 +284,59 @@ def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
     assert check_file(path, absent_is_fine=True).warnings == ()
 
 
-def test_clips_are_cached_for_a_base_that_cannot_be_trained_yet(tmp_path: Path) -> None:
+def test_an_image_to_video_base_is_cached_and_trained_but_does_not_generate(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
-    with pytest.raises(ConfigError, match="which this version cannot train"):
-        check_file(path)
-    checked = check_file(path, for_training=False)
-    assert check_recipe(checked.recipe, for_training=False).recipe == checked.recipe
-    with pytest.raises(ConfigError, match="which this version cannot train"):
-        check_recipe(checked.recipe)
+    for purpose in ("cache", "train"):
+        checked = check_file(path, purpose=purpose)
+        assert check_recipe(checked.recipe, purpose=purpose).recipe == checked.recipe
+    for check in (check_file, check_recipe):
+        subject = path if check is check_file else checked.recipe
+        with pytest.raises(ConfigError, match=r"trains but cannot generate with.*`cogvx train`"):
+            check(subject, purpose="generate")
+
+
+@pytest.mark.parametrize(
+    ("base", "scale", "said"),
+    [
+        ("CogVideoX-5b-I2V", None, ""),
+        ("CogVideoX-5b-I2V", "multiplied", ""),
+        (
+            "CogVideoX-5b-I2V",
+            "raw",
+            (
+                ' = "raw" is not what CogVideoX-5b-I2V was trained with and is generated with '
+                'everywhere; use "multiplied", or leave it out'
+            ),
+        ),
+        (
+            "CogVideoX-5b",
+            "multiplied",
+            (
+                ' = "multiplied" is for image-to-video models, and CogVideoX-5b starts from text '
+                "alone; remove it"
+            ),
+        ),
+        ("CogVideoX1.5-5B-I2V", "raw", ""),
+        ("CogVideoX1.5-5B-I2V", "divided", ""),
+        ("CogVideoX1.5-5B-I2V", "multiplied", ""),
+        (
+            "CogVideoX1.5-5B-I2V",
+            None,
+            (
+                " is missing: programs scale the first frame of CogVideoX1.5-5B-I2V in three ways, "
+                "and an adapter suits only the one that it was trained with; "
+                'use "divided" to generate with diffusers as it is, "raw" for the original '
+                'inference code, or "multiplied" for what the original training code did'
+            ),
+        ),
+    ],
+)
+def test_the_scale_of_first_frames_is_asked_for_where_programs_differ(
+    base: str, scale: str | None, said: str
+) -> None:
+    size = {"video__frames": 81, "video__fps": 16} if "1.5" in base else {}
+    found = problems(f"zai-org/{base}", base__image_latent_scale=scale, **size)
+    assert found == (f"recipe: 1 problem(s)\n  - base.image_latent_scale{said}" if said else "")
+    caching = problems(f"zai-org/{base}", purpose="cache", base__image_latent_scale=scale, **size)
+    assert caching == ""

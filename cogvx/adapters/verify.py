@@ -14,11 +14,10 @@ from cogvx.adapters.layout import LORA_A
 from cogvx.errors import IntegrityError
 from cogvx.model.rotary import rotary_tables
 from cogvx.shapes import VideoSize
-from cogvx.variants import BaseFacts
+from cogvx.variants import OFS, BaseFacts
 
 _SEED = 20240806
 _TIMESTEP = 499
-_OFS = 2.0  # what CogVideoX 1.5 I2V was trained with
 _PATCHES = 4  # side of the small input, in patches
 
 # Largest difference of outputs, relative to the largest output. A loader casts the adapter to the
@@ -121,9 +120,7 @@ def _inputs(facts: BaseFacts, *, dtype: torch.dtype, device: torch.device) -> di
         "hidden_states": latents_bfchw.to(device, dtype),
         "encoder_hidden_states": text_bsd.to(device, dtype),
         "timestep": torch.tensor([_TIMESTEP], device=device),
-        "ofs": torch.full((1,), _OFS, device=device, dtype=dtype)
-        if facts.variant.has_ofs
-        else None,
+        "ofs": torch.full((1,), OFS, device=device, dtype=dtype) if facts.variant.has_ofs else None,
         "image_rotary_emb": rotary_tables(facts, size, device),
         "return_dict": False,
     }

@@ -17,7 +17,8 @@ from cogvx.model.load import TextEncoder
 from cogvx.pretraining.optimiser import Optimiser, rate_at
 from cogvx.pretraining.quick_attention import Float32Attention
 from cogvx.pretraining.state import Journal, load_state, save_state
-from cogvx.training.objective import Objective, draw_latents, v_loss_b
+from cogvx.training.latents import draw_latents
+from cogvx.training.objective import Objective, v_loss_b
 from cogvx.training.randomness import generator
 
 _HIGHEST_RATE = 2e-3

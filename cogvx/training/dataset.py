@@ -27,6 +27,19 @@ class Records:
         """
         return self._read(sample.latents)
 
+    def image(self, sample: Sample, draw: int) -> Tensor:
+        """The posterior of a noised first frame of a clip, `(2c, 1, h, w)`, like its latents'.
+
+        Raises:
+            IntegrityError: The clip has no such draw; the record is absent, damaged or another's.
+        """
+        if draw >= len(sample.images):
+            raise IntegrityError(
+                f"{sample.clip} has {len(sample.images)} noised first frames, so no number {draw}; "
+                "cache it for this base again"
+            )
+        return self._read(sample.images[draw])
+
     def prompt(self, name: str) -> Tensor:
         """An embedded caption, `(s, d)`, padding included.
 

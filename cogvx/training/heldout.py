@@ -2,7 +2,9 @@
 
 A training loss of CogVideoX says little: it is dominated by which timesteps were drawn. Here every
 clip meets the same timesteps and the same noise, whoever measures and whenever, so two adapters can
-be compared clip by clip. Nothing is drawn from, or left in, anyone's random state.
+be compared clip by clip. Its first frame is the first of the noised ones, neither caption nor image
+is left out, and every timestep weighs the same. Nothing is drawn from, or left in, anyone's random
+state.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +15,8 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx.training.dataset import Records
-from cogvx.training.objective import Objective, mean_latents, pad_front
+from cogvx.training.latents import image_track, mean_latents, pad_front
+from cogvx.training.objective import Objective
 from cogvx.training.randomness import generator
 from cogvx.training.run import Sample
 
@@ -83,6 +86,11 @@ def measure(
             ),
             objective.facts.patch_t,
         ).to(transformer.device)
+        images_bfchw = None
+        if objective.image_scale is not None:
+            image_bcfhw = read.image(sample, 0).unsqueeze(0)
+            image_bfchw = mean_latents(image_bcfhw, scaling_factor=objective.image_factor)
+            images_bfchw = image_track(image_bfchw, latents_bfchw.shape[1]).to(transformer.device)
         prompts_bsd = read.prompt(sample.prompt).unsqueeze(0)
         for timestep in timesteps:
             with torch.no_grad():
@@ -95,6 +103,7 @@ def measure(
                     noise_bfchw=noise_bfchw.to(transformer.device),
                     timesteps_b=torch.tensor([timestep]),
                     prompts_bsd=prompts_bsd,
+                    images_bfchw=images_bfchw,
                 )
             yield HeldoutLoss(clip=sample.clip, timestep=timestep, loss=loss_b.item())
 

@@ -16,11 +16,9 @@ from torch import Tensor
 from cogvx.errors import ConfigError
 from cogvx.model.load import load_scheduler
 from cogvx.model.rotary import rotary_tables
-from cogvx.shapes import LatentSize, frames_to_prepend
-from cogvx.variants import BaseFacts, read_facts
-
-# Bounds of the posterior's log-variance, as diffusers `DiagonalGaussianDistribution` has them.
-_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -30.0, 20.0
+from cogvx.shapes import LatentSize
+from cogvx.training.latents import image_factor, image_scale_of
+from cogvx.variants import OFS, BaseFacts, ImageScale, read_facts
 
 Rotary = tuple[Tensor, Tensor] | None
 
@@ -72,6 +70,17 @@ class NoiseSchedule:
         signal, sigma = self._signal_and_sigma(timesteps_b, latents_bfchw)
         return signal * noise_bfchw.float() - sigma * latents_bfchw.float()
 
+    def min_snr_weights(self, timesteps_b: Tensor, gamma: float) -> Tensor:
+        """Min-SNR weights of the loss in v: `min(snr, gamma) / (snr + 1)`, float32, on the CPU.
+
+        `snr = a / (1 - a)` makes that `min(a, gamma (1 - a))`, which is finite without noise and
+        without signal: pure noise, the last timestep, weighs nothing.
+
+        Source: arXiv:2303.09556, section 3.4 and appendix on v-prediction.
+        """
+        alphas_b = self.alphas_cumprod[timesteps_b.cpu()]
+        return torch.minimum(alphas_b, gamma * (1 - alphas_b)).float()
+
     def _signal_and_sigma(self, timesteps_b: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alphas_b = self.alphas_cumprod[timesteps_b.cpu()]
         shape = (-1, *(1 for _ in like.shape[1:]))
@@ -79,44 +88,12 @@ class NoiseSchedule:
         return signal.view(shape).to(like.device), sigma.view(shape).to(like.device)
 
 
-def draw_latents(moments_bcfhw: Tensor, noise_bcfhw: Tensor, *, scaling_factor: float) -> Tensor:
-    """Draw from the posterior that the VAE gave, and bring it to the transformer's layout.
-
-    Args:
-        moments_bcfhw: Mean and log-variance stacked on channels, unscaled, in any precision.
-        noise_bcfhw: Standard normal, of the mean's shape.
-        scaling_factor: The VAE's; every variant is trained on multiplied latents, 1.5 too.
-
-    Returns:
-        Scaled latents `(b, f, c, h, w)`, float32.
-
-    Source: diffusers `DiagonalGaussianDistribution.sample`.
-    """
-    mean, log_variance = moments_bcfhw.float().chunk(2, dim=1)
-    std = torch.exp(0.5 * log_variance.clamp(_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX))
-    return _to_transformer(mean + std * noise_bcfhw, scaling_factor)
-
-
-def mean_latents(moments_bcfhw: Tensor, *, scaling_factor: float) -> Tensor:
-    """The posterior's mean in the transformer's layout: the clip without the VAE's own noise."""
-    mean, _ = moments_bcfhw.float().chunk(2, dim=1)
-    return _to_transformer(mean, scaling_factor)
-
-
-def pad_front(latents_bfchw: Tensor, patch_t: int | None) -> Tensor:
-    """Put copies of the first latent in front, so that temporal patches come out even.
-
-    Source: CogVideo `finetune/models/cogvideox_t2v/lora_trainer.py`; arXiv:2408.06072 (1.5).
-    """
-    copies = frames_to_prepend(latents_bfchw.shape[1], patch_t)
-    return torch.cat([latents_bfchw[:, :1]] * copies + [latents_bfchw], dim=1)
-
-
 def predict_velocity(
     transformer: CogVideoXTransformer3DModel,
     facts: BaseFacts,
     *,
     noisy_bfchw: Tensor,
+    images_bfchw: Tensor | None,
     timesteps_b: Tensor,
     prompts_bsd: Tensor,
     rotary: Rotary,
@@ -130,22 +107,31 @@ def predict_velocity(
         transformer: Bare, or wrapped for distribution.
         facts: Of the base.
         noisy_bfchw: Padded to whole temporal patches.
+        images_bfchw: Their first frames as `image_track` makes them; None for text-to-video bases.
         timesteps_b: As they were used to add the noise.
         prompts_bsd: Embedded captions, padding included: no CogVideoX masks it.
         rotary: From `rotary_tables`, on the transformer's device.
 
     Raises:
-        ConfigError: The base needs an image as well, which is not trained yet.
+        ValueError: The base starts from an image and there is none, or the other way round.
+
+    Source: diffusers `CogVideoXImageToVideoPipeline.__call__`.
     """
-    require_text_to_video(facts)
+    if facts.variant.image_to_video != (images_bfchw is not None):
+        raise ValueError(f"{facts.variant.name} and images_bfchw do not go together")
     device = noisy_bfchw.device
     dtype: torch.dtype = getattr(transformer, "module", transformer).dtype
+    shown_bfchw = noisy_bfchw.to(dtype)
+    if images_bfchw is not None:
+        shown_bfchw = torch.cat([shown_bfchw, images_bfchw.to(device, dtype)], dim=2)
+    ofs = torch.full((1,), OFS, device=device, dtype=dtype) if facts.variant.has_ofs else None
     mixed = device.type == "cuda" and dtype != torch.float32
     with torch.autocast(device.type, dtype=dtype if mixed else None, enabled=mixed):
         output: Tensor = transformer(
-            hidden_states=noisy_bfchw.to(dtype),
+            hidden_states=shown_bfchw,
             encoder_hidden_states=prompts_bsd.to(device, dtype),
             timestep=timesteps_b.to(device),
+            ofs=ofs,
             image_rotary_emb=rotary,
             return_dict=False,
         )[0]
@@ -162,44 +148,58 @@ def v_loss_b(predicted_bfchw: Tensor, velocity_bfchw: Tensor) -> Tensor:
     return (predicted_bfchw.float() - velocity_bfchw.float()).square().flatten(1).mean(1)
 
 
-def require_text_to_video(facts: BaseFacts) -> None:
-    """Refuse a base that starts from an image.
-
-    Raises:
-        ConfigError: The base is of an image-to-video kind.
-    """
-    if facts.variant.image_to_video:
-        raise ConfigError(
-            f"base.path holds {facts.variant.name}, which starts from an image and is not trained "
-            "yet; use CogVideoX-2b, CogVideoX-5b or CogVideoX1.5-5B"
-        )
-
-
 @dataclass(frozen=True)
 class Objective:
-    """The loss over one base model, at whatever size the latents have."""
+    """The loss over one base model, at whatever size the latents have.
+
+    `image_scale` is None for a text-to-video base; `min_snr_gamma` 0 weighs all timesteps alike.
+    """
 
     facts: BaseFacts
     schedule: NoiseSchedule
+    image_scale: ImageScale | None
+    min_snr_gamma: float
     _tables: dict[tuple[LatentSize, torch.device], Rotary] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @classmethod
-    def of(cls, base: Path) -> Self:
-        """Read everything from the base's own folder.
+    def of(
+        cls, base: Path, *, image_scale: ImageScale | None = None, min_snr_gamma: float = 0.0
+    ) -> Self:
+        """Read what can be read from the base's own folder.
 
         Raises:
-            ConfigError: The folder is no CogVideoX, or one that starts from an image.
+            ConfigError: The folder is no CogVideoX, or the scale is none that it has.
         """
         facts = read_facts(base)
-        require_text_to_video(facts)
-        return cls(facts=facts, schedule=NoiseSchedule.from_base(base))
+        return cls(
+            facts=facts,
+            schedule=NoiseSchedule.from_base(base),
+            image_scale=image_scale_of(facts.variant, image_scale),
+            min_snr_gamma=min_snr_gamma,
+        )
+
+    @property
+    def image_factor(self) -> float:
+        """What a first frame's latent is multiplied by; only for image-to-video bases."""
+        assert self.image_scale is not None
+        return image_factor(self.image_scale, self.facts.scaling_factor)
+
+    def weights_b(self, timesteps_b: Tensor) -> Tensor:
+        """What each sample's loss counts when gradients are made; float32, on the CPU."""
+        if not self.min_snr_gamma:
+            return torch.ones(timesteps_b.shape)
+        return self.schedule.min_snr_weights(timesteps_b, self.min_snr_gamma)
 
     def rotary(self, latents_bfchw: Tensor) -> Rotary:
         """Rotary tables for latents padded to whole temporal patches, on their device.
 
         Made once for each shape: a run has as many as its recipe has buckets.
+
+        Raises:
+            ConfigError: The base has positions for another size only. diffusers would put fixed
+                positions in the place of 5b-I2V's learned ones when the frames are others.
         """
         _, frames, _, height, width = latents_bfchw.shape
         latent = LatentSize(frames, height, width)
@@ -207,6 +207,11 @@ class Objective:
         if place not in self._tables:
             # The padding counts as video here: what is even already is padded no further.
             size = self.facts.compression.video(latent)
+            if self.facts.variant.fixed_size and size != self.facts.sample_size:
+                raise ConfigError(
+                    f"latents are of a {size} clip, but {self.facts.variant.name} has positions "
+                    f"for {self.facts.sample_size} only"
+                )
             self._tables[place] = rotary_tables(self.facts, size, latents_bfchw.device)
         return self._tables[place]
 
@@ -218,23 +223,21 @@ class Objective:
         noise_bfchw: Tensor,
         timesteps_b: Tensor,
         prompts_bsd: Tensor,
+        images_bfchw: Tensor | None = None,
     ) -> Tensor:
-        """Noise, predict, score: the loss of each sample, float32.
+        """Noise, predict, score: the loss of each sample, float32, unweighted.
 
-        Latents are scaled and padded, and on the transformer's device like the noise; timesteps
-        stay on the CPU.
+        Latents and first frames are scaled and padded, and on the transformer's device like the
+        noise; timesteps stay on the CPU.
         """
         where = {"noise_bfchw": noise_bfchw, "timesteps_b": timesteps_b}
         predicted = predict_velocity(
             transformer,
             self.facts,
             noisy_bfchw=self.schedule.add_noise(latents_bfchw, **where),
+            images_bfchw=images_bfchw,
             timesteps_b=timesteps_b,
             prompts_bsd=prompts_bsd,
             rotary=self.rotary(latents_bfchw),
         )
         return v_loss_b(predicted, self.schedule.velocity(latents_bfchw, **where))
-
-
-def _to_transformer(latents_bcfhw: Tensor, scaling_factor: float) -> Tensor:
-    return (latents_bcfhw * scaling_factor).transpose(1, 2).contiguous()

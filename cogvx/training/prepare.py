@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx.adapters.card import library_versions
+from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora, lora_state, set_lora_state
@@ -47,7 +48,9 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     recipe, train = spec.recipe, spec.recipe.train
     _require_processes(train.processes, accelerator.num_processes)
     base, device = Path(spec.base_folder), accelerator.device
-    objective = Objective.of(base)
+    objective = Objective.of(
+        base, image_scale=recipe.base.image_latent_scale, min_snr_gamma=train.min_snr_gamma
+    )
     batches = _batches(folder, spec, objective)
     events: Recorder = EventWriter(folder.events) if accelerator.is_main_process else Silent()
     events.write("phase", name="loading")
@@ -158,10 +161,8 @@ def _batches(folder: RunFolder, spec: RunSpec, objective: Objective) -> Batches:
         objective=objective,
         train=spec.recipe.train,
     )
-    names = [
-        name for sample in spec.train + spec.heldout for name in (sample.latents, sample.prompt)
-    ]
-    records.require([*names, spec.empty_prompt])
+    names = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
+    records.require(names)
     return batches
 
 

@@ -228,7 +228,7 @@ def act_on(place: Place, act: str) -> None:
     """What the process of `work_in` does."""
     meter = Meter()
     with meter.step("open"):
-        bench = open_workbench(place.recipe, for_training=False)
+        bench = open_workbench(place.recipe, purpose="cache")
     if act == "prepare":
         remember(bench.dataset, bench.store)
     elif place.server:

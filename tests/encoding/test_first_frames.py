@@ -150,14 +150,14 @@ def test_a_text_to_video_base_encodes_none(nano_base: Path, folder: Path, tmp_pa
     assert not [key for key in bench.store.objects if "images" in key]
 
 
-def test_the_toy_base_is_image_to_video_and_may_be_cached_but_not_trained(
+def test_first_frames_are_cached_before_their_scale_is_decided(
     i2v_base: Path, folder: Path
 ) -> None:
     assert read_facts(i2v_base).variant == COGVIDEOX_15_5B_I2V
     made = toy(i2v_base, base={"dtype": "bfloat16"}, dataset={"uri": str(folder)})
-    assert check_recipe(made, for_training=False).recipe == made
-    with pytest.raises(ConfigError, match="which this version cannot train"):
-        check_recipe(made)
+    assert check_recipe(made, purpose="cache").recipe == made
+    with pytest.raises(ConfigError, match=r"base\.image_latent_scale is missing"):
+        check_recipe(made, purpose="train")
 
 
 def test_a_bad_clip_gives_neither_latents_nor_first_frames(

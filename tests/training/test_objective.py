@@ -15,17 +15,9 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from cogvx.errors import ConfigError
 from cogvx.shapes import VideoSize
-from cogvx.training.objective import (
-    NoiseSchedule,
-    Objective,
-    draw_latents,
-    mean_latents,
-    pad_front,
-    predict_velocity,
-    v_loss_b,
-)
+from cogvx.training.latents import draw_latents, mean_latents, pad_front
+from cogvx.training.objective import NoiseSchedule, Objective, predict_velocity, v_loss_b
 from cogvx.variants import COGVIDEOX_5B_I2V
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -338,15 +330,19 @@ def test_a_half_precision_base_predicts_in_its_own_precision_and_scores_in_float
     assert loss_b.isfinite().all()
 
 
-def test_an_image_to_video_base_is_refused_with_a_sentence(bases: Any) -> None:
+def test_first_frames_are_shown_to_the_bases_that_start_from_them_and_to_no_other(
+    bases: Any,
+) -> None:
     folder, transformer = bases["5b"]
-    facts = replace(Objective.of(folder).facts, variant=COGVIDEOX_5B_I2V)
-    with pytest.raises(ConfigError, match="starts from an image and is not trained yet; use"):
-        predict_velocity(
-            transformer,
-            facts,
-            noisy_bfchw=draws(1, 3, 4, 8, 12),
-            timesteps_b=torch.tensor([1]),
-            prompts_bsd=draws(1, 6, 12),
-            rotary=None,
-        )
+    rest = {
+        "noisy_bfchw": draws(1, 3, 4, 8, 12),
+        "timesteps_b": torch.tensor([1]),
+        "prompts_bsd": draws(1, 6, 12),
+        "rotary": None,
+    }
+    facts = Objective.of(folder).facts
+    with pytest.raises(ValueError, match="do not go together"):
+        predict_velocity(transformer, facts, images_bfchw=draws(1, 3, 4, 8, 12), **rest)
+    i2v = replace(facts, variant=COGVIDEOX_5B_I2V)
+    with pytest.raises(ValueError, match="do not go together"):
+        predict_velocity(transformer, i2v, images_bfchw=None, **rest)
