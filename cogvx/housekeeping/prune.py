@@ -19,6 +19,8 @@ _ORDER: tuple[Kind, ...] = (
     "indexes",
     "plans",
     "manifests",
+    "resumes",
+    "checkpoints",
     "videos",
     "heldout",
     "adapters",
@@ -31,6 +33,8 @@ _ORDER: tuple[Kind, ...] = (
 _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
 # Where what is needed may have changed since the store was listed.
 _WATCHED = ("indexes/", "manifests/", "runs/")
+# ... but not by these, which a run that trains writes all the time.
+_UNWATCHED: tuple[Kind, ...] = ("resumes", "checkpoints")
 _REMOVERS = 16
 # After so many objects it is asked again whether anything became needed meanwhile.
 _BATCH = 500
@@ -143,6 +147,8 @@ def _require_unchanged(store: ObjectStore, objects: Mapping[str, ObjectInfo], do
     for folder in _WATCHED:
         for now in store.entries(folder):
             then = objects.get(now.key)
+            if kind_of(now.key) in _UNWATCHED:
+                continue
             if then is None or then.stamp != now.stamp:
                 raise TransientError(
                     f"{now.key} in {store.url} was written while this prune was under way, so what "

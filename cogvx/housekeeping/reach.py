@@ -116,6 +116,9 @@ class _Walk:
         self._keys: dict[Kind, list[str]] = defaultdict(list)
         for key in objects:
             self._keys[kind_of(key)].append(key)
+        self._checkpoints: dict[str, set[str]] = defaultdict(set)
+        for key in self._keys["resumes"] + self._keys["checkpoints"]:
+            self._checkpoints[folder_of(key)].add(key)
         self._manifests: dict[str, list[str]] = {}
         for key in self._keys["manifests"]:
             self._manifests.setdefault(name_of(key), []).append(key)
@@ -138,10 +141,15 @@ class _Walk:
                     self._block(RECORDS, no_list(folder_of(key), manifest))
 
     def add_runs(self) -> None:
-        """Every run that the store holds: its records, its adapter, what it was judged on."""
+        """Every run that the store holds: its records, its adapter, what it was judged on.
+
+        Checkpoints are needed until there is an adapter, however old they are.
+        """
         for run in self._runs.values():
             needed: set[str] = set() if run.spec is None else run.spec.reaches()
-            if run.outcome is not None:
+            if run.outcome is None:
+                needed |= self._checkpoints[run.name]
+            else:
                 needed |= self._adapters(run.outcome.adapter_sha256 or "")
                 if run.spec is None:
                     self._block(RECORDS, no_spec(run.name))

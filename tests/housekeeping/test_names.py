@@ -5,6 +5,9 @@ import pytest
 from cogvx.cache.keys import record_path
 from cogvx.evaluation.index import evaluation_path
 from cogvx.housekeeping.names import KINDS, kind_of, name_of
+from cogvx.training.carry import checkpoint_prefix, latest_key
+from cogvx.training.checkpoint import tensor_file
+from cogvx.training.saved import STATE_FILE, folder_name
 
 NAME = "ab" + "c" * 62
 
@@ -28,6 +31,9 @@ NAME = "ab" + "c" * 62
         (f"pages/{NAME}/{NAME}.html", "pages"),
         (f"runs/{NAME}/run.json", "runs"),
         (f"runs/{NAME}/outcome.json", "runs"),
+        (latest_key(NAME), "resumes"),
+        (checkpoint_prefix(NAME, folder_name(200)) + STATE_FILE, "checkpoints"),
+        (checkpoint_prefix(NAME, folder_name(200)) + tensor_file("ema"), "checkpoints"),
         (f"probes/{NAME}.json", "probes"),
         (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
         (f"records/latents/ab/.aside-0123456789ab-{NAME}.safetensors", "leftovers"),
@@ -51,6 +57,8 @@ def test_what_we_put_has_a_kind(key: str, kind: str) -> None:
         f"records/others/ab/{NAME}.safetensors",
         f"old/{record_path('latents', NAME)}",
         f"runs/{NAME}/notes.txt",
+        f"runs/{NAME}/checkpoints/step-00000200/notes.txt",
+        f"runs/{NAME}/checkpoints/before/lora.safetensors",
         f"videos/ab/{NAME}.mp4\n",
         "adapters/mine/pytorch_lora_weights.safetensors",
         ".aside-notes.txt",

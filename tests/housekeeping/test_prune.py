@@ -17,7 +17,9 @@ from cogvx.housekeeping import prune
 from cogvx.housekeeping.names import RECORDS, kind_of
 from cogvx.housekeeping.reach import Ages, Reach, find_reach
 from cogvx.store import LocalStore, ObjectInfo, ObjectStore
+from cogvx.training.carry import checkpoint_prefix, latest_key
 from cogvx.training.run import RunSpec
+from cogvx.training.saved import STATE_FILE, folder_name
 from tasks.clients.s3 import S3Store
 from tests.cache.toys import IDS
 from tests.housekeeping.stores import (
@@ -130,6 +132,32 @@ def test_a_run_that_was_removed_lets_its_records_go(past: Past) -> None:
     gone = pruned(past)
     assert f"adapters/{adapter_of(run)}/{ADAPTER_FILE}" in gone
     assert index.reaches() & gone
+
+
+def save_checkpoint(past: Past, run: str, *, days: float) -> list[str]:
+    """What the launcher leaves of a checkpoint; the places, the pointer's first."""
+    prefix = checkpoint_prefix(run, folder_name(200))
+    keys = [latest_key(run), *(prefix + file for file in ("lora.safetensors", STATE_FILE))]
+    return [past.write(key, days=days) for key in keys]
+
+
+def test_checkpoints_stay_until_there_is_an_adapter(past: Past) -> None:
+    _, index = past.cache(1, days=60)
+    begun, ended = (past.train(index, days=60, finished=finished) for finished in (False, True))
+    save_checkpoint(past, begun, days=400)
+    spare = save_checkpoint(past, ended, days=2)
+    assert [info.key for info in sort_out(past).removable] == spare
+    assert pruned(past) == set(spare)
+
+
+def test_a_checkpoint_that_is_put_meanwhile_does_not_stop_a_prune(past: Past) -> None:
+    past.cache(1, days=60)
+    _, index = past.cache(5, days=50)
+    run = past.train(index, days=50, finished=False)
+    before, found = listing(past.store), sort_out(past)
+    save_checkpoint(past, run, days=0)
+    prune.remove(past.store, found.removable, before, on_progress=lambda _done, _total: None)
+    assert found.removable
 
 
 def test_a_record_that_was_just_put_waits_for_its_index(past: Past) -> None:
