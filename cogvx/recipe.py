@@ -66,14 +66,19 @@ class Recipe(_Heading):
             raise ValueError("; ".join(str(problem) for problem in found))
         return self
 
-    def training_digest(self) -> str:
-        """Digest of what decides the adapter's weights, up to rounding.
+    def deciding_settings(self) -> dict[str, Any]:
+        """What decides the adapter's weights, up to rounding, as plain sections.
 
         Not the evaluation, nor how the work is laid out on machines, nor what is written down.
         """
         parts = self.model_dump(mode="json", include={"base", "video", "lora", "train", "cache"})
         train = {key: value for key, value in parts["train"].items() if key not in LAYOUT}
-        return digest({**parts, "train": train, "base_weights": self.compute.stored_weights})
+        compute = {"base_weights": self.compute.stored_weights}
+        return {**parts, "train": train, "compute": compute}
+
+    def training_digest(self) -> str:
+        """Digest of the settings that decide the adapter's weights."""
+        return digest(self.deciding_settings())
 
 
 def recipe_warnings(recipe: Recipe) -> list[str]:

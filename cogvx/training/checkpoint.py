@@ -16,15 +16,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cogvx import files
 from cogvx.digest import sha256_bytes, sha256_file
-from cogvx.errors import ConfigError, IntegrityError
+from cogvx.errors import IntegrityError
 from cogvx.training.events import history
-from cogvx.training.run import RunFolder
+from cogvx.training.origin import Origin, refusal
+from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.saved import (
     STATE_FILE,
     CheckpointState,
@@ -50,7 +52,7 @@ class Checkpoint:
 
     progress: Progress
     tensors: Mapping[str, Mapping[str, Tensor]]
-    libraries: Mapping[str, str]
+    footing: Mapping[str, str]
 
 
 def tensor_file(name: str) -> str:
@@ -61,13 +63,21 @@ def tensor_file(name: str) -> str:
 class Checkpoints:
     """The checkpoints of one run folder; one process writes, any may read."""
 
-    def __init__(self, folder: RunFolder, *, run: str, keep: int) -> None:
+    def __init__(self, folder: RunFolder, *, run: str, origin: Origin, keep: int) -> None:
         """`run` is the digest that every checkpoint must carry; `keep` newest ones stay."""
+        self.run_folder = folder
         self.folder = folder.checkpoints
         self.latest = folder.latest
         self.events = folder.events
         self.run = run
+        self.origin = origin
         self.keep = keep
+
+    @classmethod
+    def of(cls, folder: RunFolder, spec: RunSpec) -> Self:
+        """The checkpoints of the run that `spec` describes."""
+        keep = spec.recipe.train.keep_checkpoints
+        return cls(folder, run=spec.run, origin=Origin.of(spec), keep=keep)
 
     def save(self, checkpoint: Checkpoint) -> str:
         """Write a checkpoint, verify it, move the pointer, remove what is too old.
@@ -84,9 +94,10 @@ class Checkpoints:
         }
         state = CheckpointState(
             run=self.run,
+            origin=self.origin,
             progress=checkpoint.progress,
             sha256={file: sha256_bytes(data) for file, data in tensors.items()},
-            libraries=dict(checkpoint.libraries),
+            footing=dict(checkpoint.footing),
         )
 
         def fill(aside: Path) -> None:
@@ -105,7 +116,8 @@ class Checkpoints:
         """The checkpoint to go on from; None when the run has none yet.
 
         Raises:
-            ConfigError: It was made by another recipe, other clips, another base or other code.
+            ConfigError: It was made by another recipe, other clips, another base or other code;
+                what differs is spelt out.
             IntegrityError: It is damaged or gone.
         """
         folders = self._folders()
@@ -116,14 +128,11 @@ class Checkpoints:
         folder = folders[-1]
         state = self._verified_state(folder)
         if state.run != self.run:
-            raise ConfigError(
-                f"{folder} belongs to run {state.run[:12]}, but run.json says {self.run[:12]}: "
-                "recipe, clips, base or code have changed; use a new run folder, or restore them"
-            )
+            raise refusal(self.run_folder, state.origin, run=state.run)
         return Checkpoint(
             progress=state.progress,
             tensors={Path(file).stem: load_file(folder / file) for file in state.sha256},
-            libraries=state.libraries,
+            footing=state.footing,
         )
 
     def tidy(self) -> None:

@@ -1,6 +1,7 @@
 """From a run folder to a learner that stands where its newest checkpoint left it."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora, lora_state, set_lora_state
+from cogvx.recipe import Recipe
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints, Progress
 from cogvx.training.dataset import Records
@@ -21,6 +23,7 @@ from cogvx.training.journal import Journal, Watch
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, optimiser_state, set_optimiser_state
+from cogvx.training.origin import keep_beginning
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.sampler import Sampler
 from cogvx.training.stop import Stop
@@ -46,20 +49,22 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         IntegrityError: Records are absent, or the checkpoint is damaged.
     """
     recipe, train = spec.recipe, spec.recipe.train
-    _require_processes(train.processes, accelerator.num_processes)
     base, device = Path(spec.base_folder), accelerator.device
+    _require_processes(train.processes, accelerator.num_processes)
+    checkpoints = Checkpoints.of(folder, spec)
+    if accelerator.is_main_process:
+        checkpoints.tidy()
+    accelerator.wait_for_everyone()
+    found = checkpoints.newest()  # refuses another run's first of all, with what has changed
+
     objective = Objective.of(
         base, image_scale=recipe.base.image_latent_scale, min_snr_gamma=train.min_snr_gamma
     )
     batches = _batches(folder, spec, objective)
     events: Recorder = EventWriter(folder.events) if accelerator.is_main_process else Silent()
-    events.write("phase", name="loading")
-
-    checkpoints = Checkpoints(folder, run=spec.run, keep=train.keep_checkpoints)
     if accelerator.is_main_process:
-        checkpoints.tidy()
-    accelerator.wait_for_everyone()
-    found = checkpoints.newest()
+        keep_beginning(folder, spec)
+    events.write("phase", name="loading")
 
     transformer = load_transformer(base, dtype=recipe.base.dtype, device=str(device))
     parameters = attach_lora(transformer, recipe.lora, seed=train.seed)
@@ -77,13 +82,14 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         train=train,
     )
     if found is not None:
-        _restore(learner, transformer, found, events)
+        _restore(learner, transformer, found)
+        _say_where_it_goes_on(found, footing(recipe), events)
     journal = Journal(
         Watch(accelerator, transformer, batches, spec.heldout, stop),
         train,
         progress=Progress() if found is None else found.progress,
         events=events,
-        save=_Saver(learner, transformer, checkpoints),
+        save=_Saver(learner, transformer, checkpoints, footing(recipe)),
     )
     return Trainer(
         learner=learner,
@@ -93,13 +99,17 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     )
 
 
-def bit_deciding_versions() -> dict[str, str]:
-    """What the next bits may depend on besides recipe and clips, kept with every checkpoint."""
+def footing(recipe: Recipe) -> dict[str, str]:
+    """What the next bits may depend on besides a run's identity, kept with every checkpoint."""
+    train, compute = recipe.train, recipe.compute.model_dump(mode="json", exclude={"prefetch"})
     return {
         **library_versions(),
         "python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "train.processes": str(train.processes),
+        "train.micro_batch": str(train.micro_batch),
+        **{f"compute.{name}": str(value) for name, value in compute.items()},
     }
 
 
@@ -110,6 +120,7 @@ class _Saver:
     learner: Learner
     transformer: CogVideoXTransformer3DModel
     checkpoints: Checkpoints
+    footing: Mapping[str, str]
 
     def __call__(self, progress: Progress) -> str | None:
         if not self.learner.accelerator.is_main_process:
@@ -122,32 +133,33 @@ class _Saver:
                     LORA: lora,
                     OPTIMISER: optimiser_state(self.learner.optimiser, list(lora)),
                 },
-                libraries=bit_deciding_versions(),
+                footing=self.footing,
             )
         )
 
 
-def _restore(
-    learner: Learner,
-    transformer: CogVideoXTransformer3DModel,
-    found: Checkpoint,
-    events: Recorder,
-) -> None:
+def _restore(learner: Learner, transformer: CogVideoXTransformer3DModel, found: Checkpoint) -> None:
     set_lora_state(transformer, found.tensors[LORA])
     # names in the parameters' order: a file gives its tensors back in another
     names = list(lora_state(transformer))
     set_optimiser_state(learner.optimiser, names, found.tensors[OPTIMISER])
     if found.progress.scaler:
         learner.scaler.load_state_dict(dict(found.progress.scaler))
+
+
+def _say_where_it_goes_on(found: Checkpoint, now: Mapping[str, str], events: Recorder) -> None:
+    """Write down the step, and what may change the last bits from here on."""
     events.write("resumed", step=found.progress.step)
-    now = bit_deciding_versions()
     changed = [
-        f"{name} was {found.libraries.get(name)} and is {now[name]}"
+        f"{name} was {found.footing.get(name)} and is {now[name]}"
         for name in now
-        if found.libraries.get(name) != now[name]
+        if found.footing.get(name) != now[name]
     ]
     if changed:
-        text = f"resumed on another footing, so bits may differ: {'; '.join(changed)}"
+        text = (
+            "resumed on another footing: the same clips, noise and timesteps follow in the same "
+            f"order, but the last bits may differ: {'; '.join(changed)}"
+        )
         events.write("warning", text=text)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cogvx.training.origin import Origin
 from cogvx.training.tally import Tally
 
 STATE_FILE = "state.json"
@@ -37,13 +38,14 @@ class Progress(_Document):
 
 
 class CheckpointState(_Document):
-    """state.json. `libraries` are versions that the next bits may depend on."""
+    """state.json. `footing` is what the next bits may depend on besides: versions, layout."""
 
     schema_version: Literal[1] = 1
     run: str
+    origin: Origin
     progress: Progress
     sha256: dict[FileName, str]
-    libraries: dict[str, str]
+    footing: dict[str, str]
 
 
 class Pointer(_Document):

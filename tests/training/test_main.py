@@ -282,16 +282,25 @@ def test_a_second_trainer_touches_nothing(
     assert main([str(root)]) == 0
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_folder_that_says_something_else_than_it_began_with_is_refused_in_words(
+    uninterrupted: Path, tmp_path: Path, new_run: NewRun
+) -> None:
     root = shutil.copytree(uninterrupted, tmp_path / "run")
     folder = RunFolder(root)
     folder.outcome.unlink()
-    spec = read_document(folder.spec, RunSpec)
-    write_document(folder.spec, spec.model_copy(update={"run": "another"}))
+    was = read_document(folder.spec, RunSpec)
+    now = RunFolder(new_run(learning_rate=2e-3, clips=5)).read_spec()
+    write_document(folder.spec, now.model_copy(update={"run": "c" * 64}))
     assert main([str(root)]) == 2
     outcome = outcome_of(root)
     assert outcome.error_kind == "ConfigError"
-    assert "recipe, clips, base or code have changed; use a new run folder" in str(outcome.error)
+    assert outcome.error == (
+        f"{root} was begun as run {was.run[:12]} and now says cccccccccccc: "
+        "train.learning_rate was 0.001 and is 0.002; the clips were 4 windows and 2 held out and "
+        "are 5 windows and 2 held out: 1 added, 1 changed. Put that back to go on, or use a new "
+        f'run folder to begin anew; with train.fork_of = "{was.run}" that begins with the weights '
+        "of this one"
+    )
 
 
 def test_a_resume_on_other_libraries_says_that_bits_may_differ(
@@ -302,11 +311,12 @@ def test_a_resume_on_other_libraries_says_that_bits_may_differ(
     folder.outcome.unlink()
     path = folder.checkpoints / "step-00000006" / "state.json"
     state = read_document(path, CheckpointState)
-    older = {**state.libraries, "peft": "0.1"}
-    write_document(path, state.model_copy(update={"libraries": older}))
+    older = {**state.footing, "peft": "0.1", "train.processes": "2"}
+    write_document(path, state.model_copy(update={"footing": older}))
     assert main([str(root)]) == 0
     (warning,) = (e for e in EventTail(folder.events).read() if e["kind"] == "warning")
-    assert "bits may differ: peft was 0.1 and is" in warning["text"]
+    assert "the last bits may differ: peft was 0.1 and is" in warning["text"]
+    assert "train.processes was 2 and is 1" in warning["text"]
 
 
 def test_an_error_that_nobody_foresaw_is_written_down_and_raised(
