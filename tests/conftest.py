@@ -11,7 +11,12 @@ from cogvx.model.nano.world import render_world
 # A suite that a shell started in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.radosgw", "tests.fixtures.proxy"]
+pytest_plugins = [
+    "tests.fixtures.family",
+    "tests.fixtures.s3",
+    "tests.fixtures.radosgw",
+    "tests.fixtures.proxy",
+]
 
 
 @pytest.fixture(scope="session")
