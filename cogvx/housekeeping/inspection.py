@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from cogvx.data.windows import crop_rule
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.housekeeping.lookup import key_from
-from cogvx.model.encode import decode_latents
+from cogvx.model.encode import decibels, decode_latents, to_pixels
 from cogvx.model.load import load_vae
 from cogvx.mp4 import write_mp4
 from cogvx.store import ObjectStore
@@ -111,16 +110,16 @@ def decode_beside_source(record: Record, bench: Bench) -> Beside:
     decoded_cfhw = _decode(record.tensor, window, bench)
     source_cfhw, said = _source(window, bench)
     if source_cfhw is None:
-        return Beside(_pixels(decoded_cfhw), None, said, window.fps, None, None)
+        return Beside(to_pixels(decoded_cfhw), None, said, window.fps, None, None)
     source_cfhw = source_cfhw[:, : decoded_cfhw.shape[1]]
     errors_f = (decoded_cfhw - source_cfhw).square().mean(dim=(0, 2, 3))
     return Beside(
-        decoded_fhwc=_pixels(decoded_cfhw),
-        source_fhwc=_pixels(source_cfhw),
+        decoded_fhwc=to_pixels(decoded_cfhw),
+        source_fhwc=to_pixels(source_cfhw),
         source=said,
         fps=window.fps,
-        psnr=_decibels(errors_f.mean().item()),
-        worst=_decibels(errors_f.max().item()),
+        psnr=decibels(errors_f.mean().item()),
+        worst=decibels(errors_f.max().item()),
     )
 
 
@@ -187,17 +186,6 @@ def _decode_window(path: Path, clip: Clip, window: LatentKey) -> Tensor:
 def _plain(key: LatentKey | PromptKey) -> dict[str, object]:
     made = asdict(key)
     return {**made, "size": str(key.size)} if isinstance(key, LatentKey) else made
-
-
-def _decibels(error: float) -> float:
-    """PSNR of a mean squared error over a range of 2, from -1 to 1."""
-    return math.inf if error == 0 else 10 * math.log10(4 / error)
-
-
-def _pixels(rgb_cfhw: Tensor) -> np.ndarray:
-    scaled = rgb_cfhw.permute(1, 2, 3, 0).add(1).mul(127.5).round().clamp(0, 255)
-    rgb_fhwc: np.ndarray = scaled.to(torch.uint8).numpy()
-    return rgb_fhwc
 
 
 def _labelled(words: str, rgb_fhwc: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 Everything runs without gradients, in the precision that the given parts were loaded in.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
@@ -120,3 +122,15 @@ def decode_latents(vae: AutoencoderKLCogVideoX, latents_bcfhw: Tensor) -> Tensor
     scaled = latents_bcfhw.to(device=vae.device, dtype=vae.dtype)
     rgb_bcfhw: Tensor = vae.decode(1 / vae.config.scaling_factor * scaled).sample
     return rgb_bcfhw.clamp(-1, 1)
+
+
+def to_pixels(rgb_cfhw: Tensor) -> np.ndarray:
+    """RGB in [-1, 1], on any device, as people's programs take it: `fhwc`, uint8."""
+    scaled = rgb_cfhw.float().permute(1, 2, 3, 0).add(1).mul(127.5).round().clamp(0, 255)
+    rgb_fhwc: np.ndarray = scaled.to(torch.uint8).cpu().numpy()
+    return rgb_fhwc
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error over a range of 2, from -1 to 1; infinite for none."""
+    return math.inf if error == 0 else 10 * math.log10(4 / error)
