@@ -8,7 +8,10 @@ Every event has `time` (seconds since 1970), `kind`, and what the kind needs:
     progress    step, steps, eta_seconds, samples_per_second
     metrics     step, values: {name: number} of the training itself, the same whenever it is done;
                 system: {name: number} of this machine
-    heldout     step, loss, by_timestep: {timestep: loss}, clips
+    heldout     step, loss, by_timestep: {timestep: loss}, clips; after `resumed` that of its very
+                step may come again with the same values
+    skipped     step, updates: [{step, reason}] that moved no weight, new since the last log
+                line or checkpoint; total: of the run; in_a_row: up to this step
     checkpoint  step, folder: its name below checkpoints/
     warning     text
 

@@ -7,6 +7,7 @@ processes call every method, because some of them exchange numbers; only the fir
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,27 +16,38 @@ from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
+from cogvx.errors import TrainingDiverged
+from cogvx.model.lora import lora_state, set_lora_state
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
+from cogvx.training.divergence import Skips
+from cogvx.training.early_stop import Patience
+from cogvx.training.ema import Ema
 from cogvx.training.events import Recorder
 from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
-from cogvx.training.metrics import Place, Scores, Window, norm_of, require_finite
+from cogvx.training.metrics import Place, Scores, Window, norm_of
 from cogvx.training.optimiser import lr_at
 from cogvx.training.run import Sample
 from cogvx.training.stop import Stop
-from cogvx.training.tally import Tally
+from cogvx.training.tally import Seen, Tally
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the journal looks at: the bare transformer, the batches, the held-out clips."""
+    """What the journal looks at: the bare transformer, the batches, the held-out clips.
+
+    `ema` and `patience` decide which weights are measured, and which are exported.
+    """
 
     accelerator: Accelerator
     transformer: CogVideoXTransformer3DModel
     batches: Batches
     heldout: tuple[Sample, ...]
     stop: Stop
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    patience: Patience
 
 
 class Journal:
@@ -60,7 +72,7 @@ class Journal:
     _logged_time: float
     _saved_step: int | None
     _parameters: tuple[nn.Parameter, ...]
-    _may_overflow: bool
+    _skips: Skips
 
     def __init__(
         self,
@@ -87,21 +99,46 @@ class Journal:
         self._started = self._logged_time = time.monotonic()
         self._logged_step = progress.step
         self._saved_step = progress.step or None
-        # float16's scaler skips an update whose gradient overflows, and goes on
         self._parameters = tuple(
             parameter for parameter in watch.transformer.parameters() if parameter.requires_grad
         )
-        self._may_overflow = watch.transformer.dtype == torch.float16
+        self._skips = Skips(progress.skipped, progress.skipped_in_a_row)
 
     @property
     def seconds(self) -> float:
         """Time spent training, over all tries."""
         return self._seconds_before + time.monotonic() - self._started
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether the held-out loss has not fallen for so long that training ends here."""
+        return self.watch.patience.is_over
+
+    @property
+    def stopped_early_at(self) -> int | None:
+        """The last update, if more were asked for and training ended all the same."""
+        return self.step if self.stops_early and self.step < self.train.steps else None
+
+    @property
+    def best_step(self) -> int | None:
+        """The update whose weights are the best by held-out loss, if the recipe asks for them."""
+        best = self.watch.patience.best
+        return None if best is None else best.step
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no update is to come any more."""
+        return self.step == self.train.steps or self.stops_early
+
     def begin(self) -> None:
-        """Measure the bare base, unless an earlier try did."""
+        """Measure the bare base, unless an earlier try did.
+
+        So is repeated what decides about stopping early, if it came after the checkpoint.
+        """
         if self.step == 0 and self.heldout_before is None:
             self.heldout_before = self.measure_heldout()
+        elif self._is_measured(self.step) and self.watch.patience.lacks(self.step):
+            self.measure_heldout()
 
     def expect(self, step: int) -> None:
         """Note where the weights are before update number `step`, if its length will be logged.
@@ -121,7 +158,8 @@ class Journal:
             norm: Of the gradient before clipping, on the device.
 
         Raises:
-            TrainingDiverged: The loss is not finite; noticed at the next log line or checkpoint.
+            TrainingDiverged: Too many updates in a row were skipped; noticed at the next log line
+                or checkpoint, and no weight has moved by them.
         """
         self.step = step
         self._window.add(scores, norm)
@@ -130,14 +168,15 @@ class Journal:
             self._log()
         if step % self.train.checkpoint_every == 0 or last:
             self.checkpoint()
-        if step % self.train.heldout_every == 0 and not last:
+        if self._is_measured(step):
             self.measure_heldout()
 
     def checkpoint(self) -> None:
         """Save a checkpoint unless this very step has one.
 
         Raises:
-            TrainingDiverged: The loss is not finite; a good checkpoint is never followed by such.
+            TrainingDiverged: Too many updates in a row were skipped, or a weight is not finite: a
+                good checkpoint is never followed by such.
         """
         if self.step in (0, self._saved_step):
             return
@@ -149,37 +188,35 @@ class Journal:
                 tally=self._tally,
                 train_loss=self.train_loss,
                 heldout_before=self.heldout_before,
+                skipped=self._skips.total,
+                skipped_in_a_row=self._skips.in_a_row,
+                best=self.watch.patience.best,
             )
         )
         self._saved_step = self.step
         self.events.write("checkpoint", step=self.step, folder=name)
 
     def measure_heldout(self) -> float | None:
-        """Measure the held-out clips, shared out over the processes.
+        """Measure the held-out clips, shared out over the processes, with the weights to export.
 
         Returns:
             The mean loss; None when no clip is held out, or when a stop was asked for meanwhile.
+
+        Raises:
+            TrainingDiverged: It is not finite.
         """
         watch, strata = self.watch, self.train.heldout_strata
         if not watch.heldout:
             return None
-        rank, processes = watch.accelerator.process_index, watch.accelerator.num_processes
-        mine: list[HeldoutLoss] = []
-        for loss in measure(
-            watch.transformer,
-            watch.batches.objective,
-            samples=watch.heldout[rank::processes],
-            records=watch.batches.records.folder,
-            strata=strata,
-        ):
-            mine.append(loss)
-            if watch.stop.requested:
-                break
-        losses: list[HeldoutLoss] = gather_object(mine)
-        if len(losses) < len(watch.heldout) * strata:
-            return None
-        clips = by_clip(losses)
-        average = mean_loss(clips)
+        with nullcontext() if watch.ema is None else watch.ema.applied():
+            losses = self._heldout_losses()
+            if len(losses) < len(watch.heldout) * strata:
+                return None
+            clips = by_clip(losses)
+            average = mean_loss(clips)
+            if not math.isfinite(average):
+                raise TrainingDiverged(_no_number(clips, self.step))
+            watch.patience.note(self.step, average, weights=lambda: lora_state(watch.transformer))
         self.events.write(
             "heldout",
             step=self.step,
@@ -188,6 +225,51 @@ class Journal:
             by_timestep=_by_timestep(clips),
         )
         return average
+
+    def conclude(self) -> float | None:
+        """Put the weights to export into the transformer: the best or the last, or their mean.
+
+        To be called when nothing is trained or saved any more.
+
+        Returns:
+            Their held-out loss; None as for `measure_heldout`, and then nothing is changed.
+        """
+        watch, loss = self.watch, None
+        if watch.patience.best is None or watch.patience.lacks(self.step):
+            loss = self.measure_heldout()
+            if loss is None and watch.heldout:
+                return None
+        best = watch.patience.best
+        if best is not None:
+            set_lora_state(watch.transformer, watch.patience.weights)
+            return best.loss
+        if watch.ema is not None:
+            with watch.ema.applied():
+                mean = lora_state(watch.transformer)
+            set_lora_state(watch.transformer, mean)
+        return loss
+
+    def _heldout_losses(self) -> list[HeldoutLoss]:
+        """Of all processes; some are missing when a stop was asked for meanwhile."""
+        watch = self.watch
+        rank, processes = watch.accelerator.process_index, watch.accelerator.num_processes
+        mine: list[HeldoutLoss] = []
+        for loss in measure(
+            watch.transformer,
+            watch.batches.objective,
+            samples=watch.heldout[rank::processes],
+            records=watch.batches.records.folder,
+            strata=self.train.heldout_strata,
+        ):
+            mine.append(loss)
+            if watch.stop.requested:
+                break
+        losses: list[HeldoutLoss] = gather_object(mine)
+        return losses
+
+    def _is_measured(self, step: int) -> bool:
+        """Whether held-out clips are due after an update; after the last, `conclude` sees to it."""
+        return step % self.train.heldout_every == 0 and 0 < step < self.train.steps
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps
@@ -234,16 +316,31 @@ class Journal:
             The first process's `own` numbers.
 
         Raises:
-            TrainingDiverged: A loss or a norm is not finite.
+            TrainingDiverged: Too many of them in a row were skipped.
         """
         waited = sum(scores.waited_seconds for scores in self._window.scores)
         reading = self._window.read(self.watch.accelerator, self.train, own=(*own, waited))
         self._waited = [
             before + numbers[-1] for before, numbers in zip(self._waited, reading.own, strict=True)
         ]
-        require_finite(reading.updates, last_step=self.step, may_overflow=self._may_overflow)
+        self._count_skipped(reading.updates)
         self._tally = self._tally.plus(reading.updates, timesteps=self._timesteps)
         return reading.own[0][:-1]
+
+    def _count_skipped(self, updates: Sequence[Seen]) -> None:
+        # float16's scaler looks for its scale by skipping; once it has come down to 1, it has found
+        # that the scale is not to blame
+        searches = self.watch.scaler.get_scale() > 1
+        most = math.inf if searches else self.train.max_skipped
+        self._skips, skipped = self._skips.plus(updates, last_step=self.step, most=most)
+        if skipped:
+            self.events.write(
+                "skipped",
+                step=self.step,
+                updates=[{"step": skip.step, "reason": skip.reason} for skip in skipped],
+                total=self._skips.total,
+                in_a_row=self._skips.in_a_row,
+            )
 
     @property
     def _timesteps(self) -> int:
@@ -256,3 +353,11 @@ def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:
         str(timestep): mean_loss([loss for loss in losses if loss.timestep == timestep])
         for timestep in timesteps
     }
+
+
+def _no_number(clips: Sequence[HeldoutLoss], step: int) -> str:
+    odd = next(clip for clip in clips if not math.isfinite(clip.loss))
+    return (
+        f"the held-out loss of {odd.clip} at timestep {odd.timestep} is {odd.loss} after step "
+        f"{step}; remove the clip if it was so at step 0, else lower train.learning_rate"
+    )

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
+from cogvx.training.ema import Ema
 from cogvx.training.journal import Journal
 from cogvx.training.metrics import Scores
 from cogvx.training.objective import Objective
-from cogvx.training.optimiser import clip_gradients, lr_at
+from cogvx.training.optimiser import clip_gradients, lr_at, step_if
 from cogvx.training.stop import Stop
 
 
@@ -24,27 +25,29 @@ class Learner:
 
     `model` is the transformer with its adapter, wrapped when there are several processes.
     `parameters` are the adapter's. `scaler` does nothing except for a float16 base on a GPU.
+    `ema` is None unless the recipe asks for a running mean.
     """
 
     accelerator: Accelerator
     model: nn.Module
     parameters: tuple[nn.Parameter, ...]
-    optimiser: AdamW
+    optimiser: Optimizer
     scaler: torch.amp.GradScaler
     objective: Objective
     batches: Batches
     train: TrainConfig
+    ema: Ema | None = None
 
 
 def train(learner: Learner, journal: Journal, stop: Stop) -> None:
-    """Train from where the journal stands to the last update, or until asked to stop.
+    """Train from where the journal stands to the last update, or until it is time to stop.
 
     Raises:
-        TrainingDiverged: The loss is not finite any more.
+        TrainingDiverged: Too many updates in a row were skipped.
         IntegrityError: A record is damaged.
     """
     for step in range(journal.step, learner.train.steps):
-        if stop.agreed():
+        if journal.stops_early or stop.agreed():
             break
         scores = accumulate(learner, step)
         journal.expect(step + 1)
@@ -81,7 +84,10 @@ def accumulate(learner: Learner, step: int) -> Scores:
             )
             weights_b = learner.objective.weights_b(batch.timesteps_b).to(loss_b.device)
             loss = (weights_b * loss_b).mean() / parts
-            torch.autograd.backward(learner.scaler.scale(loss))
+            # nan where the loss is not finite, else 1: its gradient might be finite all the same.
+            # So it reaches the exchanged gradient, and no process need ask the others
+            seed = 1 + 0 * loss.detach()
+            torch.autograd.backward(learner.scaler.scale(loss), seed)
         losses.append(loss_b.detach())
         timesteps.append(batch.timesteps_b)
     return Scores(torch.cat(losses), torch.cat(timesteps), waited_seconds=waited)
@@ -90,14 +96,19 @@ def accumulate(learner: Learner, step: int) -> Scores:
 def update(learner: Learner, step: int) -> Tensor:
     """Clip the gradient of the whole global batch, and move the weights once.
 
+    Where the gradient is not finite, weights, optimiser and mean stay as they are.
+
     Returns:
-        The gradient's norm before clipping, on the device.
+        The gradient's norm before clipping, on the device; the same in all processes.
     """
     learner.scaler.unscale_(learner.optimiser)
     norm = clip_gradients(learner.parameters, learner.train.max_grad_norm)
     for group in learner.optimiser.param_groups:
         group["lr"] = lr_at(step, learner.train)
-    learner.scaler.step(learner.optimiser)
+    finite = norm.isfinite()
+    step_if(learner.optimiser, finite)
+    if learner.ema is not None:
+        learner.ema.update(finite)
     learner.scaler.update()
     learner.optimiser.zero_grad(set_to_none=True)
     return norm

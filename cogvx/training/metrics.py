@@ -1,6 +1,5 @@
 """Numbers of the last updates, taken off the device only when they are written down."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from cogvx.errors import TrainingDiverged
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.tally import Seen
 
@@ -105,32 +103,6 @@ def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all tensors together, on their device."""
     norm: Tensor = get_total_norm([tensor.detach() for tensor in tensors])
     return norm
-
-
-def require_finite(updates: Sequence[Seen], *, last_step: int, may_overflow: bool) -> None:
-    """Stop a run in which something is no number any more.
-
-    Args:
-        updates: Consecutive ones.
-        last_step: Number of the last of them, the first update of a run being 1.
-        may_overflow: A gradient's norm may be infinite: float16's scaler skips such an update.
-
-    Raises:
-        TrainingDiverged: Naming the first such update.
-    """
-    for step, update in enumerate(updates, start=last_step - len(updates) + 1):
-        odd = [loss for loss in update.losses if not math.isfinite(loss)]
-        if odd:
-            raise TrainingDiverged(_diverged("loss", step, odd[0]))
-        if not may_overflow and not math.isfinite(update.grad_norm):
-            raise TrainingDiverged(_diverged("gradient's norm", step, update.grad_norm))
-
-
-def _diverged(name: str, step: int, value: float) -> str:
-    return (
-        f"the {name} of step {step} is {value}; the last good checkpoint is kept. Lower "
-        "train.learning_rate, lengthen train.warmup_steps, or check base.dtype"
-    )
 
 
 def _global_order(numbers_pn: Tensor, train: TrainConfig) -> list[list[float]]:

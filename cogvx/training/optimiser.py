@@ -1,26 +1,66 @@
-"""AdamW over the adapter: the learning rate of each update, and a state that needs no pickle."""
+"""The optimisers: which one, the rate of each update, and an update that can be left out."""
 
+import importlib
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
-from cogvx.errors import IntegrityError
+from cogvx.errors import ConfigError
 from cogvx.recipe_sections import TrainConfig
 
 _BETAS = (0.9, 0.95)  # CogVideo finetune/schemas/args.py
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+_PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
-def make_optimiser(parameters: Sequence[nn.Parameter], train: TrainConfig) -> AdamW:
-    """AdamW as CogVideo's own trainer sets it up; the rate is set before every update."""
-    return AdamW(parameters, lr=train.learning_rate, betas=_BETAS, weight_decay=train.weight_decay)
+def require_optimiser(train: TrainConfig) -> None:
+    """Refuse an optimiser whose package is not here, before anything is loaded.
+
+    Raises:
+        ConfigError: Naming the package.
+    """
+    package = _PACKAGES.get(train.optimiser)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f'train.optimiser = "{train.optimiser}" needs the package {package}, which is not '
+            f'installed on this machine; run `pip install {package}`, or use "adamw"'
+        )
+
+
+def make_optimiser(parameters: Sequence[nn.Parameter], train: TrainConfig) -> Optimizer:
+    """The recipe's optimiser over one group; the rate is set before every update.
+
+    AdamW as CogVideo's own trainer sets it up, fused on a GPU; the other two with the same betas,
+    and Prodigy with bias correction and the safeguard for a warm-up, which ours has.
+
+    Raises:
+        ConfigError: Its package is not installed.
+    """
+    require_optimiser(train)
+    rate, decay = train.learning_rate, train.weight_decay
+    if train.optimiser == "adamw":
+        on_gpu = all(parameter.device.type == "cuda" for parameter in parameters)
+        fused = True if on_gpu else None  # on a CPU torch's own choice, and so its bits
+        return AdamW(parameters, lr=rate, betas=_BETAS, weight_decay=decay, fused=fused)
+    library: Any = importlib.import_module(_PACKAGES[train.optimiser])
+    optimiser: Optimizer
+    if train.optimiser == "adamw8bit":
+        optimiser = library.optim.AdamW8bit(parameters, lr=rate, betas=_BETAS, weight_decay=decay)
+        return optimiser
+    optimiser = library.Prodigy(
+        parameters, lr=rate, betas=_BETAS, use_bias_correction=True, safeguard_warmup=True
+    )
+    for group in optimiser.param_groups:
+        group["weight_decay"] = decay  # its constructor would print that there is one
+    return optimiser
 
 
 def lr_at(step: int, train: TrainConfig) -> float:
-    """Learning rate of update `step`, counted from 0.
+    """Learning rate of update `step`, counted from 0; Prodigy multiplies its own with it.
 
     With a warm-up the very first update has rate 0, as in the schedules that people compare with.
 
@@ -38,48 +78,6 @@ def lr_at(step: int, train: TrainConfig) -> float:
     return train.learning_rate * max(0.0, factor)
 
 
-def optimiser_state(optimiser: AdamW, names: Sequence[str]) -> dict[str, Tensor]:
-    """Adam's moments as named tensors on the CPU: `<parameter>/exp_avg` and so on.
-
-    Args:
-        optimiser: Of one group.
-        names: Of its parameters, in their order.
-    """
-    (group,) = optimiser.param_groups
-    return {
-        f"{name}/{slot}": optimiser.state[parameter][slot].detach().cpu().clone()
-        for name, parameter in zip(names, group["params"], strict=True)
-        if parameter in optimiser.state
-        for slot in _SLOTS
-    }
-
-
-def set_optimiser_state(
-    optimiser: AdamW, names: Sequence[str], state: Mapping[str, Tensor]
-) -> None:
-    """Put back what `optimiser_state` gave.
-
-    Raises:
-        IntegrityError: A tensor is missing, unexpected or of another shape; nothing is changed.
-    """
-    (group,) = optimiser.param_groups
-    parameters = dict(zip(names, group["params"], strict=True))
-    wanted = {f"{name}/{slot}" for name in parameters for slot in _SLOTS}
-    if wanted != state.keys():
-        odd = sorted(wanted ^ state.keys())
-        raise IntegrityError(
-            f"the optimiser's state does not fit: {odd[0]} and {len(odd) - 1} more"
-        )
-    for name, parameter in parameters.items():
-        if state[f"{name}/exp_avg"].shape != parameter.shape:
-            raise IntegrityError(f"the optimiser's state does not fit: {name} has another shape")
-    for name, parameter in parameters.items():
-        slots = {slot: state[f"{name}/{slot}"].clone() for slot in _SLOTS}
-        moments = {slot: slots[slot].to(parameter.device) for slot in _SLOTS[1:]}
-        # AdamW keeps the count on the CPU, where reading it costs no wait
-        optimiser.state[parameter] = {"step": slots["step"], **moments}
-
-
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     """Shorten the gradient of all parameters together to at most `max_norm`.
 
@@ -88,3 +86,22 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     """
     norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     return norm
+
+
+def step_if(optimiser: Optimizer, finite: Tensor) -> None:
+    """Move the weights, unless `finite` is false: then nothing changes, not even a count of steps.
+
+    Fused AdamW, which is AdamW on a GPU, takes the answer on the device, as it does from a
+    GradScaler, so nobody waits for it. The others would not know what to do with it, but waiting
+    costs nothing there: on a CPU there is nothing to wait for, 8-bit AdamW waits for the GPU after
+    every tensor, and Prodigy reads two numbers of each.
+
+    Args:
+        optimiser: With the gradients in place.
+        finite: One truth, on the device; the same in all processes.
+    """
+    if isinstance(optimiser, AdamW) and optimiser.defaults["fused"]:
+        optimiser.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        optimiser.step()
+    elif finite.item():
+        optimiser.step()

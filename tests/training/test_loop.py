@@ -94,7 +94,7 @@ def test_the_loss_falls_on_two_clips(new_run: NewRun) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_keeps_the_checkpoint(
+def test_weights_that_are_no_numbers_are_never_saved_and_the_last_checkpoint_stays(
     new_run: NewRun,
 ) -> None:
     root = new_run(steps=8, checkpoint_every=2, log_every=2, heldout=0)
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_keeps_the_checkp
         trainer.journal.record(step + 1, scores, update(learner, step))
     with torch.no_grad():
         learner.parameters[-1].fill_(float("nan"))
-    with pytest.raises(TrainingDiverged, match=r"loss of step 3 is nan; .*learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"lora_B\.weight is not finite after step 4; the"):
         train(learner, trainer.journal, Stop())
     folders = [path.name for path in RunFolder(root).checkpoints.glob("step-*")]
     assert folders == ["step-00000002"]
