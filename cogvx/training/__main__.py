@@ -25,11 +25,13 @@ from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from cogvx.files import is_aside, read_document, write_document
+from cogvx.training.latents import image_scale_of
 from cogvx.training.lock import hold
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.stop import EXIT_STOPPED, Stop
+from cogvx.variants import read_facts
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,8 +100,8 @@ class _Attempt:
         journal.begin()
         train(self.trainer.learner, journal, stop)
         journal.checkpoint()
-        finished = journal.step == self.spec.recipe.train.steps
-        heldout_after = journal.measure_heldout() if finished else None
+        finished = journal.is_done
+        heldout_after = journal.conclude() if finished else None
         if self.spec.heldout and heldout_after is None:
             finished = False
         if not finished:
@@ -119,8 +121,9 @@ class _Attempt:
         assert self.trainer is not None
         folder, trainer, spec = self.folder, self.trainer, self.spec
         events = trainer.journal.events
+        card = adapter_card(spec, steps=trainer.journal.best_step or trainer.journal.step)
         events.write("phase", name="exporting")
-        path = export_adapter(trainer.transformer, folder.adapter, card=adapter_card(spec))
+        path = export_adapter(trainer.transformer, folder.adapter, card=card)
         events.write("phase", name="verifying")
         verify_export(
             trainer.transformer,
@@ -190,14 +193,16 @@ class _Attempt:
             resumed_from=None if trainer is None else trainer.resumed_from,
             adapter_sha256=adapter_sha256,
             stopped_for=stopped_for,
+            stopped_early_at=None if journal is None else journal.stopped_early_at,
+            best_step=None if journal is None else journal.best_step,
             error_kind=error_kind,
             error=error,
         )
         write_document(self.folder.outcome, outcome)
 
 
-def adapter_card(spec: RunSpec) -> AdapterCard:
-    """What the adapter's file will say of itself."""
+def adapter_card(spec: RunSpec, *, steps: int) -> AdapterCard:
+    """What the adapter's file will say of itself, its weights having had so many updates."""
     recipe = spec.recipe
     return AdapterCard(
         name=recipe.name,
@@ -209,9 +214,12 @@ def adapter_card(spec: RunSpec) -> AdapterCard:
         base_revision=recipe.base.revision,
         base_fingerprint=spec.base_fingerprint,
         base_dtype=recipe.base.dtype,
+        image_latent_scale=image_scale_of(
+            read_facts(Path(spec.base_folder)).variant, recipe.base.image_latent_scale
+        ),
         recipe=recipe.training_digest(),
         manifest=spec.manifest,
-        steps=recipe.train.steps,
+        steps=steps,
         warnings=spec.warnings,
         libraries=library_versions(),
     )

@@ -3,7 +3,8 @@
 checkpoints/step-00000200/
     lora.safetensors        the adapter's weights, alpha not baked in
     optimiser.safetensors   the optimiser's state, one named tensor each
-    <name>.safetensors      whatever else the run needs to go on
+    ema.safetensors         the running mean of the weights, where the recipe asks for one
+    best.safetensors        the weights with the best held-out loss, where it may stop early
     state.json              CheckpointState: whose it is, how far, digests of the other files
 checkpoints/latest.json     Pointer, written last
 
@@ -39,7 +40,7 @@ from cogvx.training.saved import (
 
 __all__ = ["STATE_FILE", "Checkpoint", "CheckpointState", "Checkpoints", "Pointer", "Progress"]
 
-LORA, OPTIMISER = "lora", "optimiser"
+LORA, OPTIMISER, EMA, BEST = "lora", "optimiser", "ema", "best"
 _NEEDED = (LORA, OPTIMISER)
 
 

@@ -1,13 +1,14 @@
 """From a run folder to a learner that stands where its newest checkpoint left it."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
+from torch import nn
 
 from cogvx.adapters.card import library_versions
 from cogvx.cache.plan import record_paths
@@ -15,14 +16,27 @@ from cogvx.errors import ConfigError
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora, lora_state, set_lora_state
 from cogvx.recipe import Recipe
+from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
-from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints, Progress
+from cogvx.training.checkpoint import (
+    BEST,
+    EMA,
+    LORA,
+    OPTIMISER,
+    Checkpoint,
+    Checkpoints,
+    Progress,
+)
 from cogvx.training.dataset import Records
+from cogvx.training.divergence import require_finite_weights
+from cogvx.training.early_stop import Patience
+from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
 from cogvx.training.journal import Journal, Watch
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
-from cogvx.training.optimiser import make_optimiser, optimiser_state, set_optimiser_state
+from cogvx.training.optimiser import make_optimiser, require_optimiser
+from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 from cogvx.training.origin import keep_beginning
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.sampler import Sampler
@@ -43,14 +57,15 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     """Load the base, attach the adapter, and put back the newest checkpoint if there is one.
 
     Raises:
-        ConfigError: The base cannot be trained, the processes are not those of the recipe, or the
-            checkpoint belongs to another run.
+        ConfigError: The base cannot be trained, the processes are not those of the recipe, the
+            optimiser is not installed, or the checkpoint belongs to another run.
         DataError: There is no clip to train on.
         IntegrityError: Records are absent, or the checkpoint is damaged.
     """
     recipe, train = spec.recipe, spec.recipe.train
     base, device = Path(spec.base_folder), accelerator.device
     _require_processes(train.processes, accelerator.num_processes)
+    require_optimiser(train)
     checkpoints = Checkpoints.of(folder, spec)
     if accelerator.is_main_process:
         checkpoints.tidy()
@@ -80,16 +95,32 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         objective=objective,
         batches=batches,
         train=train,
+        ema=_ema(transformer, parameters, train),
     )
     if found is not None:
         _restore(learner, transformer, found)
         _say_where_it_goes_on(found, footing(recipe), events)
+    progress = Progress() if found is None else found.progress
+    patience = Patience(
+        train.early_stop_patience,
+        best=progress.best,
+        weights={} if found is None else found.tensors.get(BEST, {}),
+    )
     journal = Journal(
-        Watch(accelerator, transformer, batches, spec.heldout, stop),
+        Watch(
+            accelerator,
+            transformer,
+            batches,
+            spec.heldout,
+            stop,
+            scaler=learner.scaler,
+            ema=learner.ema,
+            patience=patience,
+        ),
         train,
-        progress=Progress() if found is None else found.progress,
+        progress=progress,
         events=events,
-        save=_Saver(learner, transformer, checkpoints, footing(recipe)),
+        save=_Saver(learner, transformer, checkpoints, footing(recipe), patience),
     )
     return Trainer(
         learner=learner,
@@ -121,18 +152,22 @@ class _Saver:
     transformer: CogVideoXTransformer3DModel
     checkpoints: Checkpoints
     footing: Mapping[str, str]
+    patience: Patience
 
     def __call__(self, progress: Progress) -> str | None:
         if not self.learner.accelerator.is_main_process:
             return None
         lora = lora_state(self.transformer)
+        require_finite_weights(lora, step=progress.step)
+        tensors = {LORA: lora, OPTIMISER: optimiser_state(self.learner.optimiser, list(lora))}
+        if self.learner.ema is not None:
+            tensors[EMA] = self.learner.ema.state()
+        if self.patience.best is not None:
+            tensors[BEST] = dict(self.patience.weights)
         return self.checkpoints.save(
             Checkpoint(
                 progress=progress.model_copy(update={"scaler": self.learner.scaler.state_dict()}),
-                tensors={
-                    LORA: lora,
-                    OPTIMISER: optimiser_state(self.learner.optimiser, list(lora)),
-                },
+                tensors=tensors,
                 footing=self.footing,
             )
         )
@@ -143,8 +178,20 @@ def _restore(learner: Learner, transformer: CogVideoXTransformer3DModel, found: 
     # names in the parameters' order: a file gives its tensors back in another
     names = list(lora_state(transformer))
     set_optimiser_state(learner.optimiser, names, found.tensors[OPTIMISER])
+    if learner.ema is not None:
+        learner.ema.set_state(found.tensors.get(EMA, {}))
     if found.progress.scaler:
         learner.scaler.load_state_dict(dict(found.progress.scaler))
+
+
+def _ema(
+    transformer: CogVideoXTransformer3DModel,
+    parameters: Sequence[nn.Parameter],
+    train: TrainConfig,
+) -> Ema | None:
+    if not train.ema_decay:
+        return None
+    return Ema(dict(zip(lora_state(transformer), parameters, strict=True)), train.ema_decay)
 
 
 def _say_where_it_goes_on(found: Checkpoint, now: Mapping[str, str], events: Recorder) -> None:

@@ -5,6 +5,8 @@ begun.json               the same as it was when training began
 records/<key>.safetensors   materialised records
 events.jsonl             one JSON object a line, in the order of time (see `events`)
 checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
+first_batch.json         what the proof of the first batch is made from
+first_batch/             the first batch decoded, for a person: a page, a picture, videos
 adapter/                 the exported adapter, present once training has finished
 outcome.json             TrainOutcome, also when training failed
 
@@ -59,7 +61,9 @@ class TrainOutcome(_Document):
     """How a run ended. `error_kind` is the name of the error's class in `cogvx.errors`.
 
     One that was stopped, and says for what, has saved a checkpoint and goes on when started again.
-    Losses are means of squared error in v; `heldout_before` is the bare base model's.
+    One that stopped early has completed. `best_step` is the update whose weights were exported, if
+    the recipe asks for the best. Losses are means of squared error in v, `heldout_before` the bare
+    base model's and `heldout_after` that of the weights that were exported.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +77,8 @@ class TrainOutcome(_Document):
     resumed_from: int | None = None
     adapter_sha256: str | None = None
     stopped_for: StopReason | None = None
+    stopped_early_at: int | None = None
+    best_step: int | None = None
     error_kind: str | None = None
     error: str | None = None
 
@@ -89,6 +95,8 @@ class RunFolder:
         self.events = root / "events.jsonl"
         self.checkpoints = root / "checkpoints"
         self.latest = root / "checkpoints" / "latest.json"
+        self.proof_order = root / "first_batch.json"
+        self.first_batch = root / "first_batch"
         self.adapter = root / "adapter"
         self.adapter_file = root / "adapter" / ADAPTER_FILE
         self.outcome = root / "outcome.json"

@@ -22,11 +22,25 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Best(_Document):
+    """The best held-out loss of trained weights, and the step that it was measured after.
+
+    `measured` is the step of the last measurement, and `worse` counts those since the best one.
+    """
+
+    step: int
+    loss: float
+    measured: int
+    worse: int = 0
+
+
 class Progress(_Document):
     """How far a run is, besides its tensors.
 
     `tally` is of the updates since the last log line; `train_loss` the mean of the window before;
-    `scaler` is what fp16's gradient scaler needs, empty elsewhere.
+    `scaler` is what fp16's gradient scaler needs, empty elsewhere. `skipped` counts updates that
+    were left out, and `skipped_in_a_row` those since the last that was not. `best` is None without
+    train.early_stop_patience.
     """
 
     step: int = 0
@@ -35,6 +49,9 @@ class Progress(_Document):
     train_loss: float | None = None
     heldout_before: float | None = None
     scaler: dict[str, int | float] = {}
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: Best | None = None
 
 
 class CheckpointState(_Document):
