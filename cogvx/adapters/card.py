@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cogvx.adapters.container import read_header
 from cogvx.errors import IntegrityError
-from cogvx.variants import DType
+from cogvx.variants import DType, ImageScale
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 CARD_KEY = "cogvx_card"
@@ -24,6 +24,8 @@ class AdapterCard(BaseModel):
 
     `rank` and `alpha` are those of the training; the file's own strength is always 1, because
     alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity.
+    `image_latent_scale` is what the first frame's latent was scaled with, and must be again; None
+    for a text-to-video base.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +40,7 @@ class AdapterCard(BaseModel):
     base_revision: str | None = None
     base_fingerprint: str
     base_dtype: DType
+    image_latent_scale: ImageScale | None = None
     recipe: str
     manifest: str
     steps: int = Field(ge=0)

@@ -8,7 +8,7 @@ VAE's configuration is about the first frame of image-to-video models alone, and
 import torch
 from torch import Tensor
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, Problem, as_toml
 from cogvx.shapes import frames_to_prepend
 from cogvx.variants import ImageScale, Variant
 
@@ -84,8 +84,10 @@ def image_scale_of(variant: Variant, asked: ImageScale | None) -> ImageScale | N
         return allowed[0] if allowed else None
     if asked in allowed:
         return asked
-    better = f"use {' or '.join(allowed)}" if allowed else "remove it"
-    raise ConfigError(f"base.image_latent_scale = {asked} is not for {variant.name}; {better}")
+    wrong = "is missing" if asked is None else f"is not for {variant.name}"
+    *others, last = [as_toml(scale) for scale in allowed] or ["nothing"]
+    use = f"use {', '.join(others)} or {last}" if others else f"use {last}"
+    raise ConfigError(str(Problem("base.image_latent_scale", asked, wrong, use)))
 
 
 def _to_transformer(latents_bcfhw: Tensor, scaling_factor: float) -> Tensor:

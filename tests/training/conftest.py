@@ -1,6 +1,7 @@
 """A run folder of the toy model with made-up records: all that the trainer needs."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from tests.training.runs import make_run
 
 @pytest.fixture(scope="session")
 def new_run(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Make a fresh run folder; keywords change the recipe's training section."""
+    """Make a fresh run folder; keywords change the recipe's training section, or the toy base."""
 
-    def build(**train: object) -> Path:
-        return make_run(tmp_path_factory.mktemp("run") / "run", nano_base, **train)
+    def build(base: Path = nano_base, **train: object) -> Path:
+        return make_run(tmp_path_factory.mktemp("run") / "run", base, **train)
 
     return build
 
@@ -22,3 +23,13 @@ def new_run(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _process_state_comes_back() -> Iterator[None]:
+    """The entry point owns its process: signals and determinism are put back here."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.use_deterministic_algorithms(False)

@@ -1,15 +1,18 @@
 """Run folders for tests: the toy base, records of random posteriors and captions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from cogvx.cache.keys import LatentKey, PromptKey
-from cogvx.cache.records import pack_latents, pack_prompt
+from cogvx.cache.keys import ImageKey, LatentKey, PromptKey
+from cogvx.cache.records import pack_image, pack_latents, pack_prompt
 from cogvx.files import read_document, write_bytes, write_document
 from cogvx.recipe import Recipe
+from cogvx.shapes import LatentSize, VideoSize
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, Sample
 from cogvx.training.stop import Stop
@@ -28,18 +31,26 @@ DEFAULTS = {
     "caption_dropout": 0.2,
     "seed": 7,
 }
+IMAGE_DRAWS = 3
 
 
 def make_recipe(base: Path, **train: Any) -> Recipe:
+    """A recipe whose training section has `train`, but for what belongs to other sections."""
+    size: VideoSize = train.pop("size", VideoSize(9, 48, 48))
+    scale = train.pop("image_latent_scale", None)
     return Recipe.model_validate(
         {
             "name": "toy",
-            "base": {"path": str(base), "dtype": train.pop("dtype", "float32")},
+            "base": {
+                "path": str(base),
+                "dtype": train.pop("dtype", "float32"),
+                "image_latent_scale": scale,
+            },
             "dataset": {"uri": "file:///nowhere"},
             "video": {
-                "frames": 9,
-                "height": 48,
-                "width": 48,
+                "frames": size.frames,
+                "height": size.height,
+                "width": size.width,
                 "fps": 8,
                 "buckets": train.pop("buckets", ()),
             },
@@ -76,10 +87,7 @@ def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int
     """Clip `number`, of the recipe's sizes in turn."""
     size = recipe.video.sizes[number % len(recipe.video.sizes)]
     latent = facts.compression.latent(size)
-    generator = torch.Generator().manual_seed(number)
-    shape = (facts.latent_channels, latent.frames, latent.height, latent.width)
-    mean_cfhw = torch.randn(shape, generator=generator)
-    moments_cfhw = torch.cat([mean_cfhw, torch.full(shape, -6.0)])
+    moments_cfhw = make_moments(facts, latent, seed=number)
     key = LatentKey(
         source_sha256=f"{number:064x}",
         start_frame=0,
@@ -99,7 +107,25 @@ def make_sample(folder: RunFolder, recipe: Recipe, facts: BaseFacts, number: int
         latents=key.digest,
         prompt=make_prompt(folder, facts, caption),
         size=size,
+        images=make_images(folder, key, facts) if facts.variant.image_to_video else (),
     )
+
+
+def make_images(folder: RunFolder, window: LatentKey, facts: BaseFacts) -> tuple[str, ...]:
+    """Noised first frames of a window."""
+    latent = replace(facts.compression.latent(window.size), frames=1)
+    keys = [ImageKey(window, draw) for draw in range(IMAGE_DRAWS)]
+    for key in keys:
+        moments_cfhw = make_moments(facts, latent, seed=int(key.digest[:8], 16))
+        write_bytes(folder.record(key.digest), pack_image(key, moments_cfhw))
+    return tuple(key.digest for key in keys)
+
+
+def make_moments(facts: BaseFacts, latent: LatentSize, *, seed: int) -> Tensor:
+    """A posterior: random means, small variances."""
+    shape = (facts.latent_channels, latent.frames, latent.height, latent.width)
+    mean_cfhw = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([mean_cfhw, torch.full(shape, -6.0)])
 
 
 def make_prompt(folder: RunFolder, facts: BaseFacts, caption: str) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +29,6 @@ from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from tests.training.runs import adapter_bits
 
 NewRun = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _process_state_comes_back() -> Iterator[None]:
-    """The entry point owns its process: signals and determinism are put back here."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
