@@ -26,9 +26,22 @@ def retrain(recipe: RecipePath) -> None:
 
 
 @app.command()
-def train(recipe: RecipePath) -> None:
+def train(
+    recipe: RecipePath,
+    *,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Help the machine that trains this; see COGVX_MACHINES."),
+    ] = False,
+) -> None:
     """Train the adapter on what was cached; goes on where an interrupted run stopped."""
     loaded = begin(recipe)
+    if join:
+        from tasks.train import join_run  # noqa: PLC0415
+        from tasks.workbench import open_workbench  # noqa: PLC0415
+
+        show(f"train {loaded.name}", [("run", join_run(open_workbench(loaded))[:16])])
+        return
     from flows.train import train as flow  # noqa: PLC0415
 
     show(f"train {loaded.name}", summary.train_rows(flow(loaded)))

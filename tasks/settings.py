@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
 
+# Read early: by the time that somebody asks, whoever started this process may be gone.
+_STARTED_BY = os.getppid()
+
 # What libraries read on import, wherever a flow of ours runs, a worker's machine included.
 EVERYWHERE = {
     "DO_NOT_TRACK": "1",
@@ -51,6 +54,14 @@ class Settings(BaseSettings):
     """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
     """How long shards wait while no worker is there to encode them."""
+    machines: int = Field(default=1, ge=1, le=1024)
+    """Machines that train one run together; `train.processes` counts those of all of them."""
+    machine_rank: int = Field(default=0, ge=0)
+    """Which of them this is; number 0 leads, and the others run `cogvx train RECIPE --join`."""
+    main_address: str = ""
+    """Name or address under which the others reach machine 0."""
+    main_port: int = Field(default=29500, ge=1, le=65535)
+    """Port on which machine 0 listens for them."""
     disk_cache_gib: float = Field(default=50.0, ge=0)
     """Most GiB of records and videos from S3 kept on this disk for the next run; 0 for none."""
     s3_endpoint_url: str | None = None
@@ -91,8 +102,9 @@ class Settings(BaseSettings):
         return self.home / "file-hashes.json"
 
     def run_folder(self, run: str) -> Path:
-        """Where the trainer of this run works."""
-        return self.home / "runs" / run[:16]
+        """Where the trainer of this run works; machines may share a home, but no run folder."""
+        rank = f"-{self.machine_rank}" if self.machine_rank else ""
+        return self.home / "runs" / f"{run[:16]}{rank}"
 
     def report_folder(self, run: str) -> Path:
         """Where a person finds this run's report."""
@@ -118,6 +130,12 @@ def settings() -> Settings:
             for detail in error.errors()
         ]
         raise ConfigError("settings", problems) from error
+
+
+def worker_pid() -> int | None:
+    """The Prefect worker that started this process for a flow run; None where a person did."""
+    is_engine = "PREFECT__FLOW_RUN_ID" in os.environ  # noqa: TID251 - this is the place
+    return _STARTED_BY if is_engine else None
 
 
 def prepare_process() -> None:

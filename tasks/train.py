@@ -14,11 +14,11 @@ from cogvx.cache.index import index_cache
 from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
-from cogvx.errors import CogvxError, IntegrityError
+from cogvx.errors import CogvxError, ConfigError, IntegrityError
 from cogvx.training.carry import bring_checkpoint
 from cogvx.training.lock import Held, hold
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
-from tasks.clients.launch import launch_training
+from tasks.clients.launch import Machines, Stopped, join_training, launch_training
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.dataset_page import log_dataset
@@ -26,6 +26,7 @@ from tasks.documents import TrainReport
 from tasks.lineage import run_tags
 from tasks.records import bring_records
 from tasks.relay import Relay
+from tasks.settings import worker_pid
 from tasks.uploads import uploading
 from tasks.workbench import Workbench, code_version, read_stored
 
@@ -46,15 +47,54 @@ def train_adapter(bench: Workbench) -> TrainReport:
         RecordsLost: Records must be encoded again first.
         TrainingDiverged: The loss stopped being finite.
     """
+    machines = _machines(bench)
+    if not machines.is_first:
+        raise ConfigError(
+            f"COGVX_MACHINE_RANK = {machines.rank} does not lead; use `cogvx train RECIPE --join` "
+            "on this machine"
+        )
     manifest = bench.latest_manifest()
     run = bench.run_identity(manifest)
     known = finished_run(bench, run)
     if known is not None:
         return _report(bench, run, known, trained=False)
     folder = _prepare(bench, manifest, run)
+    with hold(folder.lock):
+        step = bring_checkpoint(bench.store, folder, run)
+    if step is not None:
+        logger.info("fetched the checkpoint of step %d from %s", step, bench.store.url)
     outcome = _launch(bench, folder, run, manifest)
     _keep(bench, folder, run, outcome)
     return _report(bench, run, outcome, trained=True)
+
+
+def join_run(bench: Workbench) -> str:
+    """Train with the machine that leads, until it ends there; returns the run's name.
+
+    Everything but the checkpoint, which the leader hands over, comes from the store.
+
+    Raises:
+        ConfigError: This machine is none that joins, or the clips have not been cached yet.
+        RecordsLost: Records must be encoded again first.
+        CogvxError: Training failed on this machine.
+    """
+    machines = _machines(bench)
+    if machines.is_first:
+        raise ConfigError(
+            "COGVX_MACHINE_RANK = 0 is the machine that leads; use `cogvx train RECIPE` there, and "
+            "set COGVX_MACHINES and COGVX_MACHINE_RANK on the machines that join it"
+        )
+    manifest = bench.latest_manifest()
+    run = bench.run_identity(manifest)
+    if finished_run(bench, run) is None:
+        folder = _prepare(bench, manifest, run)
+        join_training(
+            folder.root,
+            processes=bench.recipe.train.processes,
+            machines=machines,
+            log=folder.root / "trainer.log",
+        )
+    return run
 
 
 def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
@@ -128,11 +168,16 @@ def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     bring_records(bench, wanted, folder.records, what="fetch records")
-    with hold(folder.lock):
-        step = bring_checkpoint(bench.store, folder, run)
-    if step is not None:
-        logger.info("fetched the checkpoint of step %d from %s", step, bench.store.url)
     return folder
+
+
+def _machines(bench: Workbench) -> Machines:
+    here, processes = bench.settings, bench.recipe.train.processes
+    if here.machines == 1 and here.machine_rank == 0:
+        return Machines()
+    machines = Machines(here.machines, here.machine_rank, here.main_address, here.main_port)
+    machines.check(processes)
+    return machines
 
 
 def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
@@ -176,11 +221,15 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
                 processes=recipe.train.processes,
                 on_event=hear,
                 log=folder.root / "trainer.log",
+                machines=_machines(bench),
+                worker=worker_pid(),
             )
         status = "FINISHED"
     except Held:
         status = None  # the run goes on, elsewhere
         raise
+    except Stopped:
+        raise  # it was ended from outside, and goes on
     except CogvxError:
         status = "FAILED"
         raise

@@ -7,49 +7,58 @@ submitted task runs in a thread that no cancellation reaches.
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cogvx.errors import CogvxError, TransientError, error_from_name
-from cogvx.files import read_document, write_document
+from cogvx.files import write_document
 from cogvx.training.events import EventTail
 from cogvx.training.lock import hold
 from cogvx.training.run import RunFolder, TrainOutcome
+from tasks.clients.ending import Ended, Stopped, outcome_of, require_well
+from tasks.clients.machines import Machines
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send
+
+__all__ = ["Machines", "Stopped", "join_training", "launch_training"]
 
 _MODULE = "cogvx.training"
 _POLL_SECONDS = 0.2
 _EXTRA_SECONDS = 5.0  # for the supervisor itself, after its tree is gone
-_LINES_SHOWN = 15
-_NUMBERS = ("metrics", "heldout")
-_SIGNAL = re.compile(r"\bSIG(?:KILL|TERM|SEGV|ABRT|BUS|FPE|ILL|INT|HUP)\b")
+_ALONE = Machines()
 
 
 def launch_training(
-    run: Path, *, processes: int, on_event: Callable[[Mapping[str, Any]], None], log: Path
+    run: Path,
+    *,
+    processes: int,
+    on_event: Callable[[Mapping[str, Any]], None],
+    log: Path,
+    machines: Machines = _ALONE,
+    worker: int | None = None,
 ) -> TrainOutcome:
     """Train the run in a folder, or finish it, and return how it ended.
 
-    A run that has completed is not started again. The numbers of earlier tries are handed to
-    `on_event` once more before anything starts, since whoever listened then may have been killed
-    before keeping them; they carry the time, step and value that they had.
+    A run that has completed is not started again.
 
     Args:
         run: The run folder, with run.json and records.
-        processes: As many as the recipe's `train.processes`.
-        on_event: Called in this thread with every event, in order. What it raises ends training.
+        processes: As many as the recipe's `train.processes`, those of all machines.
+        on_event: Called in this thread with every event of this start, in order. What it raises
+            ends training.
         log: What the trainer prints is appended here.
+        machines: This one leads; the others call `join_training`.
+        worker: The process that started this one and whose end ends training, if there is one.
 
     Raises:
         ConfigError: The folder is no run folder.
         CogvxError: The trainer's own error, of its own kind; or the root kind when it crashed.
-        TransientError: It was stopped or killed from outside; the same call goes on from there. Or
-            another process is training this run, which is left in peace.
+        Stopped: It was asked to stop, by a signal or by `train.max_hours`, and has saved a
+            checkpoint; the same call goes on from there.
+        TransientError: It was killed from outside; the same call goes on from its last checkpoint.
+            Or another process is training this run, which is left in peace.
         BaseException: Whatever interrupts this call. The trainer is stopped first: it gets SIGTERM
             and time to save a checkpoint.
     """
@@ -61,21 +70,48 @@ def launch_training(
             return completed
         with hold(folder.trainer_lock):
             pass  # nobody's trainer works here: started by hand, or still saving after a kill
-        return _launch(folder, processes, on_event, log)
+        _require_kept(worker)
+        command = _command(folder, processes, machines, worker)
+        tail = EventTail(folder.events)
+        for _ in tail.read():
+            pass  # of earlier starts
+
+        def hand_on() -> None:
+            for event in tail.read():
+                on_event(event)
+
+        ended = _run(folder, command, log, hand_on)
+        if ended.code != 0:
+            _require_kept(worker)
+        return outcome_of(folder, ended)
 
 
-def _launch(
-    folder: RunFolder, processes: int, on_event: Callable[[Mapping[str, Any]], None], log: Path
-) -> TrainOutcome:
-    """Hand on the numbers of earlier tries, then start a trainer and follow it."""
+def join_training(run: Path, *, processes: int, machines: Machines, log: Path) -> None:
+    """Take part in a run that another machine leads, until it ends there.
+
+    Args:
+        run: This machine's own folder of the run, with its own run.json and records.
+        processes: As for `launch_training`.
+        machines: Which one this is.
+        log: What the trainer prints is appended here.
+
+    Raises:
+        CogvxError: As for `launch_training`. Why training failed elsewhere is told there.
+    """
+    folder = RunFolder(run)
+    folder.read_spec()
+    with hold(folder.lock):
+        command = _command(folder, processes, machines, None)
+        require_well(folder, _run(folder, command, log, lambda: None))
+
+
+def _run(
+    folder: RunFolder, command: Sequence[str], log: Path, each_moment: Callable[[], None]
+) -> Ended:
+    """Run the supervised trainer to its end; whatever is raised meanwhile ends it first."""
     folder.outcome.unlink(missing_ok=True)
-    tail = EventTail(folder.events)
-    for event in tail.read():
-        if event["kind"] in _NUMBERS:
-            on_event(event)
     log.parent.mkdir(parents=True, exist_ok=True)
     printed_before = log.stat().st_size if log.is_file() else 0
-    command = _command(folder, processes)
     with log.open("ab") as output:
         supervisor = subprocess.Popen(
             command,
@@ -85,21 +121,26 @@ def _launch(
             start_new_session=True,
         )
     try:
-        code = _follow(supervisor, tail, on_event)
+        code = _follow(supervisor, each_moment)
     except BaseException:
         _stop(supervisor)
         raise
-    return _outcome(folder, code, _last_lines(log, printed_before))
+    with log.open("rb") as file:
+        file.seek(printed_before)
+        return Ended(code, file.read().decode(errors="replace"))
 
 
-def _command(folder: RunFolder, processes: int) -> list[str]:
+def _command(
+    folder: RunFolder, processes: int, machines: Machines, worker: int | None
+) -> list[str]:
     """The trainer under accelerate under the supervisor.
 
     accelerate gets a configuration of ours, or it would read the one in the user's home. Several
     processes are started the same way on GPUs and on CPUs; the trainer itself sees which it has.
     Threads sleep while they wait for each other: spinning, two of them trained 12 times slower on
-    two busy cores.
+    two busy cores. A process that crashes says where.
     """
+    machines.check(processes)
     config = folder.root / "accelerate.json"
     write_document(
         config,
@@ -107,36 +148,33 @@ def _command(folder: RunFolder, processes: int) -> list[str]:
             "compute_environment": "LOCAL_MACHINE",
             "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
             "num_processes": processes,
-            "num_machines": 1,
-            "machine_rank": 0,
-            "main_process_port": 0,
+            "num_machines": machines.count,
+            "machine_rank": machines.rank,
+            "main_process_ip": machines.address or None,
+            "main_process_port": machines.port,
             "mixed_precision": "no",
             "use_cpu": False,
             "debug": False,
         },
     )
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(1, cores // processes)
+    threads = max(1, cores * machines.count // processes)
     supervise = [sys.executable, "-m", "tasks.clients.supervise", "--parent", str(os.getpid())]
-    supervise += ["--env", "OMP_WAIT_POLICY=PASSIVE"]
+    supervise += [] if worker is None else ["--keeper", str(worker)]
+    supervise += ["--env", "OMP_WAIT_POLICY=PASSIVE", "--env", "PYTHONFAULTHANDLER=1"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
     settings = ["--config_file", str(config), "--num_cpu_threads_per_process", str(threads)]
     trainer = ["--module", _MODULE, str(folder.root.resolve())]
     return [*supervise, "--", *accelerate, *settings, *trainer]
 
 
-def _follow(
-    supervisor: "subprocess.Popen[bytes]",
-    tail: EventTail,
-    on_event: Callable[[Mapping[str, Any]], None],
-) -> int:
+def _follow(supervisor: "subprocess.Popen[bytes]", each_moment: Callable[[], None]) -> int:
     """Hand events on until the supervisor ends; returns its exit code."""
     code: int | None = None
     while code is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = supervisor.wait(timeout=_POLL_SECONDS)
-        for event in tail.read():
-            on_event(event)
+        each_moment()
     return code
 
 
@@ -150,33 +188,10 @@ def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
         supervisor.wait()
 
 
-def _outcome(folder: RunFolder, code: int, last_lines: str) -> TrainOutcome:
-    """Turn an ended trainer into its result or its error."""
-    if not folder.outcome.is_file():
-        raise _unexplained(code, last_lines)
-    outcome = read_document(folder.outcome, TrainOutcome)
-    if outcome.status == "failed":
-        raise error_from_name(outcome.error_kind or "", outcome.error or last_lines)
-    if outcome.status == "stopped":
-        raise TransientError(outcome.error or "training was stopped")
-    return outcome
-
-
-def _unexplained(code: int, last_lines: str) -> CogvxError:
-    """The error of a trainer that left no outcome: killed, or broken before it could begin."""
-    names = _SIGNAL.findall(last_lines)
-    if code > 128:
-        names = [signal.Signals(code - 128).name]
-    if names:
-        return TransientError(
-            f"the trainer was ended by {names[-1]}; started again, it goes on from its newest "
-            f"checkpoint. It last printed:\n{last_lines}"
+def _require_kept(worker: int | None) -> None:
+    """Refuse to work for a worker that has ended: nobody could cancel what works on."""
+    if worker is not None and os.getppid() != worker:
+        raise Stopped(
+            f"the Prefect worker that started this flow run (process {worker}) is gone, so "
+            "training was stopped; start a worker and run it again to go on"
         )
-    return CogvxError(f"the trainer ended with code {code} and no word. It printed:\n{last_lines}")
-
-
-def _last_lines(log: Path, start: int) -> str:
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-_LINES_SHOWN:])

@@ -1,13 +1,14 @@
 """Run a command so that nothing it started outlives whoever asked for it.
 
-    python -m tasks.clients.supervise [--parent PID] [--grace SECONDS] [--env NAME=VALUE]
-        -- COMMAND [ARGUMENT ...]
+    python -m tasks.clients.supervise [--parent PID] [--keeper PID] [--grace SECONDS]
+        [--env NAME=VALUE] -- COMMAND [ARGUMENT ...]
 
 Launchers of training start processes of their own, in sessions of their own, and forward signals
 badly or not at all: killing the launcher, or its process group, leaves trainers behind that hold
-GPUs. So this process adopts every orphan below it, hears of its parent's death, and then, or when
-it is told to stop, sends SIGTERM to the whole tree, waits for checkpoints to be saved, and sends
-SIGKILL to the rest. It ends with the command's exit code, or 128 + n after signal n.
+GPUs. So this process adopts every orphan below it, hears of its parent's death, sees when the
+parent has lost its keeper, and then, or when it is told to stop, sends SIGTERM to the whole tree,
+waits for checkpoints to be saved, and sends SIGKILL to the rest. It ends with the command's exit
+code, or 128 + n after signal n.
 
 Only the standard library is imported, so that it starts at once and cannot fail with the rest. On
 systems other than Linux only the command itself is looked after, and it says so.
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """Supervise the command; returns the exit code to end with."""
     parser = argparse.ArgumentParser(prog="python -m tasks.clients.supervise")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="end when it has ended")
+    parser.add_argument("--keeper", type=int, help="end when the parent has another parent")
     parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds to save in")
     parser.add_argument("--env", action="append", default=[], help="for the command, NAME=VALUE")
     parser.add_argument("command", nargs="+")
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     for setting in options.env:
         name, _, value = setting.partition("=")
         os.putenv(name, value)  # added to what is handed down; nothing is read here
-    supervisor = Supervisor(parent=options.parent, grace=options.grace)
+    supervisor = Supervisor(parent=options.parent, keeper=options.keeper, grace=options.grace)
     return supervisor.run(options.command)
 
 
@@ -55,17 +57,21 @@ class Supervisor:
 
     Attributes:
         parent: Process whose end is the command's end.
+        keeper: The parent's parent, if its end counts as well: a flow run outlives the worker that
+            started it, and nobody could stop it then.
         grace: Seconds between SIGTERM and SIGKILL.
     """
 
     parent: int
+    keeper: int | None
     grace: float
     _asked: bool
     _deadline: float | None
 
-    def __init__(self, *, parent: int, grace: float) -> None:
+    def __init__(self, *, parent: int, keeper: int | None, grace: float) -> None:
         """Nothing is started yet."""
         self.parent = parent
+        self.keeper = keeper
         self.grace = grace
         self._asked = False
         self._deadline = None
@@ -84,9 +90,18 @@ class Supervisor:
             if code is not None and not tree:
                 return code
             # an orphan whose command has ended has nobody left to work for
-            if self._asked or code is not None or os.getppid() != self.parent:
+            if self._asked or code is not None or self._is_deserted():
                 self._end(tree)
             time.sleep(_POLL_SECONDS)
+
+    def _is_deserted(self) -> bool:
+        if os.getppid() != self.parent:
+            return True
+        # a number may be given to another process, but nobody's parent becomes that one
+        return self.keeper is not None and _parent_of_living(_PROC / str(self.parent)) not in (
+            self.keeper,
+            None,  # there is no /proc, or the kernel is about to tell of the parent's death
+        )
 
     def _end(self, tree: Sequence[int]) -> None:
         """Ask once, and insist when the time is up."""
