@@ -33,7 +33,7 @@ _WORD = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Per parameter: the optimiser's moments, and for Prodigy where it started and how far it came.
 _OPTIMISER_STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0}
 _UPDATE_SCRATCH = 8  # per parameter: torch's AdamW works on all of them at once
-_LATENT_COPIES = 10  # latents, noise, target, prediction, their differences; float32
+_LATENT_COPIES = 4  # latents, noise, target, prediction; float32
 _CONTEXT = 0.75 * GIB  # what CUDA, cuBLAS and cuDNN take for themselves
 _FRAGMENTS = 0.04  # of what comes and goes, lost between the allocator's blocks
 
@@ -108,23 +108,26 @@ def peak_memory(
     size = max(recipe.video.sizes, key=facts.tokens)
     rows = recipe.train.micro_batch * facts.tokens(size)
     saved = block_saved(facts, recipe.lora, rows=rows, precision=precision)
-    one_block = saved + _block_gradients(facts, rows=rows, precision=precision)
-    kept = facts.layers * saved
-    if checkpointing != "none":
-        kept = facts.layers * _checkpoint(facts, checkpointing, rows=rows, precision=precision)
+    block = _block_gradients(facts, rows=rows, precision=precision)
+    block += _unpacked(facts, base_weights, precision)
+    if checkpointing == "none":
+        kept = facts.layers * saved
     else:
-        one_block -= saved
-    kept += _around(facts, size, clips=recipe.train.micro_batch, precision=precision)
-    one_block += _unpacked(facts, base_weights, precision)
-    scratch = _UPDATE_SCRATCH * adapter_parameters(facts, recipe.lora)
-    one_block = max(one_block, scratch - kept)
-    context = _CONTEXT if on_gpu else 0.0
+        block += saved
+        kept = facts.layers * block_input(facts, rows=rows, precision=precision)
+    if checkpointing == "selective":
+        attention = attention_output(facts, rows=rows, precision=precision)
+        kept += facts.layers * attention
+        block -= attention  # the block finds it there
+    kept += _latents(facts, size, clips=recipe.train.micro_batch)
+    # with few tokens the peak is the update's
+    block = max(block, _UPDATE_SCRATCH * adapter_parameters(facts, recipe.lora) - kept)
     return PeakMemory(
         base=base_bytes(facts, base_weights, precision),
         adapter=adapter_bytes(facts, recipe.lora, recipe.train),
         activations=round(kept),
-        block=round(one_block),
-        reserve=round(context + _FRAGMENTS * (kept + one_block)),
+        block=round(block),
+        reserve=round(_CONTEXT * on_gpu + _FRAGMENTS * (kept + block)),
     )
 
 
@@ -180,10 +183,9 @@ def _adapter_inputs(
     each = float(sum(rank * precision.adapter for _ in of_tokens))
     each += precision.adapter * sum(size.inputs for size in of_tokens.values())
     if precision.word == _FLOAT:
-        # nothing is cast: q, k and v keep one input, and to_out what attention keeps
+        # nothing is cast, so q, k and v keep one input
         queries = sum(name in of_tokens for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v"))
-        shared = max(queries - 1, 0) + ("attn1.to_out.0" in of_tokens)
-        each -= shared * _FLOAT * facts.width
+        each -= max(queries - 1, 0) * _FLOAT * facts.width
     if len(of_tokens) < len(inside):
         # modulations that learn keep what they multiply: the norm's output, the branch's output
         learning = len(inside) - len(of_tokens)
@@ -191,27 +193,31 @@ def _adapter_inputs(
     return each
 
 
-def _checkpoint(
-    facts: BaseFacts, checkpointing: Checkpointing, *, rows: int, precision: Precision
-) -> float:
-    """Bytes of a block's input; and of what attention gave, with its row sums, where kept."""
-    one = precision.word * facts.width
-    attention = one + _FLOAT * facts.heads if checkpointing == "selective" else 0
-    return float(rows * (one + attention))
+def block_input(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
+    """Bytes that checkpointing keeps of a block, to compute it again from."""
+    return float(rows * precision.word * facts.width)
+
+
+def attention_output(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
+    """Bytes that selective checkpointing keeps besides: the output and each row's sum."""
+    return float(rows * (precision.word * facts.width + _FLOAT * facts.heads))
 
 
 def _block_gradients(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
-    """Bytes of the gradients around the feed-forward layer: before and behind, at the same time."""
-    return float(rows * facts.width * precision.word * (4 + 4 + 2))
+    """Bytes around the feed-forward layer besides what is kept, counted on a real block.
+
+    Before and behind its activation are 4 D each; beside them the sum on both sides of the layer,
+    under autocast once more in float32.
+    """
+    widths = 10 if precision.mixed else 8
+    return float(rows * facts.width * precision.word * widths)
 
 
-def _around(facts: BaseFacts, size: VideoSize, *, clips: int, precision: Precision) -> float:
-    """Bytes that the last norms keep, and the latents' copies."""
+def _latents(facts: BaseFacts, size: VideoSize, *, clips: int) -> float:
+    """Bytes of the latents, their noise, the target and the prediction."""
     latent = facts.compression.latent(size)
     numbers = facts.in_channels * latent.frames * latent.height * latent.width
-    rows = facts.tokens(size) - facts.text_tokens
-    last_norms = 2 * precision.norm * facts.width * rows
-    return float(clips * (last_norms + _LATENT_COPIES * _FLOAT * numbers))
+    return float(clips * _LATENT_COPIES * _FLOAT * numbers)
 
 
 def _unpacked(facts: BaseFacts, base_weights: BaseWeights, precision: Precision) -> float:
