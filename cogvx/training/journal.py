@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cogvx.errors import TrainingDiverged
 from cogvx.model.lora import lora_state, set_lora_state
@@ -25,9 +26,10 @@ from cogvx.training.divergence import Skips
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import Recorder
+from cogvx.training.gauges import Gauges, peak_memory_gib
 from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
 from cogvx.training.metrics import Place, Scores, Window, norm_of
-from cogvx.training.optimiser import lr_at
+from cogvx.training.optimiser import effective_rate
 from cogvx.training.run import Sample
 from cogvx.training.stop import Stop
 from cogvx.training.tally import Seen, Tally
@@ -45,7 +47,9 @@ class Watch:
     batches: Batches
     heldout: tuple[Sample, ...]
     stop: Stop
+    optimiser: Optimizer
     scaler: torch.amp.GradScaler
+    gauges: Gauges
     ema: Ema | None
     patience: Patience
 
@@ -65,6 +69,7 @@ class Journal:
     _tally: Tally
     _window: Window
     _waited: list[float]
+    _memory: float
     _place: Place | None
     _seconds_before: float
     _started: float
@@ -94,6 +99,7 @@ class Journal:
         self._tally = progress.tally
         self._window = Window()
         self._waited = [0.0] * watch.accelerator.num_processes
+        self._memory = 0.0
         self._place = None
         self._seconds_before = progress.seconds
         self._started = self._logged_time = time.monotonic()
@@ -181,6 +187,10 @@ class Journal:
         if self.step in (0, self._saved_step):
             return
         self._read_window()
+        with self.watch.gauges.aside():
+            self._save_now()
+
+    def _save_now(self) -> None:
         name = self._save(
             Progress(
                 step=self.step,
@@ -208,7 +218,8 @@ class Journal:
         watch, strata = self.watch, self.train.heldout_strata
         if not watch.heldout:
             return None
-        with nullcontext() if watch.ema is None else watch.ema.applied():
+        averaged = nullcontext() if watch.ema is None else watch.ema.applied()
+        with watch.gauges.aside(), averaged:
             losses = self._heldout_losses()
             if len(losses) < len(watch.heldout) * strata:
                 return None
@@ -284,29 +295,30 @@ class Journal:
             **self._tally.values(timesteps=self._timesteps),
             "weight_norm": weight_norm,
             "update_norm": update_norm,
-            "learning_rate": lr_at(self.step - 1, self.train),
+            "learning_rate": effective_rate(self.watch.optimiser),
             "epoch": self.watch.batches.sampler.epoch(self.step),
+            "skipped": self._skips.total,
         }
+        system = self.watch.gauges.read(
+            range(self._logged_step, self.step), waited=max(self._waited), memory_gib=self._memory
+        )
         self.train_loss = values.get("loss", self.train_loss)
         self._tally = self._tally.next_window()
-        now = time.monotonic()
-        rate = (self.step - self._logged_step) / max(now - self._logged_time, 1e-9)
-        waited = max(self._waited) / max(now - self._logged_time, 1e-9)
         self._waited = [0.0] * len(self._waited)
-        self._logged_step, self._logged_time = self.step, now
-        samples_per_second = rate * self.train.global_batch
+        rate = (self.step - self._logged_step) / max(time.monotonic() - self._logged_time, 1e-9)
+        self._logged_step, self._logged_time = self.step, time.monotonic()
         self.events.write(
             "metrics",
             step=self.step,
             values={name: value for name, value in values.items() if math.isfinite(value)},
-            system={"samples_per_second": samples_per_second, "data_wait_share": waited},
+            system=system,
         )
         self.events.write(
             "progress",
             step=self.step,
             steps=self.train.steps,
             eta_seconds=round((self.train.steps - self.step) / rate, 1),
-            samples_per_second=round(samples_per_second, 3),
+            samples_per_second=round(system["samples_per_second"], 3),
         )
 
     def _read_window(self, *own: Tensor) -> tuple[float, ...]:
@@ -318,14 +330,17 @@ class Journal:
         Raises:
             TrainingDiverged: Too many of them in a row were skipped.
         """
+        accelerator = self.watch.accelerator
         waited = sum(scores.waited_seconds for scores in self._window.scores)
-        reading = self._window.read(self.watch.accelerator, self.train, own=(*own, waited))
+        memory = peak_memory_gib(accelerator.device)
+        reading = self._window.read(accelerator, self.train, own=(*own, waited, memory))
         self._waited = [
-            before + numbers[-1] for before, numbers in zip(self._waited, reading.own, strict=True)
+            before + numbers[-2] for before, numbers in zip(self._waited, reading.own, strict=True)
         ]
+        self._memory = max(numbers[-1] for numbers in reading.own)
         self._count_skipped(reading.updates)
         self._tally = self._tally.plus(reading.updates, timesteps=self._timesteps)
-        return reading.own[0][:-1]
+        return reading.own[0][:-2]
 
     def _count_skipped(self, updates: Sequence[Seen]) -> None:
         # float16's scaler looks for its scale by skipping; once it has come down to 1, it has found

@@ -78,6 +78,12 @@ def lr_at(step: int, train: TrainConfig) -> float:
     return train.learning_rate * max(0.0, factor)
 
 
+def effective_rate(optimiser: Optimizer) -> float:
+    """The rate of the last update, and for Prodigy what it found times that."""
+    (group,) = optimiser.param_groups
+    return float(group["lr"]) * float(group.get("d", 1.0))
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     """Shorten the gradient of all parameters together to at most `max_norm`.
 

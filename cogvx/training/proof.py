@@ -217,7 +217,8 @@ def _first_frame(row: _Row, objective: Objective, vae: AutoencoderKLCogVideoX) -
     if not images_bfchw.any():
         return np.zeros((row.sample.size.height, row.sample.size.width, 3), np.uint8)
     as_clip = objective.facts.scaling_factor / objective.image_factor
-    return to_pixels(_decode(vae, images_bfchw[:, :1] * as_clip))[0]
+    (first_hwc,) = to_pixels(_decode(vae, images_bfchw[:, :1] * as_clip))
+    return np.asarray(first_hwc)
 
 
 def _caption_of(row: _Row, records: Records) -> tuple[str, bool]:
