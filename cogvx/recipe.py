@@ -61,7 +61,14 @@ class Recipe(_Heading):
 
     @model_validator(mode="after")
     def _obey_the_rules(self) -> Self:
-        found = rule_problems({"video": self.video, "lora": self.lora, "train": self.train})
+        found = rule_problems(
+            {
+                "dataset": self.dataset,
+                "video": self.video,
+                "lora": self.lora,
+                "train": self.train,
+            }
+        )
         if found:
             raise ValueError("; ".join(str(problem) for problem in found))
         return self

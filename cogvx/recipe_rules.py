@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 
 from cogvx.errors import Problem
-from cogvx.recipe_sections import LoraConfig, TrainConfig, VideoConfig
+from cogvx.recipe_sections import DatasetConfig, LoraConfig, TrainConfig, VideoConfig
 from cogvx.section import Section
 from cogvx.shapes import VideoSize
 
 MIN_RANK = 64
+_LEAST_PRODIGY_RATE = 0.1
 
 
 def rule_problems(sections: Mapping[str, Section]) -> list[Problem]:
-    """Rules inside a section, applied to those sections that could be read."""
+    """Rules inside a section and between two, applied to those sections that could be read."""
     problems: list[Problem] = []
     video, lora, train = sections.get("video"), sections.get("lora"), sections.get("train")
     if isinstance(video, VideoConfig):
@@ -20,6 +21,9 @@ def rule_problems(sections: Mapping[str, Section]) -> list[Problem]:
         problems += lora_problems(lora)
     if isinstance(train, TrainConfig):
         problems += train_problems(train)
+        dataset = sections.get("dataset")
+        if isinstance(dataset, DatasetConfig):
+            problems += heldout_problems(train, dataset)
     return problems
 
 
@@ -89,4 +93,27 @@ def train_problems(train: TrainConfig) -> list[Problem]:
                 f"use at most {train.steps - 1}",
             )
         )
+    if train.optimiser == "prodigy" and train.learning_rate < _LEAST_PRODIGY_RATE:
+        problems.append(
+            Problem(
+                "train.learning_rate",
+                train.learning_rate,
+                'is meant for AdamW: "prodigy" finds its own rate and multiplies it with this',
+                "use 1",
+            )
+        )
     return problems
+
+
+def heldout_problems(train: TrainConfig, dataset: DatasetConfig) -> list[Problem]:
+    """What training asks of clips that the dataset does not hold out."""
+    if not train.early_stop_patience or dataset.heldout_share or dataset.min_heldout:
+        return []
+    return [
+        Problem(
+            "train.early_stop_patience",
+            train.early_stop_patience,
+            "waits for a lower loss on held-out clips, and none is held out",
+            "raise dataset.min_heldout to 2 or more, or use 0",
+        )
+    ]

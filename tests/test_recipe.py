@@ -116,6 +116,26 @@ def test_a_warm_up_that_never_ends_is_refused() -> None:
     assert "train.warmup_steps = 100 never ends" in problems(train__steps=50)[0]
 
 
+def test_prodigy_wants_a_rate_of_its_own_kind() -> None:
+    (problem,) = problems(train__optimiser="prodigy")
+    assert problem == (
+        'train.learning_rate = 0.0001 is meant for AdamW: "prodigy" finds its own rate and '
+        "multiplies it with this; use 1"
+    )
+    assert problems(train__optimiser="prodigy", train__learning_rate=1.0) == []
+
+
+def test_stopping_early_needs_clips_that_are_held_out() -> None:
+    none = {"dataset__heldout_share": 0, "dataset__min_heldout": 0}
+    (problem,) = problems(train__early_stop_patience=3, **none)
+    assert problem == (
+        "train.early_stop_patience = 3 waits for a lower loss on held-out clips, and none is held "
+        "out; raise dataset.min_heldout to 2 or more, or use 0"
+    )
+    assert problems(**none) == []
+    assert problems(train__early_stop_patience=3, dataset__heldout_share=0) == []
+
+
 def test_missing_sections_are_named() -> None:
     parsed = document()
     del parsed["base"], parsed["train"]
