@@ -25,6 +25,7 @@ from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from cogvx.files import is_aside, read_document, write_document
+from cogvx.model.attention import attention
 from cogvx.training.latents import image_scale_of
 from cogvx.training.lock import hold
 from cogvx.training.loop import train
@@ -97,11 +98,14 @@ class _Attempt:
         self.trainer = prepare(self.folder, self.spec, accelerator=accelerator, stop=stop)
         journal = self.trainer.journal
         journal.events.write("phase", name="training")
-        journal.begin()
-        train(self.trainer.learner, journal, stop)
-        journal.checkpoint()
-        finished = journal.is_done
-        heldout_after = journal.conclude() if finished else None
+        if accelerator.is_main_process:
+            _say(self.trainer.fit.why)
+        with attention(self.trainer.fit.attention), self.trainer.learner.feed:
+            journal.begin()
+            train(self.trainer.learner, journal, stop)
+            journal.checkpoint()
+            finished = journal.is_done
+            heldout_after = journal.conclude() if finished else None
         if self.spec.heldout and heldout_after is None:
             finished = False
         if not finished:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.batch import Batches
 from cogvx.training.ema import Ema
 from cogvx.training.journal import Journal
 from cogvx.training.metrics import Scores
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import clip_gradients, lr_at, step_if
+from cogvx.training.prefetch import Feed
 from cogvx.training.stop import Stop
 
 
@@ -34,7 +34,7 @@ class Learner:
     optimiser: Optimizer
     scaler: torch.amp.GradScaler
     objective: Objective
-    batches: Batches
+    feed: Feed
     train: TrainConfig
     ema: Ema | None = None
 
@@ -68,9 +68,7 @@ def accumulate(learner: Learner, step: int) -> Scores:
     losses, timesteps, waited = [], [], 0.0
     for micro in range(parts):
         asked = time.perf_counter()
-        batch = learner.batches.draw(
-            step, micro=micro, rank=accelerator.process_index, device=accelerator.device
-        )
+        batch = learner.feed.take(step, micro)
         waited += time.perf_counter() - asked
         apart = micro < parts - 1
         with accelerator.no_sync(learner.model) if apart else nullcontext():

@@ -120,18 +120,18 @@ def test_events_tell_what_a_person_follows(new_run: NewRun) -> None:
     events = [json.loads(line) for line in lines]
     kinds = [(event["kind"], event.get("step")) for event in events]
     assert kinds == [
-        ("phase", None),
+        *(("phase", None), ("fit", None)),
         ("heldout", 0),
         *(("metrics", 2), ("progress", 2), ("checkpoint", 2), ("heldout", 2)),
         *(("metrics", 4), ("progress", 4), ("checkpoint", 4)),
     ]
-    values = events[2]["values"]
+    values = events[3]["values"]
     assert {"loss", "grad_norm", "learning_rate", "epoch"} < set(values)
     assert values["epoch"] == 1.0
-    progress = events[3]
+    progress = events[4]
     assert (progress["steps"], progress["eta_seconds"] > 0) == (4, True)
-    assert events[1]["clips"] == 2
-    assert set(events[1]["by_timestep"]) == {"250", "750"}
+    assert events[2]["clips"] == 2
+    assert set(events[2]["by_timestep"]) == {"250", "750"}
 
 
 def test_a_stop_is_obeyed_between_two_updates(new_run: NewRun) -> None:
