@@ -17,20 +17,20 @@ from typing import Literal, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs
 
 from cogvx.adapters.card import AdapterCard, library_versions
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
-from cogvx.errors import CogvxError, ConfigError, TransientError
+from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside, read_document, write_document
-from cogvx.model.attention import attention
 from cogvx.training.latents import image_scale_of
 from cogvx.training.lock import hold
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, StopReason, TrainOutcome
+from cogvx.training.share import from_first
 from cogvx.training.stop import EXIT_STOPPED, Stop
 from cogvx.variants import read_facts
 
@@ -98,14 +98,11 @@ class _Attempt:
         self.trainer = prepare(self.folder, self.spec, accelerator=accelerator, stop=stop)
         journal = self.trainer.journal
         journal.events.write("phase", name="training")
-        if accelerator.is_main_process:
-            _say(self.trainer.fit.why)
-        with attention(self.trainer.fit.attention), self.trainer.learner.feed:
-            journal.begin()
-            train(self.trainer.learner, journal, stop)
-            journal.checkpoint()
-            finished = journal.is_done
-            heldout_after = journal.conclude() if finished else None
+        journal.begin()
+        train(self.trainer.learner, journal, stop)
+        journal.checkpoint()
+        finished = journal.is_done
+        heldout_after = journal.conclude() if finished else None
         if self.spec.heldout and heldout_after is None:
             finished = False
         if not finished:
@@ -243,15 +240,7 @@ def _accelerator() -> Accelerator:
 def _alone(folder: RunFolder, accelerator: Accelerator) -> Iterator[None]:
     """Keep other trainers out of the folder; all processes raise what the first one was told."""
     with contextlib.ExitStack() as held:
-        refusal: list[str | None] = [None]
-        if accelerator.is_main_process:
-            try:
-                held.enter_context(hold(folder.trainer_lock))
-            except TransientError as error:
-                refusal = [str(error)]
-        broadcast_object_list(refusal)
-        if refusal[0] is not None:
-            raise TransientError(refusal[0])
+        from_first(accelerator, lambda: held.enter_context(hold(folder.trainer_lock)))
         yield
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
-from torch import nn
+from torch import Tensor, nn
 
 from cogvx.adapters.card import library_versions
 from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
-from cogvx.model.lora import lora_state, set_lora_state
-from cogvx.preflight.fit import Fit
+from cogvx.model.load import load_transformer
+from cogvx.model.lora import attach_lora, lora_state, set_lora_state
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
@@ -32,16 +32,16 @@ from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
-from cogvx.training.fitting import fit, load_fitted
+from cogvx.training.fork import read_fork
 from cogvx.training.journal import Journal, Watch
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, require_optimiser
 from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 from cogvx.training.origin import keep_beginning
-from cogvx.training.prefetch import Feed
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.sampler import Sampler
+from cogvx.training.share import from_first
 from cogvx.training.stop import Stop
 
 
@@ -52,7 +52,6 @@ class Trainer:
     learner: Learner
     journal: Journal
     transformer: CogVideoXTransformer3DModel
-    fit: Fit
     resumed_from: int | None
 
 
@@ -70,10 +69,8 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     _require_processes(train.processes, accelerator.num_processes)
     require_optimiser(train)
     checkpoints = Checkpoints.of(folder, spec)
-    if accelerator.is_main_process:
-        checkpoints.tidy()
-    accelerator.wait_for_everyone()
-    found = checkpoints.newest()  # refuses another run's first of all, with what has changed
+    # refuses another run's checkpoint first of all, with what has changed
+    found, weights = from_first(accelerator, lambda: _beginning(folder, spec, checkpoints))
 
     objective = Objective.of(
         base, image_scale=recipe.base.image_latent_scale, min_snr_gamma=train.min_snr_gamma
@@ -84,9 +81,12 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         keep_beginning(folder, spec)
     events.write("phase", name="loading")
 
-    chosen = fit(recipe, objective.facts, accelerator)
-    events.write("fit", **chosen.event())
-    transformer, parameters = load_fitted(base, recipe, chosen, device=device)
+    transformer = load_transformer(base, dtype=recipe.base.dtype, device=str(device))
+    parameters = attach_lora(transformer, recipe.lora, seed=train.seed)
+    if weights is not None:
+        set_lora_state(transformer, weights)  # now, since the mean begins where the weights do
+    if recipe.compute.checkpointing != "none":
+        transformer.enable_gradient_checkpointing()
     half = recipe.base.dtype == "float16" and device.type == "cuda"
     learner = Learner(
         accelerator=accelerator,
@@ -95,13 +95,15 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         optimiser=make_optimiser(parameters, train),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         objective=objective,
-        feed=Feed(batches, rank=accelerator.process_index, device=device, ahead=chosen.prefetch),
+        batches=batches,
         train=train,
         ema=_ema(transformer, parameters, train),
     )
     if found is not None:
         _restore(learner, transformer, found)
         _say_where_it_goes_on(found, footing(recipe), events)
+    elif spec.fork is not None:  # machines that joined the first one do not know it
+        events.write("forked", run=spec.fork.run, step=spec.fork.step)
     progress = Progress() if found is None else found.progress
     patience = Patience(
         train.early_stop_patience,
@@ -128,7 +130,6 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         learner=learner,
         journal=journal,
         transformer=transformer,
-        fit=chosen,
         resumed_from=None if found is None else found.progress.step,
     )
 
@@ -145,6 +146,15 @@ def footing(recipe: Recipe) -> dict[str, str]:
         "train.micro_batch": str(train.micro_batch),
         **{f"compute.{name}": str(value) for name, value in compute.items()},
     }
+
+
+def _beginning(
+    folder: RunFolder, spec: RunSpec, checkpoints: Checkpoints
+) -> tuple[Checkpoint | None, dict[str, Tensor] | None]:
+    """What to go on from: the newest checkpoint, another run's weights, or neither."""
+    checkpoints.tidy()
+    found = checkpoints.newest()
+    return (found, None) if found is not None else (None, read_fork(folder, spec))
 
 
 @dataclass(frozen=True)

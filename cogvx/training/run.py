@@ -3,6 +3,7 @@
 run.json                 RunSpec: the resolved recipe and the digests of what went in
 begun.json               the same as it was when training began
 records/<key>.safetensors   materialised records
+fork.safetensors         the weights that a run with `train.fork_of` begins with
 events.jsonl             one JSON object a line, in the order of time (see `events`)
 checkpoints/step-*/      whole or absent; `latest.json` points at the newest, written last
 first_batch.json         what the proof of the first batch is made from
@@ -27,7 +28,7 @@ from cogvx.errors import ConfigError
 from cogvx.files import read_document
 from cogvx.recipe import Recipe
 
-__all__ = ["RunFolder", "RunSpec", "Sample", "StopReason", "TrainOutcome"]
+__all__ = ["Fork", "RunFolder", "RunSpec", "Sample", "StopReason", "TrainOutcome"]
 
 
 StopReason = Literal["signal", "max_hours"]
@@ -36,6 +37,17 @@ StopReason = Literal["signal", "max_hours"]
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fork(_Document):
+    """The weights that a run begins with: those of another run, after so many of its updates.
+
+    `sha256` is that of fork.safetensors.
+    """
+
+    run: str
+    step: int
+    sha256: str
 
 
 class RunSpec(_Document):
@@ -54,6 +66,7 @@ class RunSpec(_Document):
     train: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     empty_prompt: str
+    fork: Fork | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -91,6 +104,7 @@ class RunFolder:
         self.root = root
         self.spec = root / "run.json"
         self.begun = root / "begun.json"
+        self.fork = root / "fork.safetensors"
         self.records = root / "records"
         self.events = root / "events.jsonl"
         self.checkpoints = root / "checkpoints"

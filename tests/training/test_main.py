@@ -268,7 +268,7 @@ def test_a_second_trainer_touches_nothing(
         assert main([str(root)]) == 75
         assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     said = capsys.readouterr().err
-    assert f"TransientError: another process (pid {os.getpid()} on " in said
+    assert f"Held: another process (pid {os.getpid()} on " in said
     assert main([str(root)]) == 0
 
 
