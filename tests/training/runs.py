@@ -13,6 +13,9 @@ from cogvx.cache.records import pack_image, pack_latents, pack_prompt
 from cogvx.files import read_document, write_bytes, write_document
 from cogvx.recipe import Recipe
 from cogvx.shapes import LatentSize, VideoSize
+from cogvx.training.batch import Batches
+from cogvx.training.dataset import Records
+from cogvx.training.objective import Objective
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.run import RunFolder, RunSpec, Sample
 from cogvx.training.stop import Stop
@@ -147,6 +150,21 @@ def open_trainer(root: Path, stop: Stop | None = None) -> Trainer:
     folder = RunFolder(root)
     spec = read_document(folder.spec, RunSpec)
     return prepare(folder, spec, accelerator=Accelerator(cpu=True), stop=stop or Stop())
+
+
+def batches_of(root: Path) -> Batches:
+    """The batches of a run folder."""
+    folder = RunFolder(root)
+    spec = folder.read_spec()
+    return Batches(
+        records=Records(folder.records),
+        samples=spec.train,
+        empty_prompt=spec.empty_prompt,
+        objective=Objective.of(
+            Path(spec.base_folder), image_scale=spec.recipe.base.image_latent_scale
+        ),
+        train=spec.recipe.train,
+    )
 
 
 def adapter_bits(root: Path) -> bytes:

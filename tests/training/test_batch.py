@@ -1,34 +1,22 @@
 """Batches: a pure function of their place, different at every position, the same on resume."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from cogvx.errors import IntegrityError
-from cogvx.files import read_document
-from cogvx.shapes import VideoSize
 from cogvx.training.batch import Batch, Batches
-from cogvx.training.dataset import Records
-from cogvx.training.objective import Objective
-from cogvx.training.run import RunFolder, RunSpec
+from cogvx.training.randomness import generator
+from cogvx.training.run import RunFolder
+from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member
+from tests.training.runs import batches_of
 
 CPU = torch.device("cpu")
-SIZE = VideoSize(9, 48, 48)
 NewRun = Callable[..., Path]
-
-
-def batches_of(root: Path) -> Batches:
-    folder = RunFolder(root)
-    spec = read_document(folder.spec, RunSpec)
-    return Batches(
-        records=Records(folder.records),
-        samples=spec.train,
-        empty_prompt=spec.empty_prompt,
-        objective=Objective.of(Path(spec.base_folder)),
-        train=spec.recipe.train,
-    )
 
 
 def whole_batch(batches: Batches, step: int) -> Batch:
@@ -37,7 +25,9 @@ def whole_batch(batches: Batches, step: int) -> Batch:
         for micro in range(batches.train.accumulation)
         for rank in range(batches.train.processes)
     ]
-    return Batch(*(torch.cat(column) for column in zip(*map(columns, parts), strict=True)))
+    images = [part.images_bfchw for part in parts if part.images_bfchw is not None]
+    joined = (torch.cat(column) for column in zip(*map(columns, parts), strict=True))
+    return Batch(*joined, images_bfchw=torch.cat(images) if images else None)
 
 
 def columns(batch: Batch) -> tuple[torch.Tensor, ...]:
@@ -70,23 +60,117 @@ def test_a_clip_is_drawn_afresh_every_time(new_run: NewRun) -> None:
     assert not torch.equal(first.latents_bfchw, second.latents_bfchw)
 
 
-def test_timesteps_are_uniform(new_run: NewRun) -> None:
-    batches = batches_of(new_run(global_batch=8, micro_batch=8))
-    drawn = torch.cat([whole_batch(batches, step).timesteps_b for step in range(40)])
-    assert drawn.min() < 40
-    assert drawn.max() > 960
-    assert abs(drawn.double().mean() - 499.5) < 3 * 288.7 / len(drawn) ** 0.5
+@pytest.mark.parametrize("size", [2, 8, 20])
+def test_stratified_timesteps_take_one_from_each_part_of_the_schedule(
+    size: int, new_run: NewRun
+) -> None:
+    batches = batches_of(new_run(global_batch=size, micro_batch=size, timesteps="stratified"))
+    drawn = torch.stack([whole_batch(batches, step).timesteps_b for step in range(12)])
+    assert drawn.dtype == torch.int64
+    parts = drawn // (1000 // size)
+    assert all(sorted(row) == list(range(size)) for row in parts.tolist())
+    # no position keeps a part: every one meets low and high timesteps
+    assert ((drawn.max(0).values - drawn.min(0).values) > 300).all()
+
+
+def test_stratified_timesteps_are_uniform_and_less_noisy_than_each_for_itself(
+    new_run: NewRun,
+) -> None:
+    deviations = {}
+    for kind in ("uniform", "stratified"):
+        batches = batches_of(new_run(global_batch=8, micro_batch=8, timesteps=kind))
+        drawn = torch.stack([whole_batch(batches, step).timesteps_b for step in range(40)]).double()
+        assert drawn.min() < 40
+        assert drawn.max() > 960
+        assert abs(drawn.mean() - 499.5) < 3 * 288.7 / drawn.numel() ** 0.5
+        deviations[kind] = float(drawn.mean(1).std())
+    assert deviations["stratified"] < 0.25 * deviations["uniform"]
+
+
+def test_the_strata_are_of_the_global_batch_however_it_is_spread(new_run: NewRun) -> None:
+    ways = [
+        batches_of(
+            new_run(global_batch=4, micro_batch=micro, processes=processes, timesteps="stratified")
+        )
+        for micro, processes in ((4, 1), (1, 1), (2, 2), (1, 4))
+    ]
+    drawn = [[whole_batch(way, step).timesteps_b.tolist() for step in (0, 5)] for way in ways]
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+    assert sorted(number // 250 for number in drawn[0][0]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_caption_dropout_puts_in_the_empty_caption_at_its_share(
-    share: float, new_run: NewRun
+@pytest.mark.parametrize("instead", ["empty", "zeros"])
+def test_caption_dropout_puts_in_the_empty_caption_or_zeros_at_its_share(
+    share: float, instead: str, new_run: NewRun
 ) -> None:
-    batches = batches_of(new_run(global_batch=8, micro_batch=8, caption_dropout=share))
+    batches = batches_of(
+        new_run(global_batch=8, micro_batch=8, caption_dropout=share, caption_dropout_with=instead)
+    )
     empty = batches.records.prompt(batches.empty_prompt)
+    wanted = empty if instead == "empty" else torch.zeros_like(empty)
     prompts = torch.cat([whole_batch(batches, step).prompts_bsd for step in range(25)])
-    found = sum(torch.equal(prompt, empty) for prompt in prompts) / len(prompts)
+    found = sum(torch.equal(prompt, wanted) for prompt in prompts) / len(prompts)
     assert found == pytest.approx(share, abs=0.11)
+
+
+def test_a_text_to_video_batch_has_no_first_frames(new_run: NewRun) -> None:
+    batches = batches_of(new_run())
+    assert batches.draw(0, micro=0, rank=0, device=CPU).images_bfchw is None
+
+
+@pytest.mark.parametrize("member", IMAGE_MEMBERS, ids=str)
+def test_first_frames_equal_an_independent_draw_from_their_records(
+    member: Member, new_run: NewRun, base_of: BaseOf
+) -> None:
+    scale = "divided" if member.patch_t else None
+    root = new_run(
+        base_of(member), size=member.size, image_latent_scale=scale, image_dropout=0.0,
+        global_batch=4, micro_batch=4,
+    )  # fmt: skip
+    batches, seed = batches_of(root), 7
+    chosen = set()
+    for step in range(4):
+        batch = batches.draw(step, micro=0, rank=0, device=CPU)
+        assert batch.images_bfchw is not None
+        assert batch.images_bfchw.shape == batch.latents_bfchw.shape
+        assert not batch.images_bfchw[:, 1:].any()
+        for position, image in enumerate(batch.images_bfchw[:, 0]):
+            sample = batches.samples[batches.sampler.clip(step, position)]
+            draw = int(torch.randint(3, (), generator=generator(seed, "image", step, position)))
+            chosen.add(draw)
+            posterior = DiagonalGaussianDistribution(
+                batches.records.image(sample, draw).unsqueeze(0)
+            )
+            z = posterior.sample(generator(seed, "image posterior", step, position))[0, :, 0]
+            assert torch.allclose(image, z / 0.7 if scale else z * 0.7, atol=1e-6)
+    assert chosen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_image_dropout_hides_single_first_frames_at_its_share(
+    share: float, new_run: NewRun, base_of: BaseOf
+) -> None:
+    member = IMAGE_MEMBERS[0]
+    root = new_run(
+        base_of(member), size=member.size, image_dropout=share, global_batch=8, micro_batch=8
+    )
+    batches = batches_of(root)
+    drawn = [whole_batch(batches, step).images_bfchw for step in range(25)]
+    hidden = [[not image.any() for image in images] for images in drawn if images is not None]
+    assert sum(map(sum, hidden)) / 200 == pytest.approx(share, abs=0.11)
+    if share:
+        assert any(0 < sum(row) < 8 for row in hidden)
+
+
+def test_a_first_frame_of_another_size_is_refused(new_run: NewRun, base_of: BaseOf) -> None:
+    member = IMAGE_MEMBERS[0]
+    root = new_run(base_of(member), size=member.size, image_dropout=0.0, clips=1, global_batch=1)
+    batches = batches_of(root)
+    (sample,) = batches.samples
+    whole = replace(batches, samples=(sample.model_copy(update={"images": (sample.latents,)}),))
+    with pytest.raises(IntegrityError, match=f"record {sample.latents} is .* no first frame of"):
+        whole.draw(0, micro=0, rank=0, device=CPU)
 
 
 def test_a_damaged_or_absent_record_is_refused_by_name(new_run: NewRun) -> None:
