@@ -15,18 +15,20 @@ from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, ConfigError, IntegrityError
-from cogvx.training.carry import bring_checkpoint
+from cogvx.training.carry import bring_checkpoint, newest_in
 from cogvx.training.lock import Held, hold
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from cogvx.training.run import Fork, RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import Machines, Stopped, join_training, launch_training
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
+from tasks.fork import bring_fork
 from tasks.lineage import run_tags
 from tasks.records import bring_records
 from tasks.relay import Relay
 from tasks.settings import worker_pid
+from tasks.unfinished import warn_of_unfinished
 from tasks.uploads import uploading
 from tasks.workbench import Workbench, code_version, read_stored
 
@@ -63,6 +65,8 @@ def train_adapter(bench: Workbench) -> TrainReport:
         step = bring_checkpoint(bench.store, folder, run)
     if step is not None:
         logger.info("fetched the checkpoint of step %d from %s", step, bench.store.url)
+    if newest_in(folder) is None:
+        warn_of_unfinished(bench, folder.read_spec())
     outcome = _launch(bench, folder, run, manifest)
     _keep(bench, folder, run, outcome)
     return _report(bench, run, outcome, trained=True)
@@ -160,15 +164,27 @@ def _adapter_key(sha256: str) -> str:
 def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     """Write the run's document and bring its records to this machine."""
     folder = RunFolder(bench.settings.run_folder(run))
-    spec = _spec(bench, manifest, run)
     if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
         raise IntegrityError(f"{folder.root} belongs to another run; move it away")
+    spec = _spec(bench, manifest, run)
+    if _machines(bench).is_first:  # it hands the weights over
+        spec = spec.model_copy(update={"fork": _fork(bench, folder, run)})
     files.write_document(folder.spec, spec)
     # Before the records are fetched: from now on pruning keeps them.
     bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     bring_records(bench, wanted, folder.records, what="fetch records")
     return folder
+
+
+def _fork(bench: Workbench, folder: RunFolder, run: str) -> Fork | None:
+    """The weights that a new run begins with, brought to its folder."""
+    wanted = bench.recipe.train.fork_of
+    if wanted is None:
+        return None
+    finished = finished_run(bench, wanted)
+    adapter = None if finished is None else fetch_adapter(bench, finished)
+    return bring_fork(bench, folder, run, adapter=adapter)
 
 
 def _machines(bench: Workbench) -> Machines:
