@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cogvx.adapters.container import read_header
 from cogvx.errors import IntegrityError
+from cogvx.recipe_sections import BaseWeights
 from cogvx.variants import DType, ImageScale
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -24,6 +25,7 @@ class AdapterCard(BaseModel):
 
     `rank` and `alpha` are those of the training; the file's own strength is always 1, because
     alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity.
+    `base_weights` is how the base was stored while it was trained; it serves over any.
     `image_latent_scale` is what the first frame's latent was scaled with, and must be again; None
     for a text-to-video base.
     """
@@ -40,6 +42,7 @@ class AdapterCard(BaseModel):
     base_revision: str | None = None
     base_fingerprint: str
     base_dtype: DType
+    base_weights: BaseWeights = "as_is"
     image_latent_scale: ImageScale | None = None
     recipe: str
     manifest: str

@@ -86,7 +86,7 @@ def quantise(weight: Tensor, stored_as: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def dequantise(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight again, rounded once."""
-    return (stored.float() * scale).to(dtype)
+    return stored.float().mul_(scale).to(dtype)
 
 
 def store_base(transformer: CogVideoXTransformer3DModel, base_weights: BaseWeights) -> None:
@@ -103,6 +103,14 @@ def store_base(transformer: CogVideoXTransformer3DModel, base_weights: BaseWeigh
         return
     for parent, name, linear in list(_stored_layers(transformer)):
         setattr(parent, name, StoredLinear.of(linear, _STORED_AS[base_weights]))
+
+
+def stored_weights(transformer: CogVideoXTransformer3DModel) -> BaseWeights:
+    """How the base is stored, as a recipe says it."""
+    for part in transformer.modules():
+        if isinstance(part, StoredLinear):
+            return next(name for name, dtype in _STORED_AS.items() if dtype == part.weight.dtype)
+    return "as_is"
 
 
 def _stored_layers(

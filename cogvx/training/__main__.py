@@ -219,6 +219,7 @@ def adapter_card(spec: RunSpec, *, steps: int) -> AdapterCard:
             read_facts(Path(spec.base_folder)).variant, recipe.base.image_latent_scale
         ),
         recipe=recipe.training_digest(),
+        base_weights=recipe.compute.stored_weights,
         manifest=spec.manifest,
         steps=steps,
         warnings=spec.warnings,

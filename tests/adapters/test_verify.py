@@ -7,13 +7,14 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.errors import IntegrityError
 from cogvx.model.lora import attach_lora
 from cogvx.model.nano.build import build_nano
-from cogvx.recipe_sections import LoraConfig
+from cogvx.model.quantise import store_base
+from cogvx.recipe_sections import BaseWeights, LoraConfig
 from cogvx.shapes import Compression, VideoSize
 from cogvx.variants import VARIANTS, BaseFacts, DType, Variant, read_facts
 from tests.adapters.toys import toy_card, trained
@@ -223,3 +224,24 @@ def test_a_file_for_a_base_of_another_width_is_refused(
     save_file(narrow, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match="does not fit the base"):
         verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
+
+
+@pytest.mark.parametrize("stored_as", ["float8", "int8"])
+def test_over_a_base_in_8_bits_the_reload_is_stored_in_the_same_way(
+    nano_base: Path, tmp_path: Path, facts: BaseFacts, stored_as: BaseWeights
+) -> None:
+    transformer = trained(nano_base, rank=8, alpha=4)
+    store_base(transformer, stored_as)
+    card = toy_card(base_weights=stored_as)
+    file = export_adapter(transformer, tmp_path / "right", card=card)
+    check = verify_export(transformer, file, base_folder=nano_base, facts=facts)
+    assert check.max_error < 1e-5
+    assert check.effect > 0
+    assert read_card(file) == card
+    with pytest.raises(IntegrityError, match="times the trained strength"):
+        verify_export(
+            transformer,
+            altered(file, tmp_path / "wrong", 1.01),
+            base_folder=nano_base,
+            facts=facts,
+        )
