@@ -23,6 +23,7 @@ from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
+from tasks.first_batch import show_first_batch
 from tasks.fork import bring_fork
 from tasks.lineage import run_tags
 from tasks.records import bring_records
@@ -220,6 +221,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     registry.reopen_run(run_id)
     log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder))
+    show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
     try:
         with (

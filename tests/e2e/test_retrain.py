@@ -51,6 +51,24 @@ def test_the_summary_tells_the_story_in_order(place: Place, first: str) -> None:
     assert ("is now the champion" in first) == (verdict == "PROMOTE")
 
 
+def test_the_run_keeps_its_curves_and_its_first_batch(place: Place, first: str) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{place.home}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    run = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])[0]
+    names = run.data.metrics.keys()
+    assert {"train/loss", "train/grad_norm", "train/update_norm", "heldout/loss"} <= names
+    assert {"system/samples_per_second", "system/data_wait_share", "system/memory_gib"} <= names
+    (shown,) = place.home.glob("runs/*/first_batch")
+    kept = {item.path for item in client.list_artifacts(run.info.run_id, "first_batch")}
+    assert kept == {f"first_batch/{path.name}" for path in shown.iterdir()}
+    assert {"index.html", "first_batch.png", "clip-0.mp4"} <= {
+        path.name for path in shown.iterdir()
+    }
+    page = (shown / "index.html").read_text()
+    assert "dB against its source" in page
+    assert "does not look like its source" not in page
+
+
 def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in (place.home / "store").rglob("*")}
     loaded = place.root / "loaded"
