@@ -8,9 +8,18 @@ from typing import Annotated
 
 import typer
 
-from cogvx.check import check_file
+from cogvx.check import check_file, recipe_rows
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside
+from cogvx.preflight.estimate import estimate
+from cogvx.preflight.wording import (
+    PRESETS,
+    Line,
+    circumstances,
+    estimate_rows,
+    step_text,
+    survey,
+)
 
 app = typer.Typer(
     help="Retrain, evaluate and promote CogVideoX LoRA adapters.",
@@ -37,30 +46,44 @@ def check(
             "as on a fresh clone; what is there is checked all the same.",
         ),
     ] = False,
+    gpu: Annotated[
+        str | None, typer.Option(help="A GPU that it must fit on, such as H100 or A100-80.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of one GPU for an hour.")] = None,
+    clips: Annotated[int | None, typer.Option(help="How many are trained on.")] = None,
 ) -> None:
-    """List every problem of a recipe, or say what it will train."""
-    checked = check_file(recipe, absent_is_fine=no_files)
-    lora, train, facts = checked.recipe.lora, checked.recipe.train, checked.facts
+    """List every problem of a recipe, or say what it will train, and what that takes."""
+    given = circumstances(gpu, price=price, clips=clips)
+    checked = check_file(recipe, absent_is_fine=no_files, device=given.device)
     for warning in checked.warnings:
         typer.secho(f"WARNING: {warning}", fg="yellow", err=True)
     typer.echo(f"{recipe}: no problems")
-    if facts is None:
-        typer.echo(
-            f"  base     {checked.recipe.base.path}: not on this machine, checked when loaded"
-        )
+    for name, fact in recipe_rows(checked):
+        typer.echo(f"  {name:<9}{fact}")
+    if checked.facts is None:
+        return
+    if given.device is not None:
+        typer.echo(f"on {given.device.name}, {given.device.gib:g} GiB")
+        found = estimate(checked.recipe, checked.facts, given=given)
+        for name, fact in estimate_rows(found):
+            typer.echo(f"  {name:<9}{fact}")
     else:
-        sizes = checked.recipe.video.sizes
-        tokens = f"{' or '.join(f'{facts.tokens(size):,}' for size in sizes)} tokens a clip"
-        layers = f"{facts.layers} layers of width {facts.heads * facts.head_dim}"
-        typer.echo(f"  base     {facts.variant.name} kind, {layers}, {tokens}")
-    targets = ", ".join(lora.targets)
-    typer.echo(
-        f"  adapter  rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}"
-    )
-    typer.echo(
-        f"  training {train.steps} steps of {train.global_batch} clip(s): {train.processes} "
-        f"process(es) x {train.micro_batch} at once x {train.accumulation} accumulated"
-    )
+        _show_survey(survey(checked.recipe, checked.facts, given))
+
+
+def _show_survey(lines: list[Line]) -> None:
+    """Memory and time of a step on each GPU with each preset, one GPU a line."""
+    typer.echo("on a GPU, with a preset that decides alone (GiB needed, time of a step)")
+    names = "".join(f"   {preset:<17}" for preset in PRESETS).rstrip()
+    typer.echo(f"  {'':<10}{'GiB':>6}{names}")
+    for line in lines:
+        cells = [line.presets[preset] for preset in PRESETS]
+        texts = [
+            "does not fit" if found is None else f"{found.needs.total:5.1f}  {step_text(found)}"
+            for found in cells
+        ]
+        row = "".join(f"   {text:<17}" for text in texts).rstrip()
+        typer.echo(f"  {line.device.name:<10}{line.device.gib:>6g}{row}")
 
 
 @app.command()

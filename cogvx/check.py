@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
 from cogvx.limits import base_problems, generation_problems, training_problems
+from cogvx.preflight.devices import Device
+from cogvx.preflight.estimate import device_problems
 from cogvx.recipe import Recipe, parse_recipe, read_sections, recipe_warnings
 from cogvx.recipe_sections import BaseConfig, DatasetConfig, EvaluationConfig
 from cogvx.section import Section, read_toml, shown_text
@@ -38,7 +40,13 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_file(path: Path, *, absent_is_fine: bool = False, purpose: Purpose = "train") -> Checked:
+def check_file(
+    path: Path,
+    *,
+    absent_is_fine: bool = False,
+    purpose: Purpose = "train",
+    device: Device | None = None,
+) -> Checked:
     """Read a recipe and hold it against its base, suite and dataset.
 
     Args:
@@ -46,12 +54,17 @@ def check_file(path: Path, *, absent_is_fine: bool = False, purpose: Purpose = "
         absent_is_fine: The base's folder, the dataset's and the suite may be missing here; what is
             there is checked all the same.
         purpose: What the base must be good for.
+        device: A GPU that it must be possible to train on.
 
     Raises:
         ConfigError: With all problems.
     """
     return check_document(
-        read_toml(path), str(path), absent_is_fine=absent_is_fine, purpose=purpose
+        read_toml(path),
+        str(path),
+        absent_is_fine=absent_is_fine,
+        purpose=purpose,
+        device=device,
     )
 
 
@@ -61,6 +74,7 @@ def check_document(
     *,
     absent_is_fine: bool = False,
     purpose: Purpose = "train",
+    device: Device | None = None,
 ) -> Checked:
     """As `check_file`, for a document that was read already; `subject` names it in the message.
 
@@ -68,28 +82,39 @@ def check_document(
         ConfigError: With all problems.
     """
     sections, problems = read_sections(document)
+    recipe = None if problems else parse_recipe(document)[0]
     facts, found = _facts_of(sections, absent_is_fine=absent_is_fine)
     problems += found
+    if facts is not None:
+        limits = _limits(sections, facts, purpose)
+        problems += limits
+        if recipe is not None and device is not None and not limits:
+            problems += device_problems(recipe, facts, device)
     problems += _dataset_problems(sections, absent_is_fine=absent_is_fine)
     problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
-    if facts is not None:
-        problems += base_problems(sections, facts)
-        problems += training_problems(sections, facts) if purpose != "cache" else []
-        problems += generation_problems(sections, facts) if purpose == "generate" else []
-    recipe = None if problems else parse_recipe(document)[0]
-    if recipe is None:
+    if recipe is None or problems:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
 
 
-def check_recipe(recipe: Recipe, *, purpose: Purpose = "train") -> Checked:
+def check_recipe(
+    recipe: Recipe, *, purpose: Purpose = "train", device: Device | None = None
+) -> Checked:
     """As `check_file`, for a recipe that arrived as a parameter.
 
     Raises:
         ConfigError: With all problems.
     """
     document = recipe.model_dump(mode="json")
-    return check_document(document, f"recipe {recipe.name}", purpose=purpose)
+    return check_document(document, f"recipe {recipe.name}", purpose=purpose, device=device)
+
+
+def _limits(sections: Mapping[str, Section], facts: BaseFacts, purpose: Purpose) -> list[Problem]:
+    """What the base forbids."""
+    problems = base_problems(sections, facts)
+    problems += training_problems(sections, facts) if purpose != "cache" else []
+    problems += generation_problems(sections, facts) if purpose == "generate" else []
+    return problems
 
 
 def _facts_of(
@@ -160,3 +185,24 @@ def _suite_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) ->
             for problem in error.problems
         ]
     return []
+
+
+def recipe_rows(checked: Checked) -> list[tuple[str, str]]:
+    """What a recipe will train, as pairs of a short name and a fact."""
+    recipe, facts = checked.recipe, checked.facts
+    lora, train = recipe.lora, recipe.train
+    base = f"{recipe.base.path}: not on this machine, checked when loaded"
+    if facts is not None:
+        tokens = " or ".join(f"{facts.tokens(size):,}" for size in recipe.video.sizes)
+        layers = f"{facts.layers} layers of width {facts.width}"
+        base = f"{facts.variant.name} kind, {layers}, {tokens} tokens a clip"
+    targets = ", ".join(lora.targets)
+    how = (
+        f"{train.steps} steps of {train.global_batch} clip(s): {train.processes} "
+        f"process(es) x {train.micro_batch} at once x {train.accumulation} accumulated"
+    )
+    return [
+        ("base", base),
+        ("adapter", f"rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}"),
+        ("training", how),
+    ]

@@ -75,13 +75,12 @@ def choose(recipe: Recipe, facts: BaseFacts, machine: Machine) -> Fit:
     Raises:
         ConfigError: Nothing that the recipe allows has room, or it wants to compile and cannot.
     """
+    found = misfits(recipe, facts, machine)
+    if found:
+        raise ConfigError("; ".join(str(problem) for problem in found))
     compute = recipe.compute
-    wishes = _wishes(recipe, machine)
-    needs = {wish: _needs(recipe, facts, wish, machine) for wish in wishes}
-    fitting = [wish for wish in wishes if needs[wish].total <= _room(wish, recipe, machine)]
-    if not fitting:
-        raise ConfigError(_refusal(recipe, facts, machine, least=needs[wishes[-1]]))
-    chosen = fitting[0]
+    needs = _needs_by_wish(recipe, facts, machine)
+    chosen = _fitting(recipe, machine, needs)[0]
     return Fit(
         checkpointing=chosen,
         compile=_compiles(recipe, machine),
@@ -91,6 +90,33 @@ def choose(recipe: Recipe, facts: BaseFacts, machine: Machine) -> Fit:
         needs=needs[chosen],
         why=_why(recipe, machine, needs, chosen=chosen),
     )
+
+
+def misfits(recipe: Recipe, facts: BaseFacts, machine: Machine) -> list[Problem]:
+    """Why a recipe cannot run on a machine, each with the mildest change that would do."""
+    found = []
+    if recipe.compute.compile and not machine.can_compile:
+        lacks = "triton" if machine.on_gpu else "a C++ compiler"
+        wrong = f"needs {lacks}, which {machine.name} has not"
+        found.append(Problem("compute.compile", True, wrong, "install it, or use false"))  # noqa: FBT003
+    needs = _needs_by_wish(recipe, facts, machine)
+    if not _fitting(recipe, machine, needs):
+        least = list(needs.values())[-1]
+        found.append(_refusal(recipe, facts, machine, least=least))
+    return found
+
+
+def _needs_by_wish(
+    recipe: Recipe, facts: BaseFacts, machine: Machine
+) -> dict[Checkpointing, PeakMemory]:
+    """Memory of each thing that may be kept, the fastest first."""
+    return {wish: _needs(recipe, facts, wish, machine) for wish in _wishes(recipe, machine)}
+
+
+def _fitting(
+    recipe: Recipe, machine: Machine, needs: dict[Checkpointing, PeakMemory]
+) -> list[Checkpointing]:
+    return [wish for wish, need in needs.items() if need.total <= _room(wish, recipe, machine)]
 
 
 def _wishes(recipe: Recipe, machine: Machine) -> tuple[Checkpointing, ...]:
@@ -126,10 +152,6 @@ def _compiles(recipe: Recipe, machine: Machine) -> bool:
     compute = recipe.compute
     if compute.compile is None:
         return compute.preset == "fast" and machine.on_gpu and machine.can_compile
-    if compute.compile and not machine.can_compile:
-        lacks = "triton" if machine.on_gpu else "a C++ compiler"
-        wrong = f"needs {lacks}, which {machine.name} has not"
-        raise ConfigError(str(Problem("compute.compile", True, wrong, "install it, or use false")))  # noqa: FBT003
     return compute.compile
 
 
@@ -156,7 +178,7 @@ def _why(
     )
 
 
-def _refusal(recipe: Recipe, facts: BaseFacts, machine: Machine, *, least: PeakMemory) -> str:
+def _refusal(recipe: Recipe, facts: BaseFacts, machine: Machine, *, least: PeakMemory) -> Problem:
     """What does not fit, and the mildest change that does."""
     compute = recipe.compute
     size = max(recipe.video.sizes, key=facts.tokens)
@@ -169,9 +191,9 @@ def _refusal(recipe: Recipe, facts: BaseFacts, machine: Machine, *, least: PeakM
         where = ("compute.checkpointing", compute.checkpointing)
     for change, changed in _changes(recipe):
         if _needs(changed, facts, "full", machine).total <= machine.free:
-            return str(Problem(*where, needed, f"use {change}"))
+            return Problem(*where, needed, f"use {change}")
     use = "use a smaller video or lora.rank, or another machine: no setting makes it fit"
-    return str(Problem(*where, needed, use))
+    return Problem(*where, needed, use)
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:

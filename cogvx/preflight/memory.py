@@ -225,4 +225,4 @@ def _unpacked(facts: BaseFacts, base_weights: BaseWeights, precision: Precision)
     if base_weights == "as_is":
         return 0.0
     largest = max(size.inputs * size.outputs for size in block_linears(facts).values())
-    return float(precision.word * largest)
+    return float((_FLOAT + precision.word) * largest)  # multiplied with its scales in float32
