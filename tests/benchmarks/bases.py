@@ -22,6 +22,7 @@ class Width:
     text: int
     text_inner: int
     text_layers: int
+    latents: int = 16
 
 
 PUBLISHED = Width(vae=(128, 256, 256, 512), text=4096, text_inner=10_240, text_layers=24)
@@ -29,8 +30,9 @@ WIDE = Width(vae=(32, 64, 64, 128), text=512, text_inner=1280, text_layers=4)
 
 
 def random_vae(width: Width) -> AutoencoderKLCogVideoX:
-    """Compresses 4 and 8 times into 16 channels."""
-    return AutoencoderKLCogVideoX(block_out_channels=width.vae).eval()
+    """Compresses 4 and 8 times into as many channels."""
+    sizes = {"block_out_channels": width.vae, "latent_channels": width.latents}
+    return AutoencoderKLCogVideoX(**sizes).eval()
 
 
 def random_t5(width: Width, *, vocabulary: int = 32_128) -> T5EncoderModel:

@@ -6,7 +6,8 @@ Both run in this process, in turns, on the same clips: bare, the VAE and T5 alon
 decoded and captions that are tokenized already; ours, the whole way from mp4 files to records in a
 folder. Loading the models is part of both. The encoders have random weights, the published form
 and a quarter of the published VAE's width, so that encoding outweighs decoding as it does at real
-size. Torch computes on one core; the other is there to decode on.
+size. Torch computes on one core; the other is there to decode on. The floor holds for the work as a
+whole, clips and captions of a dataset, by the median of the rounds.
 """
 
 import argparse
@@ -142,22 +143,21 @@ def busy_seconds(work: Callable[[], None]) -> tuple[float, float]:
 
 def compare(
     what: str, count: int, *, bare: Callable[[], None], full: Callable[[], None], rounds: int
-) -> bool:
-    """Run both in turns and print rates and their ratios; whether the clock's kept the floor."""
+) -> list[tuple[float, float]]:
+    """Run both in turns and print rates and their ratios; returns seconds, bare and ours."""
     pairs = [(busy_seconds(bare), busy_seconds(full)) for _ in range(rounds)]
     clock = [first[0] / second[0] for first, second in pairs]
     core = [first[1] / second[1] for first, second in pairs]
     bare_s, full_s = (min(run[0] for run in column) for column in zip(*pairs, strict=True))
-    verdict = "ok" if bare_s / full_s >= FLOOR else f"BELOW {FLOOR}"
     print(
         f"{what:<9} bare {count / bare_s:6.2f}/s   ours {count / full_s:6.2f}/s   "
-        f"ratio of the best {bare_s / full_s:.3f} {verdict}\n"
+        f"ratio of the best {bare_s / full_s:.3f}\n"
         f"          median ratio by the clock {statistics.median(clock):.3f}"
         f" (rounds {', '.join(f'{ratio:.2f}' for ratio in clock)})"
         f"   of the encoding thread's core time {statistics.median(core):.3f}",
         flush=True,
     )
-    return bare_s / full_s >= FLOOR
+    return [(first[0], second[0]) for first, second in pairs]
 
 
 def decode_speed(world: World) -> None:
@@ -187,14 +187,19 @@ def main() -> None:
         batches = tokenized(world)
         print(f"{asked.clips} clips of {SIZE}, VAE {WIDE.vae}, T5 of width {WIDE.text}")
         decode_speed(world)
-        kept = [
+        parts = [
             compare(what, count, bare=bare, full=partial(ours, world, what), rounds=asked.rounds)
             for what, count, bare in (
                 ("clips", len(decoded), partial(bare_vae, world, decoded)),
                 ("captions", asked.clips * CAPTIONS_A_CLIP + 1, partial(bare_t5, world, batches)),
             )
         ]
-    sys.exit(not all(kept))
+    ratio = statistics.median(
+        sum(bare_s for bare_s, _ in both) / sum(ours_s for _, ours_s in both)
+        for both in zip(*parts, strict=True)
+    )
+    print(f"both      median ratio by the clock {ratio:.3f} (at least {FLOOR:.2f})")
+    sys.exit(ratio < FLOOR)
 
 
 if __name__ == "__main__":
