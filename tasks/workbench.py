@@ -19,11 +19,11 @@ from cogvx.check import Purpose, check_recipe
 from cogvx.data.manifest import Manifest
 from cogvx.data.shelf import Shelf
 from cogvx.digest import canonical_json, digest
-from cogvx.errors import ConfigError, IntegrityError
+from cogvx.errors import ConfigError, IntegrityError, TransientError
 from cogvx.model.hashes import FileHashes
 from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, VAE_PARTS, fingerprint, resolve_base
 from cogvx.recipe import Recipe
-from cogvx.store import ObjectStore, require_writable
+from cogvx.store import Absent, ObjectStore, require_writable
 from cogvx.variants import BaseFacts, read_facts
 from tasks.clients.stores import open_record_store, open_store
 from tasks.settings import Settings, settings
@@ -93,9 +93,16 @@ class Workbench:
         """Read back what `publish` stored.
 
         Raises:
-            IntegrityError: It is absent, or not what its name says.
+            TransientError: It is not there, or cannot be seen yet; whoever publishes it does so
+                anew in every run.
+            IntegrityError: It is not what its name says.
         """
-        document = read_stored(self.store, f"{folder}/{name}.json", kind)
+        try:
+            document = read_stored(self.store, f"{folder}/{name}.json", kind)
+        except Absent as error:
+            raise TransientError(
+                f"{error}, or not yet; run again, and it is written anew"
+            ) from error
         if digest(document) != name:
             raise IntegrityError(
                 f"{folder}/{name}.json in {self.store.url} is damaged; remove it, and run again"
