@@ -161,7 +161,9 @@ def batches_of(root: Path) -> Batches:
         samples=spec.train,
         empty_prompt=spec.empty_prompt,
         objective=Objective.of(
-            Path(spec.base_folder), image_scale=spec.recipe.base.image_latent_scale
+            Path(spec.base_folder),
+            image_scale=spec.recipe.base.image_latent_scale,
+            min_snr_gamma=spec.recipe.train.min_snr_gamma,
         ),
         train=spec.recipe.train,
     )

@@ -22,6 +22,8 @@ from cogvx.training.heldout import (
 from cogvx.training.objective import Objective
 from cogvx.training.randomness import generator
 from cogvx.training.run import RunFolder, RunSpec
+from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member, pipeline_of
+from tests.training.runs import batches_of
 
 NewRun = Callable[..., Path]
 
@@ -77,6 +79,55 @@ def test_losses_equal_an_independent_computation(
     ]
     for ours, theirs in zip(losses, expected, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("member", IMAGE_MEMBERS, ids=str)
+def test_an_image_base_is_measured_with_the_first_draw_of_every_first_frame(
+    member: Member, new_run: NewRun, base_of: BaseOf
+) -> None:
+    base, factor = base_of(member), 0.7
+    root = new_run(
+        base,
+        size=member.size,
+        image_latent_scale="raw" if member.patch_t else None,
+        image_dropout=0.9,
+        caption_dropout=0.9,
+        min_snr_gamma=5.0,
+    )
+    spec, records = RunFolder(root).read_spec(), Records(RunFolder(root).records)
+    pipeline = pipeline_of(base, member)
+    losses = heldout_losses(
+        pipeline.transformer,
+        batches_of(root).objective,
+        samples=spec.heldout,
+        records=records.folder,
+        strata=1,
+    )
+    for sample, loss in zip(spec.heldout, losses, strict=True):
+        x0 = records.moments(sample).chunk(2)[0].permute(1, 0, 2, 3).unsqueeze(0) * factor
+        image = records.image(sample, 0).chunk(2)[0].permute(1, 0, 2, 3).unsqueeze(0)
+        image = image if member.patch_t else image * factor
+        if member.patch_t:
+            x0 = torch.cat([x0[:, :1], x0], dim=1)
+        noise = torch.randn(x0.shape, generator=generator(sample.latents, "heldout", 500))
+        where = torch.tensor([500])
+        noised = pipeline.scheduler.add_noise(x0, noise, where)
+        track = torch.cat([image, torch.zeros_like(x0[:, 1:])], dim=1)
+        rotary = pipeline._prepare_rotary_positional_embeddings(
+            member.size.height, member.size.width, x0.shape[1], "cpu"
+        )
+        with torch.no_grad():
+            output = pipeline.transformer(
+                torch.cat([noised, track], dim=2),
+                records.prompt(sample.prompt).unsqueeze(0),
+                where,
+                ofs=torch.tensor([2.0]) if member.patch_t else None,
+                image_rotary_emb=rotary,
+            ).sample
+        velocity = pipeline.scheduler.get_velocity(x0, noise, where)
+        expected = torch.nn.functional.mse_loss(output, velocity).item()
+        assert (loss.clip, loss.timestep) == (sample.clip, 500)
+        assert loss.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_untrained_adapter_measures_exactly_as_the_bare_base(
