@@ -1,7 +1,8 @@
 """The frozen base in 8 bits: half the memory of bfloat16, brought back layer by layer to multiply.
 
-The linear layers of the blocks' attention and feed-forward parts are stored, 85 % of 5b and 78 % of
-2b; modulations, norms and everything around the blocks are few or delicate and stay as they are.
+The linear layers of the blocks are stored, 99 % of the weights; norms, biases and everything around
+the blocks stay as they are. On the toy model float8 moves the output by 1.6 % and int8 by 0.5 %,
+which is what bfloat16 does; modulations are stored too, since they add less than a tenth to that.
 Each row of weights has a scale of its own, without which most of CogVideoX's small weights would
 fall where float8 has hardly a digit.
 
@@ -25,7 +26,6 @@ _STORED_AS: dict[BaseWeights, torch.dtype] = {
     "int8": torch.int8,
 }
 _LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
-_PARTS = (".attn1.", ".ff.")
 _SMALLEST_SCALE = 1e-30  # of a row of zeros
 
 
@@ -118,6 +118,5 @@ def _stored_layers(
 ) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     for path, parent in transformer.transformer_blocks.named_modules():
         for name, part in parent.named_children():
-            inside = any(place in f".{path}.{name}." for place in _PARTS)
-            if inside and type(part) is nn.Linear and ".lora_" not in f".{path}.{name}":
+            if type(part) is nn.Linear and ".lora_" not in f".{path}.{name}":
                 yield parent, name, part

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from cogvx.model.blocks import recompute
 from cogvx.model.quantise import StoredLinear
+from cogvx.variants import BLOCK_LINEARS
 from tests.model.steps import Model, Step, flat_gradients, new_model
 
 STORED = ("float8", "int8")
-QUANTISED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 def rounded_by_hand(weight: Tensor, stored_as: str) -> Tensor:
@@ -40,8 +40,7 @@ def by_hand(base: Path, stored_as: str, dtype: Any) -> Model:
     """The toy model with plain layers, whose weights were rounded and brought back."""
     model = new_model(base, dtype=dtype)
     for name, part in model.transformer.transformer_blocks.named_modules():
-        plain = name.removesuffix(".base_layer")
-        if isinstance(part, nn.Linear) and plain.endswith(QUANTISED) and ".lora_" not in name:
+        if isinstance(part, nn.Linear) and ".lora_" not in name:
             part.weight.data = rounded_by_hand(part.weight.data, stored_as)
     return model
 
@@ -74,7 +73,7 @@ def test_gradients_over_a_half_precision_base_differ_by_its_rounding_only(
 
 
 @pytest.mark.parametrize("stored_as", STORED)
-def test_attention_and_feed_forward_are_stored_and_nothing_else(
+def test_the_blocks_linear_layers_are_stored_and_nothing_else(
     nano_base: Path, stored_as: Any
 ) -> None:
     model = new_model(nano_base, dtype="bfloat16", base_weights=stored_as)
@@ -84,7 +83,7 @@ def test_attention_and_feed_forward_are_stored_and_nothing_else(
         for name, part in model.transformer.named_modules()
         if isinstance(part, StoredLinear)
     }
-    assert stored == {f"attn1.{name}" if name.startswith("to_") else name for name in QUANTISED}
+    assert stored == set(BLOCK_LINEARS)
     eight_bits = {torch.float8_e4m3fn, torch.int8}
     for name, tensor in plain.transformer.state_dict().items():
         twin = model.transformer.state_dict()[name]
