@@ -24,6 +24,7 @@ class Ema:
     _parameters: dict[str, nn.Parameter]
     _means: dict[str, Tensor]
     _updates: Tensor
+    _least: float
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         """Begin at the weights as they are; `parameters` are float32 and on one device."""
