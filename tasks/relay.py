@@ -7,7 +7,7 @@ absent, nobody waits for it before training has ended.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,20 @@ _SECONDS_BETWEEN_SENDS = 5.0
 _SECONDS_BETWEEN_TABLES = 60.0
 # What a call to MLflow that is under way may still take, when all went well and when not.
 _SECONDS_TO_END, _SECONDS_TO_FAIL = 60.0, 5.0
+
+_WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "phase": lambda event: f"trainer: {event['name']}",
+    "resumed": lambda event: f"trainer: goes on from step {event['step']}",
+    "forked": lambda event: f"trainer: begins with step {event['step']} of run {event['run'][:12]}",
+    "fit": lambda event: f"trainer: {event['why']}",
+    "heldout": lambda event: f"step {event['step']}: held-out loss {event['loss']:.4f}",
+    "skipped": lambda event: (
+        f"step {event['step']}: {event['total']} update(s) skipped so far, "
+        f"{event['in_a_row']} in a row; {event['updates'][-1]['reason']}"
+    ),
+    "warning": lambda event: f"trainer: {event['text']}",
+}
+_ALARMING = frozenset({"skipped", "warning"})
 
 
 class Relay:
@@ -71,15 +85,11 @@ class Relay:
         kind = event["kind"]
         if kind == "progress":
             self._progress(event["step"], event["steps"])
-        elif kind == "heldout":
-            logger.info("step %d: held-out loss %.4f", event["step"], event["loss"])
+        elif kind in _WORDS:
+            level = logging.WARNING if kind in _ALARMING else logging.INFO
+            logger.log(level, "%s", _WORDS[kind](event))
+        if kind == "heldout":
             self._show_table(every=_SECONDS_BETWEEN_TABLES)
-        elif kind == "warning":
-            logger.warning("trainer: %s", event["text"])
-        elif kind == "phase":
-            logger.info("trainer: %s", event["name"])
-        elif kind == "resumed":
-            logger.info("trainer: goes on from step %d", event["step"])
 
     def _finish(self, seconds: float) -> None:
         """Wait for the thread, which may be in a call, and send the rest."""

@@ -1,6 +1,7 @@
 """Numbers on their way to MLflow: all of them, once, and never in training's way."""
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -189,3 +190,21 @@ def test_a_curve_is_drawn_between_its_least_and_its_greatest() -> None:
     assert curve([1.0, 2.0, 8.0]) == "▁▂█"
     assert curve([3.0] * 100) == "▁" * 32
     assert curve(list(map(float, range(64)))) == curve([2 * n + 0.5 for n in range(32)])
+
+
+def test_what_a_person_should_hear_of_is_said(
+    begin: Begin, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id, folder, _ = begin()
+    skipped = {"step": 9, "updates": [{"step": 8, "reason": "the loss is nan"}], "total": 3}
+    with caplog.at_level(logging.INFO, "tasks.relay"), Relay(runs, run_id, folder) as relay:
+        relay({"kind": "phase", "name": "training"})
+        relay({"kind": "skipped", **skipped, "in_a_row": 1})
+        relay({"kind": "heldout", "step": 9, "loss": 0.25, "by_timestep": {}})
+        relay({"kind": "checkpoint", "step": 9, "folder": "step-00000009"})
+    said = [(record.levelname, record.message) for record in caplog.records]
+    assert said == [
+        ("INFO", "trainer: training"),
+        ("WARNING", "step 9: 3 update(s) skipped so far, 1 in a row; the loss is nan"),
+        ("INFO", "step 9: held-out loss 0.2500"),
+    ]
