@@ -11,6 +11,7 @@ from flows.train import train
 from tasks.dispatch import in_one_piece, run_child
 from tasks.documents import RetrainReport
 from tasks.ingest import survey_clips
+from tasks.preflight import preflight
 from tasks.publish import publish_summary
 from tasks.register import find_unchanged
 from tasks.workbench import open_workbench
@@ -19,6 +20,7 @@ from tasks.workbench import open_workbench
 @flow(name="retrain", flow_run_name="retrain {recipe.name}")
 def retrain(recipe: Recipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
+    preflight(recipe, purpose="generate")
     bench = open_workbench(recipe, purpose="generate")
     unchanged = find_unchanged(bench, in_one_piece(survey_clips(bench)))
     if unchanged is not None:

@@ -6,6 +6,7 @@ from cogvx.recipe import Recipe
 from flows.cache import cache
 from tasks.dispatch import run_child
 from tasks.documents import TrainReport
+from tasks.preflight import preflight
 from tasks.records import RecordsLost
 from tasks.train import train_adapter
 from tasks.workbench import open_workbench
@@ -18,6 +19,7 @@ def train(recipe: Recipe) -> TrainReport:
     The trainer is launched by a direct call: a submitted task would never hear a cancellation.
     Records that turn out to be damaged are never trained on: they are encoded again first.
     """
+    preflight(recipe)
     try:
         return train_adapter(open_workbench(recipe))
     except RecordsLost:

@@ -15,7 +15,12 @@ from tasks.clients.runs import Point, Runs
 # One call takes 1000 points, an event has a few dozen, and is never split: MLflow has it or not.
 _POINTS_AT_ONCE = 900
 # A curve of each kind of event, which every event of the kind has a point of.
-_WATERMARKS = {"metrics": "train/epoch", "heldout": "heldout/loss"}
+_WATERMARKS = {
+    "metrics": "train/epoch",
+    "heldout": "heldout/loss",
+    "estimate": "estimate/memory_gib",
+    "measured": "measured/memory_gib",
+}
 
 
 class Curves:
@@ -59,10 +64,12 @@ class Curves:
 
 
 def points_of(event: Event) -> list[Point]:
-    """The points of an event: curves of training, of the held-out clips, of the machine."""
+    """The points of an event: of training, of the held-out clips, of the machine."""
     if event["kind"] == "heldout":
         by_timestep = {f"t{t}": loss for t, loss in event["by_timestep"].items()}
         return _points(event, "heldout", {"loss": event["loss"], **by_timestep})
+    if event["kind"] in ("estimate", "measured"):
+        return _points(event, event["kind"], event["values"])
     return [
         *_points(event, "train", event["values"]),
         *_points(event, "system", event.get("system", {})),

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cogvx.data.diff import ManifestDiff
 from cogvx.data.manifest import Refused
+from cogvx.preflight.compare import Measured
 
 
 class _Document(BaseModel):
@@ -51,6 +52,7 @@ class TrainReport(_Document):
     train_loss: float | None
     heldout_before: float | None
     heldout_after: float | None
+    measured: Measured | None = None
     adapter: str
     adapter_sha256: str
 

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
     """How long shards wait while no worker is there to encode them."""
+    gpu: str = ""
+    """Kind of GPU that training will have, as H100 or A100-80: a recipe that cannot fit there is
+    refused before anything is cached. Empty: the trainer looks at its own machine."""
+    gpu_hour_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """What one such GPU costs an hour, in whatever currency, to say what a run will cost."""
     machines: int = Field(default=1, ge=1, le=1024)
     """Machines that train one run together; `train.processes` counts those of all of them."""
     machine_rank: int = Field(default=0, ge=0)

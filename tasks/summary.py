@@ -1,5 +1,6 @@
 """What a stage did, as pairs of a short name and a fact; the terminal and the UI show the same."""
 
+from cogvx.preflight.compare import comparison
 from tasks.documents import (
     CacheReport,
     EvaluateReport,
@@ -49,7 +50,8 @@ def train_rows(report: TrainReport) -> list[Row]:
     if report.heldout_before is not None and report.heldout_after is not None:
         heldout = f", held-out loss {report.heldout_before:.4f} -> {report.heldout_after:.4f}"
     loss = "" if report.train_loss is None else f", loss {report.train_loss:.4f}"
-    return [("training", how + loss + heldout), ("adapter", report.adapter)]
+    took = [("", comparison(report.measured))] if report.trained and report.measured else []
+    return [("training", how + loss + heldout), *took, ("adapter", report.adapter)]
 
 
 def register_rows(report: RegisterReport, aliases: tuple[str, ...] = ()) -> list[Row]:

@@ -275,6 +275,7 @@ def _report(bench: Workbench, run: str, outcome: TrainOutcome, *, trained: bool)
         train_loss=outcome.train_loss,
         heldout_before=outcome.heldout_before,
         heldout_after=outcome.heldout_after,
+        measured=outcome.measured,
         adapter=str(fetch_adapter(bench, outcome)),
         adapter_sha256=outcome.adapter_sha256 or "",
     )

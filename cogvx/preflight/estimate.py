@@ -48,11 +48,15 @@ class Needs(_Document):
 
 
 class SizeCost(_Document):
-    """One size of clip: tokens of one, and what an update of all processes computes on them."""
+    """One size of clip: tokens of one, and what an update of all processes computes on them.
+
+    `model_tflop` leaves out what is computed again.
+    """
 
     size: str
     tokens: int
     tflop: float
+    model_tflop: float
     seconds: float | None
 
 
@@ -175,20 +179,20 @@ def _size_cost(
 ) -> list[SizeCost]:
     train, costs = recipe.train, []
     for size in recipe.video.sizes:
-        tokens = facts.tokens(size)
         step = pass_flops(
             facts,
             recipe.lora,
-            tokens=tokens,
+            tokens=facts.tokens(size),
             clips=train.global_batch,
             checkpointing=fit.checkpointing,
-        ).total
+        )
         costs.append(
             SizeCost(
                 size=str(size),
-                tokens=tokens,
-                tflop=round(step / 1e12, 3),
-                seconds=None if peak is None else step / (peak * share * train.processes),
+                tokens=facts.tokens(size),
+                tflop=step.total / 1e12,
+                model_tflop=(step.total - step.recomputed) / 1e12,
+                seconds=None if peak is None else step.total / (peak * share * train.processes),
             )
         )
     return costs

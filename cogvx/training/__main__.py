@@ -25,12 +25,17 @@ from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside, read_document, write_document
+from cogvx.model.attention import attention
+from cogvx.preflight.compare import Measured, comparison, estimated_numbers
+from cogvx.preflight.estimate import Estimate
 from cogvx.training.latents import image_scale_of
 from cogvx.training.lock import hold
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
+from cogvx.training.reckoning import look_back, reckon
 from cogvx.training.run import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.share import from_first
+from cogvx.training.shortage import out_of_memory
 from cogvx.training.stop import EXIT_STOPPED, Stop
 from cogvx.variants import read_facts
 
@@ -49,7 +54,11 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         stop.limit(spec.recipe.train.max_hours)
         accelerator = _accelerator()
-        with _alone(folder, accelerator), _Attempt(folder, spec) as attempt:
+        with (
+            _alone(folder, accelerator),
+            _Attempt(folder, spec) as attempt,
+            attempt.short_of_memory(accelerator.device),
+        ):
             return attempt.run(accelerator, stop)
     except CogvxError as error:
         _say(f"{type(error).__name__}: {error}")
@@ -60,11 +69,13 @@ class _Attempt:
     """One try at a run; whatever ends it is written to outcome.json and then goes its way."""
 
     trainer: Trainer | None
+    measured: Measured | None
 
     def __init__(self, folder: RunFolder, spec: RunSpec) -> None:
         self.folder = folder
         self.spec = spec
         self.trainer = None
+        self.measured = None
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +101,15 @@ class _Attempt:
             error=str(error) if ours else f"{kind.__name__}: {error}",
         )
 
+    @contextlib.contextmanager
+    def short_of_memory(self, device: torch.device) -> Iterator[None]:
+        """Where memory runs out in the block, name the settings that would help."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            fit = None if self.trainer is None else self.trainer.fit
+            raise out_of_memory(self.spec.recipe, fit, device, error) from error
+
     def run(self, accelerator: Accelerator, stop: Stop) -> int:
         """Train, export, verify; returns the exit code."""
         stop.join(accelerator.num_processes)
@@ -97,26 +117,58 @@ class _Attempt:
             self._clear()
         self.trainer = prepare(self.folder, self.spec, accelerator=accelerator, stop=stop)
         journal = self.trainer.journal
+        if accelerator.is_main_process:
+            _say(self.trainer.fit.why)
+        estimated = self._estimate(accelerator.device)
         journal.events.write("phase", name="training")
-        journal.begin()
-        train(self.trainer.learner, journal, stop)
-        journal.checkpoint()
-        finished = journal.is_done
-        heldout_after = journal.conclude() if finished else None
+        with attention(self.trainer.fit.attention), self.trainer.learner.feed:
+            journal.begin()
+            train(self.trainer.learner, journal, stop)
+            journal.checkpoint()
+            finished = journal.is_done
+            heldout_after = journal.conclude() if finished else None
+        if accelerator.is_main_process:
+            self._look_back(estimated, accelerator.device)
         if self.spec.heldout and heldout_after is None:
             finished = False
         if not finished:
             stop.agreed()  # it may have come to only one of the processes, and late
             self._require_headway(stop.reason)
-        if accelerator.is_main_process:
-            if finished:
-                self._export(heldout_after)
-            elif not self._is_explained():
-                self._write_outcome(
-                    status="stopped", stopped_for=stop.reason, error=self._stopped(stop.reason)
-                )
+        if finished and accelerator.is_main_process:
+            self._export(heldout_after)
+        # once on every machine, for whoever waits there
+        if not finished and accelerator.is_local_main_process and not self._is_explained():
+            self._write_outcome(
+                status="stopped", stopped_for=stop.reason, error=self._stopped(stop.reason)
+            )
         accelerator.end_training()
         return 0 if finished else EXIT_STOPPED
+
+    def _estimate(self, device: torch.device) -> Estimate:
+        """Say what training should take."""
+        assert self.trainer is not None
+        facts, journal = self.trainer.learner.objective.facts, self.trainer.journal
+        estimated = reckon(self.spec, facts, self.trainer.fit, device)
+        journal.events.write(
+            "estimate",
+            step=journal.step,
+            device=estimated.device,
+            values=estimated_numbers(estimated),
+        )
+        return estimated
+
+    def _look_back(self, estimated: Estimate, device: torch.device) -> None:
+        """Say what it took; to be called before the export, which needs memory of its own."""
+        assert self.trainer is not None
+        journal = self.trainer.journal
+        self.measured = look_back(self.folder, self.spec, estimated, device)
+        journal.events.write(
+            "measured",
+            step=journal.step,
+            device=self.measured.device,
+            values=self.measured.numbers(),
+            text=comparison(self.measured),
+        )
 
     def _export(self, heldout_after: float | None) -> None:
         assert self.trainer is not None
@@ -196,6 +248,7 @@ class _Attempt:
             stopped_for=stopped_for,
             stopped_early_at=None if journal is None else journal.stopped_early_at,
             best_step=None if journal is None else journal.best_step,
+            measured=self.measured,
             error_kind=error_kind,
             error=error,
         )
@@ -215,11 +268,11 @@ def adapter_card(spec: RunSpec, *, steps: int) -> AdapterCard:
         base_revision=recipe.base.revision,
         base_fingerprint=spec.base_fingerprint,
         base_dtype=recipe.base.dtype,
+        base_weights=recipe.compute.stored_weights,
         image_latent_scale=image_scale_of(
             read_facts(Path(spec.base_folder)).variant, recipe.base.image_latent_scale
         ),
         recipe=recipe.training_digest(),
-        base_weights=recipe.compute.stored_weights,
         manifest=spec.manifest,
         steps=steps,
         warnings=spec.warnings,

@@ -6,6 +6,10 @@ Every event has `time` (seconds since 1970), `kind`, and what the kind needs:
     resumed     step: the checkpoint that training goes on from; events of later steps that stand
                 above this line were undone, and come again with the same values
     forked      run, step: whose weights a new run begins with
+    fit         checkpointing, compile, base_weights, attention, prefetch: as they were chosen;
+                needs_gib; why: a sentence
+    estimate    step, device: name or null; values: {name: number}, what this start should take
+    measured    step, device, values: {name: number}, what it took; text: both in a line
     progress    step, steps, eta_seconds, samples_per_second
     metrics     step, values: {name: number} of the training itself, the same whenever it is done;
                 system: {name: number} of this machine

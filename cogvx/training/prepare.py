@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from cogvx.adapters.card import library_versions
 from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
-from cogvx.model.load import load_transformer
-from cogvx.model.lora import attach_lora, lora_state, set_lora_state
+from cogvx.model.lora import lora_state, set_lora_state
+from cogvx.preflight.fit import Fit
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
@@ -32,13 +32,17 @@ from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
+from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
+from cogvx.training.gauges import Gauges
 from cogvx.training.journal import Journal, Watch
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, require_optimiser
 from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 from cogvx.training.origin import keep_beginning
+from cogvx.training.prefetch import Feed
+from cogvx.training.reckoning import peak_flops
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.sampler import Sampler
 from cogvx.training.share import from_first
@@ -52,6 +56,7 @@ class Trainer:
     learner: Learner
     journal: Journal
     transformer: CogVideoXTransformer3DModel
+    fit: Fit
     resumed_from: int | None
 
 
@@ -81,12 +86,11 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         keep_beginning(folder, spec)
     events.write("phase", name="loading")
 
-    transformer = load_transformer(base, dtype=recipe.base.dtype, device=str(device))
-    parameters = attach_lora(transformer, recipe.lora, seed=train.seed)
+    chosen = fit(recipe, objective.facts, accelerator)
+    events.write("fit", **chosen.event())
+    transformer, parameters = load_fitted(base, recipe, chosen, device=device)
     if weights is not None:
         set_lora_state(transformer, weights)  # now, since the mean begins where the weights do
-    if recipe.compute.checkpointing != "none":
-        transformer.enable_gradient_checkpointing()
     half = recipe.base.dtype == "float16" and device.type == "cuda"
     learner = Learner(
         accelerator=accelerator,
@@ -95,7 +99,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         optimiser=make_optimiser(parameters, train),
         scaler=torch.amp.GradScaler(device.type, enabled=half),
         objective=objective,
-        batches=batches,
+        feed=Feed(batches, rank=accelerator.process_index, device=device, ahead=chosen.prefetch),
         train=train,
         ema=_ema(transformer, parameters, train),
     )
@@ -117,7 +121,14 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
             batches,
             spec.heldout,
             stop,
+            optimiser=learner.optimiser,
             scaler=learner.scaler,
+            gauges=Gauges(
+                batches,
+                recipe.lora,
+                processes=train.processes,
+                peak_flops=peak_flops(device, recipe.base.dtype),
+            ),
             ema=learner.ema,
             patience=patience,
         ),
@@ -130,6 +141,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         learner=learner,
         journal=journal,
         transformer=transformer,
+        fit=chosen,
         resumed_from=None if found is None else found.progress.step,
     )
 

@@ -26,6 +26,7 @@ from cogvx.cache.plan import Sample
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError
 from cogvx.files import read_document
+from cogvx.preflight.compare import Measured
 from cogvx.recipe import Recipe
 
 __all__ = ["Fork", "RunFolder", "RunSpec", "Sample", "StopReason", "TrainOutcome"]
@@ -92,6 +93,7 @@ class TrainOutcome(_Document):
     stopped_for: StopReason | None = None
     stopped_early_at: int | None = None
     best_step: int | None = None
+    measured: Measured | None = None
     error_kind: str | None = None
     error: str | None = None
 

@@ -1,0 +1,42 @@
+"""What a start of a run should take on this very machine, and in the end what it took."""
+
+import torch
+
+from cogvx.preflight.compare import Measured, measure_run
+from cogvx.preflight.devices import Device, known_device
+from cogvx.preflight.estimate import Circumstances, Estimate, estimate
+from cogvx.preflight.fit import Fit
+from cogvx.training.events import history
+from cogvx.training.gauges import peak_memory_gib
+from cogvx.training.run import RunFolder, RunSpec
+from cogvx.variants import BaseFacts, DType
+
+
+def device_here(device: torch.device) -> Device | None:
+    """The GPU that this is, if its speed is known."""
+    return known_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_flops(device: torch.device, dtype: DType) -> float | None:
+    """Arithmetic a second that this device can do in a precision; None where nobody said."""
+    known = device_here(device)
+    return None if known is None else known.peak_flops(dtype)
+
+
+def reckon(spec: RunSpec, facts: BaseFacts, fit: Fit, device: torch.device) -> Estimate:
+    """What training should take, fitted as it is to this machine."""
+    given = Circumstances(
+        device_here(device), on_gpu=device.type == "cuda", clips=len(spec.train) or None
+    )
+    return estimate(spec.recipe, facts, given=given, fit=fit)
+
+
+def look_back(folder: RunFolder, spec: RunSpec, found: Estimate, device: torch.device) -> Measured:
+    """What this start of the run took."""
+    return measure_run(
+        history(folder.events),
+        found,
+        on_gpu=device.type == "cuda",
+        memory_gib=peak_memory_gib(device),
+        global_batch=spec.recipe.train.global_batch,
+    )
