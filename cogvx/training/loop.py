@@ -13,6 +13,7 @@ from cogvx.recipe_sections import TrainConfig
 from cogvx.training.ema import Ema
 from cogvx.training.journal import Journal
 from cogvx.training.metrics import Scores
+from cogvx.training.noise import send
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import clip_gradients, lr_at, step_if
 from cogvx.training.prefetch import Feed
@@ -80,7 +81,7 @@ def accumulate(learner: Learner, step: int) -> Scores:
                 prompts_bsd=batch.prompts_bsd,
                 images_bfchw=batch.images_bfchw,
             )
-            weights_b = learner.objective.weights_b(batch.timesteps_b).to(loss_b.device)
+            weights_b = send(learner.objective.weights_b(batch.timesteps_b), loss_b.device)
             loss = (weights_b * loss_b).mean() / parts
             # nan where the loss is not finite, else 1: its gradient might be finite all the same.
             # So it reaches the exchanged gradient, and no process need ask the others

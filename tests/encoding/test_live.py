@@ -16,7 +16,7 @@ from cogvx.data.windows import crop_rule
 from cogvx.encoding import Encoders
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore
-from cogvx.training.objective import draw_latents
+from cogvx.training.latents import draw_latents
 from tests.cache.toys import recipe
 from tests.data.clips import write_clip
 from tests.encoding.benches import Bench, clip_of

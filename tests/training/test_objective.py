@@ -16,7 +16,8 @@ from cogvx.errors import ConfigError
 from cogvx.shapes import LatentSize
 from cogvx.training.latents import draw_latents, image_track, mean_latents, pad_front
 from cogvx.training.loop import accumulate
-from cogvx.training.objective import NoiseSchedule, Objective, predict_velocity, v_loss_b
+from cogvx.training.noise import NoiseSchedule
+from cogvx.training.objective import Objective, predict_velocity, v_loss_b
 from tests.fixtures.family import MEMBERS, BaseOf, Member, draws, scheduler_of
 from tests.training.runs import batches_of, open_trainer
 
