@@ -1,5 +1,6 @@
 """A run folder of the toy model with made-up records: all that the trainer needs."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fixtures.forks import Forks, forking
 from tests.training.runs import make_run
 
 
@@ -18,6 +20,15 @@ def new_run(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return make_run(tmp_path_factory.mktemp("run") / "run", base, **train)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def trainers(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A parent of trainer processes; see `tests.training.ranks`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = tmp_path_factory.mktemp("trainers")
+    with forking(folder, environment, nano_base, warm="warm_training") as parent:
+        yield parent
 
 
 @pytest.fixture(autouse=True)

@@ -1,56 +1,137 @@
-"""A run in several processes, as accelerate starts them, for the price of one's imports.
-
-`python -m tests.training.ranks RUN_DIR PROCESSES` imports the trainer, forks, and prints the exit
-codes of the processes.
-"""
+"""Real processes of the trainer, as accelerate's launcher would start them, for a fork each."""
 
 import json
 import os
-import subprocess
-import sys
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.fixtures.servers import free_port
+from safetensors.torch import save_file
 
-_ROOT = Path(__file__).parents[2]
+from cogvx.training.run import RunFolder
+from tests.fixtures.forks import Forks, Job
+
+TRAINER = "tests.fixtures.forks:call_trainer"
+_POLL_SECONDS = 0.002
+_PATIENCE_SECONDS = 120.0
 
 
-def train_in(root: Path, *, processes: int) -> list[int]:
-    """Train the run in a folder; returns the exit codes in the order of ranks."""
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, str(root), str(processes)],
-        cwd=_ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=300,
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one start, first rank first."""
+
+    jobs: tuple[Job, ...]
+
+    def send(self, number: signal.Signals, *, to: slice = slice(None)) -> None:
+        for job in self.jobs[to]:
+            with suppress(ProcessLookupError):
+                os.kill(job.pid, number)
+
+    def wait(self) -> tuple[int, ...]:
+        return tuple(job.wait() for job in self.jobs)
+
+    def succeed(self) -> None:
+        for job in self.jobs:
+            job.succeed()
+
+    def printed(self) -> str:
+        return "\n".join(job.output.read_text()[-3000:] for job in self.jobs)
+
+
+def start(forks: Forks, call: str, *arguments: Any, processes: int, cwd: Path) -> Ranks:
+    """Call a function in so many processes that find each other as torchrun's do."""
+    environment = dict(os.environ)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return Ranks(
+        tuple(
+            forks.start(
+                call,
+                *arguments,
+                environment={**environment, **_place(rank, processes, port)},
+                cwd=cwd,
+            )
+            for rank in range(processes)
+        )
     )
-    codes: list[int] = json.loads(done.stdout.splitlines()[-1])
-    return codes
 
 
-def _main(root: str, processes: int) -> None:
-    from cogvx.training.__main__ import main
-
-    port = str(free_port())
-    children = []
-    for rank in range(processes):
-        child = os.fork()
-        if child == 0:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
-            os.environ.update({name: str(value) for name, value in place.items()})
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
-            code = 70
-            try:
-                code = main([root])
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    print(json.dumps(codes))
+def _place(rank: int, processes: int, port: int) -> Mapping[str, str]:
+    if processes == 1:
+        return {}
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
 
 
-if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+def until(happened: Callable[[], object], what: str) -> None:
+    """Look often, since what is waited for may last a few milliseconds."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(_POLL_SECONDS)
+
+
+def newest_step(root: Path) -> int:
+    """How far the events of a run tell that it is, undone steps included."""
+    path = RunFolder(root).events
+    lines = path.read_text().splitlines() if path.is_file() else []
+    steps = [json.loads(line).get("step", 0) for line in lines if line.endswith("}")]
+    return max(steps, default=0)
+
+
+def share(root: str, out: str) -> None:
+    """One process's share of a run: what it draws, its gradient, three updates; written down.
+
+    For `start`. The gradient is that of update 0 with every weight moved off its start, where B is
+    zero and A has none.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from cogvx.model.lora import lora_state
+    from cogvx.training.loop import accumulate, update
+    from cogvx.training.prepare import prepare
+    from cogvx.training.stop import Stop
+
+    folder, accelerator = RunFolder(Path(root)), Accelerator(cpu=True)
+    spec = folder.read_spec()
+    trainer = prepare(folder, spec, accelerator=accelerator, stop=Stop())
+    learner, rank = trainer.learner, accelerator.process_index
+    found: dict[str, torch.Tensor] = {"random/before": torch.get_rng_state()}
+    for step in range(3):
+        for micro in range(spec.recipe.train.accumulation):
+            batch = trainer.journal.watch.batches.draw(
+                step, micro=micro, rank=rank, device=torch.device("cpu")
+            )
+            found[f"noise/{step}/{micro}"] = batch.noise_bfchw
+            found[f"timesteps/{step}/{micro}"] = batch.timesteps_b
+    with learner.feed:
+        start = lora_state(trainer.transformer)
+        for parameter in learner.parameters:
+            parameter.data += 0.01
+        accumulate(learner, 0)
+        for name, parameter in zip(start, learner.parameters, strict=True):
+            assert parameter.grad is not None
+            found[f"gradient/{name}"] = parameter.grad.clone()
+            parameter.data -= 0.01
+            parameter.data.copy_(start[name])
+            parameter.grad = None
+        for step in range(3):
+            accumulate(learner, step)
+            update(learner, step)
+    found["random/after"] = torch.get_rng_state()
+    found |= {f"weight/{name}": tensor for name, tensor in lora_state(trainer.transformer).items()}
+    save_file(found, Path(out) / f"rank{rank}.safetensors")
+    accelerator.end_training()
