@@ -23,7 +23,8 @@ from cogvx.training.run import RunFolder, RunSpec, Sample, TrainOutcome
 from cogvx.training.saved import CheckpointState, Pointer
 from cogvx.training.stop import EXIT_STOPPED, Stop
 from cogvx.training.tally import Seen
-from tests.training.ranks import train_in
+from tests.fixtures.forks import Forks
+from tests.training.ranks import TRAINER, start
 from tests.training.runs import adapter_bits, open_trainer
 from tests.training.stops import stop_after
 
@@ -136,10 +137,10 @@ def replace_seconds(progress: Any) -> Any:
 
 
 def test_a_clip_that_only_one_process_sees_is_skipped_by_both(
-    one_bad: Path, new_run: NewRun
+    one_bad: Path, new_run: NewRun, trainers: Forks
 ) -> None:
     root = poison(new_run(**SETTINGS, processes=2), 3)
-    assert train_in(root, processes=2) == [0, 0]
+    start(trainers, TRAINER, str(root), processes=2, cwd=root).succeed()
     assert skipped_steps(root) == skipped_steps(one_bad)
     # the second process measured the second held-out clip, with its own weights
     both, one = outcome_of(root), outcome_of(one_bad)

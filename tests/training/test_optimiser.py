@@ -21,7 +21,7 @@ THEIR_NAMES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear":
 # the second and third are long enough for bitsandbytes to keep them in 8 bits; B begins as zeros
 SHAPES = {"small.lora_A": (3, 2), "wide.lora_A": (8, 640), "wide.lora_B": (640, 8)}
 NAMES = list(SHAPES)
-KINDS = ("adamw", "adamw8bit", "prodigy")
+KINDS = ("adamw", "adamw8bit", "prodigy")  # two of them from the extra `optimisers`
 TRUE, FALSE = torch.tensor(data=True), torch.tensor(data=False)
 
 
