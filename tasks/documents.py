@@ -43,11 +43,15 @@ class CacheReport(_Document):
 
 
 class TrainReport(_Document):
-    """The adapter of a run; `trained` is False when it was there already."""
+    """The adapter of a run; `trained` is False when it was there already.
+
+    `best_step` is the update whose weights it has, if not simply the last.
+    """
 
     run: str
     trained: bool
     steps: int
+    best_step: int | None = None
     resumed_from: int | None
     train_loss: float | None
     heldout_before: float | None

@@ -46,6 +46,8 @@ def train_rows(report: TrainReport) -> list[Row]:
     how = f"{report.steps} steps" if report.trained else f"{report.steps} steps, done before"
     if report.trained and report.resumed_from:
         how += f", resumed from step {report.resumed_from}"
+    if report.best_step is not None:
+        how += f", best at step {report.best_step}"
     heldout = ""
     if report.heldout_before is not None and report.heldout_after is not None:
         heldout = f", held-out loss {report.heldout_before:.4f} -> {report.heldout_after:.4f}"
