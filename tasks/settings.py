@@ -4,6 +4,7 @@ Every setting has the prefix COGVX_ and may also stand in a file `.env`. Without
 lives in one folder, `.cogvx`, on this machine.
 """
 
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -171,3 +172,5 @@ def prepare_process() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - this is the place
+    # diffusers imports it where it is; on some CPUs it warns of a kernel that is not used here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -39,7 +39,7 @@ class Ema:
         """Let in the weights after an update, or nothing where `taken`, on the device, is false."""
         weight = (9 / (10 + self._updates)).clamp(min=self._least) * taken
         means = list(self._means.values())
-        weights = list(self._parameters.values())
+        weights: list[Tensor] = list(self._parameters.values())
         steps = torch._foreach_sub(weights, means)  # noqa: SLF001 - swa_utils wants no tensor here
         torch._foreach_mul_(steps, weight)
         torch._foreach_add_(means, steps)
