@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -9,12 +10,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cogvx.model.attention import require_attention
 from cogvx.model.blocks import compile_blocks, recompute
 from cogvx.model.load import load_transformer, torch_dtype
 from cogvx.model.lora import attach_lora
-from cogvx.model.quantise import store_base
+from cogvx.model.quantise import StoredLinear, store_base
 from cogvx.preflight.fit import Fit, Machine, choose
 from cogvx.recipe import Recipe
 from cogvx.variants import BaseFacts
@@ -61,6 +63,7 @@ def load_fitted(
     store_base(transformer, fit.base_weights)  # on the CPU: the GPU never sees the larger form
     transformer.to(device)
     parameters = attach_lora(transformer, recipe.lora, seed=recipe.train.seed)
+    _leave_out_of_exchange(transformer)
     recompute(transformer, fit.checkpointing)
     if fit.compile:
         compile_blocks(transformer, fit.checkpointing, sizes=len(recipe.video.sizes))
@@ -75,6 +78,20 @@ def probe(device: torch.device, *, processes: int = 1) -> Machine:
         return Machine(torch.cuda.get_device_name(device), True, free, can_compile=triton)  # noqa: FBT003
     compiles = any(shutil.which(name) for name in _COMPILERS)
     return Machine("this CPU", False, _free_memory() // processes, can_compile=compiles)  # noqa: FBT003
+
+
+def _leave_out_of_exchange(transformer: CogVideoXTransformer3DModel) -> None:
+    """Keep 8-bit weights out of what processes send each other at the start.
+
+    Each has them from the same files, and not every backend can send float8.
+    """
+    stored = [
+        f"{name}.weight"
+        for name, part in transformer.named_modules()
+        if isinstance(part, StoredLinear)
+    ]
+    wrap: Any = DistributedDataParallel  # private in name only: torch has no other way
+    wrap._set_params_and_buffers_to_ignore_for_model(transformer, stored)  # noqa: SLF001
 
 
 def _free_memory() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from cogvx.adapters.card import read_card
 from cogvx.errors import ConfigError
 from cogvx.model.quantise import StoredLinear
 from cogvx.preflight.fit import Fit, Machine, choose
@@ -17,7 +18,9 @@ from cogvx.training.events import history
 from cogvx.training.fitting import probe
 from cogvx.training.run import RunFolder
 from cogvx.variants import PUBLISHED, read_facts
+from tests.fixtures.forks import Forks
 from tests.model.steps import new_model
+from tests.training.ranks import TRAINER, start
 from tests.training.runs import make_recipe, open_trainer
 
 NewRun = Callable[..., Path]
@@ -179,3 +182,13 @@ def test_processes_on_one_cpu_share_its_memory() -> None:
     one, four = (probe(torch.device("cpu"), processes=count) for count in (1, 4))
     assert 0 < four.free < one.free / 2
     assert not one.on_gpu
+
+
+def test_a_base_in_8_bits_is_trained_exported_and_verified_by_two_processes(
+    new_run: NewRun, trainers: Forks
+) -> None:
+    root = new_run(compute={"preset": "small"}, dtype="bfloat16", processes=2, steps=2)
+    start(trainers, TRAINER, str(root), processes=2, cwd=root).succeed()
+    card = read_card(RunFolder(root).adapter_file)
+    assert card is not None
+    assert card.base_weights == "float8"
