@@ -1,9 +1,10 @@
-"""An image-to-video base is cached by the whole flow, first frames too, and is not trained."""
+"""An image-to-video base is cached and trained by the real commands, and goes no further."""
 
 from pathlib import Path
 
 import pytest
 
+from cogvx.adapters.card import ADAPTER_FILE, read_card
 from tests.data.clips import write_clip
 from tests.e2e.conftest import make_place
 from tests.encoding.benches import build_image_to_video
@@ -16,6 +17,7 @@ name = "frames"
 [base]
 path = "{base}"
 dtype = "bfloat16"
+{scale}
 [dataset]
 uri = "{clips}"
 [video]
@@ -38,7 +40,7 @@ suite = "{suite}"
 
 
 @pytest.mark.timeout(600)
-def test_an_image_to_video_base_is_cached_and_not_trained(
+def test_an_image_to_video_base_is_cached_and_trained_and_not_generated_with(
     forks: Forks, nano_base: Path, prefect_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "base").mkdir()
@@ -48,7 +50,8 @@ def test_an_image_to_video_base_is_cached_and_not_trained(
         write_clip(path, height=48, width=64, frames=40, fps=16, seed=number + 1)
         path.with_suffix(".txt").write_text(f"circle {number}")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(base=base, clips=tmp_path / "clips", draws=DRAWS, suite=SUITE))
+    settings = {"base": base, "clips": tmp_path / "clips", "draws": DRAWS, "suite": SUITE}
+    recipe.write_text(RECIPE.format(scale="", **settings))
     place = make_place(tmp_path, recipe, PREFECT_API_URL=prefect_url)
 
     def call(command: str) -> tuple[int, str]:
@@ -68,7 +71,18 @@ def test_an_image_to_video_base_is_cached_and_not_trained(
         for kind in ("latents", "images", "prompts")
     }
     assert kinds == {"latents": CLIPS, "images": CLIPS * DRAWS, "prompts": CLIPS + 1}
-    for command in ("train", "retrain"):
+    status, printed = call("train")
+    assert status == 2
+    assert "base.image_latent_scale is missing" in printed
+
+    recipe.write_text(RECIPE.format(scale='image_latent_scale = "raw"', **settings))
+    status, printed = call("train")
+    assert status == 0, printed
+    (adapter,) = (place.home / "store" / "adapters").rglob(ADAPTER_FILE)
+    card = read_card(adapter)
+    assert card is not None
+    assert (card.image_latent_scale, card.base_dtype, card.steps) == ("raw", "bfloat16", 4)
+    for command in ("register", "evaluate", "promote", "retrain"):
         status, printed = call(command)
         assert status == 2
-        assert "is an image-to-video model" in printed
+        assert "whose adapters this version trains but cannot generate with" in printed
