@@ -94,6 +94,33 @@ def test_the_loss_falls_on_two_clips(new_run: NewRun) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
+@pytest.mark.parametrize(("optimiser", "rate"), [("adamw8bit", 1e-3), ("prodigy", 1.0)])
+def test_a_run_goes_on_bit_for_bit_with_every_optimiser(
+    optimiser: str, rate: float, new_run: NewRun
+) -> None:
+    settings = {"optimiser": optimiser, "learning_rate": rate, "warmup_steps": 1, "steps": 5}
+    whole, halved = (new_run(**settings, ema_decay=0.9, heldout=0) for _ in range(2))
+    trained = open_trainer(whole)
+    with trained.learner.feed:
+        train(trained.learner, trained.journal, Stop())
+    first = open_trainer(halved)
+    with first.learner.feed:
+        for step in range(2):
+            scores = accumulate(first.learner, step)
+            first.journal.record(step + 1, scores, update(first.learner, step))
+    second = open_trainer(halved)
+    assert second.resumed_from == 2
+    with second.learner.feed:
+        train(second.learner, second.journal, Stop())
+    for name in ("lora", "optimiser", "ema"):
+        ours, theirs = (
+            (RunFolder(root).checkpoints / "step-00000005" / f"{name}.safetensors").read_bytes()
+            for root in (halved, whole)
+        )
+        assert ours == theirs
+    assert type(trained.learner.optimiser).__name__.lower() == optimiser
+
+
 def test_weights_that_are_no_numbers_are_never_saved_and_the_last_checkpoint_stays(
     new_run: NewRun,
 ) -> None:
