@@ -201,8 +201,14 @@ def recipe_rows(checked: Checked) -> list[tuple[str, str]]:
         f"{train.steps} steps of {train.global_batch} clip(s): {train.processes} "
         f"process(es) x {train.micro_batch} at once x {train.accumulation} accumulated"
     )
+    images = []
+    if facts is not None and facts.variant.image_to_video:
+        scale = recipe.base.image_latent_scale or facts.variant.image_scales[0]
+        hidden = f"hidden from {train.image_dropout:.0%} of the samples"
+        images = [("images", f"first frames {scale}, {hidden}; the adapter cannot be judged here")]
     return [
         ("base", base),
+        *images,
         ("adapter", f"rank {lora.rank}, alpha {lora.alpha}, strength {lora.scale} on {targets}"),
         ("training", how),
     ]

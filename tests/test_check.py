@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cogvx.check import Purpose, check_document, check_file, check_recipe
+from cogvx.check import Purpose, check_document, check_file, check_recipe, recipe_rows
 from cogvx.errors import ConfigError
 
 RECIPE = """
@@ -294,6 +294,15 @@ def test_an_image_to_video_base_is_cached_and_trained_but_does_not_generate(tmp_
         subject = path if check is check_file else checked.recipe
         with pytest.raises(ConfigError, match=r"trains but cannot generate with.*`cogvx train`"):
             check(subject, purpose="generate")
+
+
+def test_first_frames_are_among_what_a_recipe_will_train(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
+    said = dict(recipe_rows(check_file(path)))["images"]
+    assert said.startswith("first frames multiplied, hidden from 5% of the samples")
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b", suite=SUITE))
+    assert "images" not in dict(recipe_rows(check_file(path)))
 
 
 @pytest.mark.parametrize(
