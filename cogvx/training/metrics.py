@@ -57,7 +57,7 @@ class Window:
         """
         device, updates = accelerator.device, len(self.norms)
         parts = [one.loss_b.detach() for one in self.scores]
-        parts += [one.timesteps_b.to(device) for one in self.scores]
+        parts += [torch.cat([one.timesteps_b for one in self.scores]).to(device)] if updates else []
         parts += [norm.reshape(1) for norm in self.norms]
         parts += [torch.as_tensor(number, device=device).reshape(1) for number in own]
         flat = torch.cat([part.to(torch.float64) for part in parts])
@@ -94,9 +94,12 @@ class Place:
 
     def distance(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Norm of the way that all weights together have gone since, on the device."""
-        return norm_of(
-            [now.detach() - then for now, then in zip(parameters, self.weights, strict=True)]
-        )
+        # one by one: the differences of all weights together would be a second copy of them
+        ways = [
+            torch.linalg.vector_norm(now.detach() - then)
+            for now, then in zip(parameters, self.weights, strict=True)
+        ]
+        return torch.linalg.vector_norm(torch.stack(ways))
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
