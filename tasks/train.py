@@ -21,6 +21,7 @@ from cogvx.training.run import Fork, RunFolder, RunSpec, TrainOutcome
 from tasks.clients.launch import Machines, Stopped, join_training, launch_training
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
+from tasks.curves import Curves
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
 from tasks.first_batch import show_first_batch
@@ -142,16 +143,26 @@ def recall_run(bench: Workbench, registry: Registry, run: str, outcome: TrainOut
         return known
     run_id = mlflow_run(bench, registry, run)
     log_dataset(bench, registry, run_id, manifest=bench.latest_manifest())
-    registry.set_run_tags(run_id, run_tags(bench, RunFolder(bench.settings.run_folder(run))))
+    folder = RunFolder(bench.settings.run_folder(run))
+    registry.set_run_tags(run_id, run_tags(bench, folder))
+    curves = Curves(registry, run_id, folder.events)
+    while curves.send():
+        pass
+    if folder.first_batch.is_dir():
+        registry.log_artifact(run_id, folder.first_batch, folder=folder.first_batch.name)
+    if not folder.events.is_file():  # it was trained elsewhere: what its outcome says is left
+        registry.log_metrics(run_id, _last_points(outcome))
+    registry.end_run(run_id, "FINISHED")
+    return run_id
+
+
+def _last_points(outcome: TrainOutcome) -> list[Point]:
     told = [
         ("train/loss", outcome.step, outcome.train_loss),
         ("heldout/loss", 0, outcome.heldout_before),
-        ("heldout/loss", outcome.step, outcome.heldout_after),
+        ("heldout/loss", outcome.best_step or outcome.step, outcome.heldout_after),
     ]
-    points = [Point(name, value, step=step) for name, step, value in told if value is not None]
-    registry.log_metrics(run_id, points)
-    registry.end_run(run_id, "FINISHED")
-    return run_id
+    return [Point(name, value, step=step) for name, step, value in told if value is not None]
 
 
 def _outcome_key(run: str) -> str:
@@ -271,6 +282,7 @@ def _report(bench: Workbench, run: str, outcome: TrainOutcome, *, trained: bool)
         run=run,
         trained=trained,
         steps=outcome.step,
+        best_step=outcome.best_step,
         resumed_from=outcome.resumed_from,
         train_loss=outcome.train_loss,
         heldout_before=outcome.heldout_before,

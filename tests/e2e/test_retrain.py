@@ -142,6 +142,18 @@ def test_a_lost_mlflow_is_filled_again_without_training(place: Place, first: str
     assert "done before" in printed
     assert "tiny version 1" in printed
     assert "0 rendered" in printed
+    known = MlflowClient(f"sqlite:///{place.home}/mlflow.db")
+    again = MlflowClient(f"sqlite:///{place.root}/other/mlflow.db")
+    assert curve_of(again, "train/grad_norm") == curve_of(known, "train/grad_norm")
+
+
+def curve_of(client: MlflowClient, name: str) -> list[tuple[int, float, int]]:
+    """Of the first run of the recipe: steps, values and times."""
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    run = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])[0]
+    points = client.get_metric_history(run.info.run_id, name)
+    assert points
+    return sorted((point.step, point.value, point.timestamp) for point in points)
 
 
 def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
