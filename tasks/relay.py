@@ -73,6 +73,8 @@ class Relay:
             ConfigError: MLflow refuses them.
         """
         self._ended.set()
+        if kind is None:
+            self._show_table(every=0.0)
         try:
             self._finish(_SECONDS_TO_END if kind is None else _SECONDS_TO_FAIL)
         except CogvxError as error:
@@ -93,7 +95,6 @@ class Relay:
 
     def _finish(self, seconds: float) -> None:
         """Wait for the thread, which may be in a call, and send the rest."""
-        self._show_table(every=0.0)
         self._thread.join(seconds)
         if self._thread.is_alive():
             raise TransientError(
