@@ -7,6 +7,7 @@ fails is said and tried again with the next checkpoint; a store that is away sto
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # A checkpoint of rank 128 on 5B has 1.6 GB. Prefect kills a cancelled run sooner than this.
 LAST_SECONDS = 120.0
+_LAST_TRIES = 2
 
 
 class CheckpointUploads:
@@ -26,58 +28,69 @@ class CheckpointUploads:
 
     _waiting: str | None
     _stored: str | None
-    _closing: bool
+    _thread: threading.Thread | None
 
     def __init__(self, folder: RunFolder, store: ObjectStore, *, keep: int) -> None:
-        """Begin to wait for checkpoints; `keep` newest ones stay in the store."""
+        """Nothing is uploaded yet; `keep` newest ones stay in the store."""
         self._folder, self._store, self._keep = folder, store, keep
-        self._waiting = self._stored = None
-        self._closing = False
+        self._waiting = self._stored = self._thread = None
+        self._lock = threading.Lock()
         self._given_up = threading.Event()
-        self._changed = threading.Condition()
-        # a copy of the context, by which Prefect knows whose log lines these are; a daemon, since a
-        # process that is told to end does not wait for a slow store
-        self._thread = threading.Thread(
-            target=contextvars.copy_context().run,
-            args=(self._work,),
-            name="checkpoint-upload",
-            daemon=True,
-        )
-        self._thread.start()
 
     def offer(self, name: str) -> None:
         """Upload the checkpoint in this folder next, in place of an older one that still waits."""
-        with self._changed:
+        with self._lock:
             self._waiting = name
-            self._changed.notify()
+            if self._thread is None:
+                self._thread = self._start()
 
     def close(self, seconds: float) -> None:
         """Upload the newest checkpoint if it is not there yet, for at most so many seconds."""
-        newest = newest_in(self._folder)
-        with self._changed:
-            self._waiting = newest
-            self._closing = True
-            self._changed.notify()
+        newest, deadline = newest_in(self._folder), time.monotonic() + seconds
         try:
-            self._thread.join(seconds)
+            for _ in range(_LAST_TRIES):
+                if newest is None or self._stored == newest:
+                    return
+                self.offer(newest)
+                if (thread := self._thread) is not None:
+                    thread.join(max(0.0, deadline - time.monotonic()))
         finally:
             self._given_up.set()
-        if self._thread.is_alive() or self._stored != newest:
+        if self._stored != newest:
             logger.warning(
                 "%s is only on this machine, in %s; start the run again here to go on from it",
                 newest,
                 self._folder.checkpoints,
             )
 
+    def _start(self) -> threading.Thread:
+        # a copy of the context, by which Prefect knows whose log lines these are; a daemon, since a
+        # process that is told to end does not wait for a slow store
+        thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._work,),
+            name="checkpoint-upload",
+            daemon=True,
+        )
+        thread.start()
+        return thread
+
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._closing)
-                name, self._waiting = self._waiting, None
+        try:
+            while (name := self._next()) is not None:
+                if name != self._stored:
+                    self._put(name)
+        finally:  # also when logging ends the thread, because nobody reads this process any more
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _next(self) -> str | None:
+        with self._lock:
+            name, self._waiting = self._waiting, None
             if name is None:
-                return
-            if name != self._stored:
-                self._put(name)
+                self._thread = None  # under the same lock: an offer from now on starts another
+            return name
 
     def _put(self, name: str) -> None:
         try:

@@ -13,11 +13,15 @@ from cogvx.errors import IntegrityError, TransientError
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
 from cogvx.training.carry import bring_checkpoint, latest_key, put_checkpoint
 from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints
+from cogvx.training.origin import Origin
 from cogvx.training.run import RunFolder
 from cogvx.training.saved import Pointer, Progress, folder_name
 
 RUN = "5" * 64
 PARTS = (LORA, OPTIMISER, "ema")
+ORIGIN = Origin(
+    settings={}, manifest="", windows=2, heldout=1, base_fingerprint="", code_version="0"
+)
 
 
 def new_folder(root: Path) -> RunFolder:
@@ -28,8 +32,8 @@ def new_folder(root: Path) -> RunFolder:
 def save(folder: RunFolder, *steps: int, run: str = RUN, keep: int = 9) -> None:
     for step in steps:
         tensors = {part: {"a": torch.full((3,), float(step))} for part in PARTS}
-        checkpoint = Checkpoint(Progress(step=step), tensors=tensors, libraries={})
-        Checkpoints(folder, run=run, keep=keep).save(checkpoint)
+        checkpoint = Checkpoint(Progress(step=step), tensors=tensors, footing={})
+        Checkpoints(folder, run=run, origin=ORIGIN, keep=keep).save(checkpoint)
 
 
 def contents(folder: RunFolder) -> dict[str, dict[str, bytes]]:
@@ -88,7 +92,7 @@ def test_another_machine_gets_the_newest_and_goes_on_from_it(
     assert put_checkpoint(here, folder_name(8), store, keep=2)
     assert bring_checkpoint(store, there, RUN) == 8
     assert contents(there) == {folder_name(8): contents(here)[folder_name(8)]}
-    checkpoints = Checkpoints(there, run=RUN, keep=2)
+    checkpoints = Checkpoints(there, run=RUN, origin=ORIGIN, keep=2)
     checkpoints.tidy()
     found = checkpoints.newest()
     assert found is not None
