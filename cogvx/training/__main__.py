@@ -93,7 +93,7 @@ class _Attempt:
         if kind is None or not issubclass(kind, Exception):
             return
         ours = issubclass(kind, CogvxError)
-        if not ours and self._is_explained():
+        if not ours and self._failure() is not None:
             return
         self._write_outcome(
             status="failed",
@@ -218,10 +218,15 @@ class _Attempt:
 
     def _is_explained(self) -> bool:
         """Whether a process of this try has written down an error of a known kind."""
+        failure = self._failure()
+        return failure is not None and failure.error_kind != CogvxError.__name__
+
+    def _failure(self) -> TrainOutcome | None:
+        """What a process of this try has written down of its failure."""
         if not self.folder.outcome.is_file():
-            return False
+            return None
         outcome = read_document(self.folder.outcome, TrainOutcome)
-        return outcome.status == "failed" and outcome.error_kind != CogvxError.__name__
+        return outcome if outcome.status == "failed" else None
 
     def _write_outcome(
         self,

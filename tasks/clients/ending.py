@@ -9,7 +9,9 @@ from cogvx.files import read_document
 from cogvx.training.run import RunFolder, TrainOutcome
 
 _LINES_SHOWN = 15
-_SIGNAL = re.compile(r"\bSIG(?:KILL|TERM|SEGV|ABRT|BUS|FPE|ILL|INT|HUP)\b")
+# How accelerate, torch's agent for several processes, and that agent itself tell of a signal; when
+# one process has died the agent also sends signals of its own, which explain nothing.
+_SIGNAL = re.compile(r"(?:<Signals\.|Signal \d+ \()(SIG[A-Z]+)|got signal: (\d+)")
 _CRASHES = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"}
 # accelerate adds a traceback of its own, which only says that a process has ended
 _LAUNCHER = re.compile(
@@ -40,6 +42,8 @@ def outcome_of(folder: RunFolder, ended: Ended) -> TrainOutcome:
         raise _unexplained(ended)
     outcome = read_document(folder.outcome, TrainOutcome)
     if outcome.status == "failed":
+        if outcome.error_kind == CogvxError.__name__ and _signal(ended) is not None:
+            raise _unexplained(ended)  # the others failed for want of the one that was ended
         raise error_from_name(outcome.error_kind or "", outcome.error or _last_words(ended))
     if outcome.status == "stopped":
         raise Stopped(outcome.error or "training was stopped")
@@ -58,24 +62,31 @@ def require_well(folder: RunFolder, ended: Ended) -> None:
 
 def _unexplained(ended: Ended) -> CogvxError:
     """The error of a trainer that left no outcome: killed, or broken before it could begin."""
-    words = _last_words(ended)
-    names = _SIGNAL.findall(ended.printed)
-    if ended.code > 128:
-        names = [signal.Signals(ended.code - 128).name]
-    if not names:
+    words, name = _last_words(ended), _signal(ended)
+    if name is None:
         return CogvxError(
             f"the trainer ended with code {ended.code} and no word. It printed:\n{words}"
         )
-    if names[-1] in _CRASHES:
+    if name in _CRASHES:
         return CogvxError(
-            f"the trainer crashed with {names[-1]}; started again, it goes on from its newest "
+            f"the trainer crashed with {name}; started again, it goes on from its newest "
             f"checkpoint, but may crash again. It last printed:\n{words}"
         )
-    why = ", as by a machine that is out of memory" if names[-1] == "SIGKILL" else ""
+    why = ", as by a machine that is out of memory" if name == "SIGKILL" else ""
     return TransientError(
-        f"the trainer was ended by {names[-1]}{why}; started again, it goes on from its newest "
+        f"the trainer was ended by {name}{why}; started again, it goes on from its newest "
         f"checkpoint. It last printed:\n{words}"
     )
+
+
+def _signal(ended: Ended) -> str | None:
+    """The signal that ended the trainer, if one did."""
+    if ended.code > 128:
+        return signal.Signals(ended.code - 128).name
+    found = [
+        name or signal.Signals(int(number)).name for name, number in _SIGNAL.findall(ended.printed)
+    ]
+    return found[-1] if found else None
 
 
 def _last_words(ended: Ended) -> str:

@@ -77,12 +77,15 @@ def launch_training(
             pass  # of earlier starts
 
         def hand_on() -> None:
+            _require_kept(worker)
             for event in tail.read():
                 on_event(event)
 
-        ended = _run(folder, command, log, hand_on)
-        if ended.code != 0:
-            _require_kept(worker)
+        try:
+            ended = _run(folder, command, log, hand_on)
+        except SystemExit:
+            _require_kept(worker)  # logging ends a process whose output nobody reads any more
+            raise
         return outcome_of(folder, ended)
 
 
@@ -189,8 +192,15 @@ def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
 
 
 def _require_kept(worker: int | None) -> None:
-    """Refuse to work for a worker that has ended: nobody could cancel what works on."""
+    """Refuse to work for a worker that has ended: nobody could cancel what works on.
+
+    The worker also read what this process prints, which would now be an error with each line.
+    """
     if worker is not None and os.getppid() != worker:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for printed in (1, 2):
+            os.dup2(nowhere, printed)
+        os.close(nowhere)
         raise Stopped(
             f"the Prefect worker that started this flow run (process {worker}) is gone, so "
             "training was stopped; start a worker and run it again to go on"
