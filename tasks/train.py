@@ -30,6 +30,7 @@ from tasks.lineage import run_tags
 from tasks.records import bring_records
 from tasks.relay import Relay
 from tasks.settings import worker_pid
+from tasks.speeds import keep_speed
 from tasks.unfinished import warn_of_unfinished
 from tasks.uploads import uploading
 from tasks.workbench import Workbench, code_version, read_stored
@@ -274,6 +275,7 @@ def _keep(bench: Workbench, folder: RunFolder, run: str, outcome: TrainOutcome) 
     if sha256 != outcome.adapter_sha256:
         raise IntegrityError(f"{folder.adapter_file} is not the adapter that the trainer reported")
     bench.store.upload(folder.adapter_file, _adapter_key(sha256))
+    keep_speed(bench.store, bench.facts, run, outcome.measured)
     bench.store.write(_outcome_key(run), canonical_json(outcome))
 
 

@@ -23,6 +23,7 @@ Kind = Literal[
     "checkpoints",
     "probes",
     "tilings",
+    "speeds",
     "pages",
     "leftovers",
     "other",
@@ -49,6 +50,7 @@ _PLACES: dict[Kind, str] = {
     "checkpoints": rf"runs/{_DIGEST}/checkpoints/step-\d{{8}}/[a-z0-9_]+\.(?:safetensors|json)",
     "probes": rf"probes/{_DIGEST}\.json",
     "tilings": rf"tilings/{_HALF}/[0-9x]+\.json",
+    "speeds": r"speeds/[a-z0-9.-]+\.json",
     "pages": rf"pages/{_DIGEST}/{_DIGEST}\.html",
     # as `cogvx.files` names what it writes aside
     "leftovers": r"(?:[^/\n]+/)*\.aside-[0-9a-f]{12}-[^/\n]+",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cogvx.preflight.estimate import Estimate
 from cogvx.preflight.wording import seconds_text
+from cogvx.recipe_sections import Checkpointing
 
 _WARM_UP = 5  # updates whose time says more of compiling and of caches than of training
 _SPEEDS = ("samples_per_second", "tokens_per_second", "mfu", "data_wait_share")
@@ -26,6 +27,8 @@ class Measured(BaseModel):
 
     on_gpu: bool
     device: str | None
+    checkpointing: Checkpointing
+    compiles: bool
     memory_gib: float
     seconds_a_step: float | None = None
     samples_per_second: float | None = None
@@ -38,7 +41,8 @@ class Measured(BaseModel):
 
     def numbers(self) -> dict[str, float]:
         """Those that are known, by name, the estimates apart."""
-        own = self.model_dump(exclude={"on_gpu", "device", "estimated_gib", "estimated_seconds"})
+        names = ("memory_gib", "seconds_a_step", "utilisation", *_SPEEDS)
+        own = {name: getattr(self, name) for name in names}
         return {name: value for name, value in own.items() if value is not None}
 
 
@@ -82,6 +86,8 @@ def measure_run(
     return Measured(
         on_gpu=on_gpu,
         device=found.device,
+        checkpointing=found.checkpointing,
+        compiles=found.compiles,
         memory_gib=max([memory_gib, *seen]),
         seconds_a_step=global_batch / samples if samples else None,
         utilisation=None if mfu is None else mfu * again,

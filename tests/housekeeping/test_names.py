@@ -36,6 +36,7 @@ NAME = "ab" + "c" * 62
         (checkpoint_prefix(NAME, folder_name(200)) + tensor_file("ema"), "checkpoints"),
         (f"probes/{NAME}.json", "probes"),
         (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
+        ("speeds/h100-cogvideox-5b-full.json", "speeds"),
         (f"records/latents/ab/.aside-0123456789ab-{NAME}.safetensors", "leftovers"),
         (f"runs/{NAME}/.aside-0123456789ab-outcome.json", "leftovers"),
         (".aside-0123456789ab-.writable", "leftovers"),
