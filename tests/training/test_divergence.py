@@ -19,6 +19,7 @@ from cogvx.training.__main__ import main
 from cogvx.training.divergence import Skip, Skips
 from cogvx.training.events import Event, history
 from cogvx.training.loop import accumulate, train, update
+from cogvx.training.randomness import generator
 from cogvx.training.run import RunFolder, RunSpec, Sample, TrainOutcome
 from cogvx.training.saved import CheckpointState, Pointer
 from cogvx.training.stop import EXIT_STOPPED, Stop
@@ -46,7 +47,7 @@ def poison(root: Path, *clips: int, mean: float = INF) -> Path:
     folder = RunFolder(root)
     spec = read_document(folder.spec, RunSpec)
     for clip in clips:
-        sample = spec.train[clip]
+        sample = (*spec.train, *spec.heldout)[clip]
         path = folder.record(sample.latents)
         moments_cfhw = unpack(path.read_bytes(), sample.latents)
         moments_cfhw[0, 0, 0, 0] = mean
@@ -208,6 +209,17 @@ def test_what_was_skipped_before_a_stop_counts_after_it(
     assert "the loss is nan at step 5, and 5 update(s) in a row" in str(outcome_of(root).error)
 
 
+def test_a_held_out_clip_that_cannot_be_measured_is_named_before_any_training(
+    new_run: NewRun,
+) -> None:
+    root = poison(new_run(), 5)
+    assert main([str(root)]) == TrainingDiverged.exit_code
+    outcome = outcome_of(root)
+    assert outcome.step == 0
+    assert str(outcome.error).startswith("the held-out loss of 5.mp4 at timestep 250 is nan after")
+    assert "remove the clip" in str(outcome.error)
+
+
 def test_an_infinite_loss_with_a_finite_gradient_is_no_update_either(new_run: NewRun) -> None:
     """At the last timestep nothing of the clip is left in the input, but all of it in the target.
 
@@ -220,9 +232,10 @@ def test_an_infinite_loss_with_a_finite_gradient_is_no_update_either(new_run: Ne
     step = next(
         step
         for step in range(20_000)
-        if batches.draw(step, micro=0, rank=0, device=torch.device("cpu")).timesteps_b.item() == 999
+        if torch.randint(1000, (1,), generator=generator(7, "timestep", step, 0)) == 999
     )
     batch = batches.draw(step, micro=0, rank=0, device=torch.device("cpu"))
+    assert batch.timesteps_b.item() == 999
     loss_b = learner.objective.loss_b(
         learner.model,
         batch.latents_bfchw,
