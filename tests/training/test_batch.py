@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from cogvx.errors import IntegrityError
 from cogvx.training.batch import Batch, Batches
 from cogvx.training.randomness import generator
 from cogvx.training.run import RunFolder
-from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member
-from tests.training.runs import batches_of
+from tests.fixtures.family import IMAGE_MEMBERS, MEMBERS, BaseOf, Member
+from tests.training.runs import DEFAULTS, batches_of
 
 CPU = torch.device("cpu")
 NewRun = Callable[..., Path]
@@ -119,32 +120,55 @@ def test_a_text_to_video_batch_has_no_first_frames(new_run: NewRun) -> None:
     assert batches.draw(0, micro=0, rank=0, device=CPU).images_bfchw is None
 
 
-@pytest.mark.parametrize("member", IMAGE_MEMBERS, ids=str)
-def test_first_frames_equal_an_independent_draw_from_their_records(
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_a_batch_equals_an_independent_draw_from_its_records(
     member: Member, new_run: NewRun, base_of: BaseOf
 ) -> None:
-    scale = "divided" if member.patch_t else None
+    scale = "divided" if member is MEMBERS[-1] else None
     root = new_run(
-        base_of(member), size=member.size, image_latent_scale=scale, image_dropout=0.0,
-        global_batch=4, micro_batch=4,
-    )  # fmt: skip
-    batches, seed = batches_of(root), 7
-    chosen = set()
+        base_of(member),
+        size=member.size,
+        image_latent_scale=scale,
+        image_dropout=0.0,
+        caption_dropout=0.0,
+        global_batch=4,
+        micro_batch=4,
+    )
+    batches, factor, chosen = batches_of(root), member.scaling_factor, set()
     for step in range(4):
         batch = batches.draw(step, micro=0, rank=0, device=CPU)
-        assert batch.images_bfchw is not None
-        assert batch.images_bfchw.shape == batch.latents_bfchw.shape
-        assert not batch.images_bfchw[:, 1:].any()
-        for position, image in enumerate(batch.images_bfchw[:, 0]):
+        for position in range(4):
             sample = batches.samples[batches.sampler.clip(step, position)]
-            draw = int(torch.randint(3, (), generator=generator(seed, "image", step, position)))
-            chosen.add(draw)
-            posterior = DiagonalGaussianDistribution(
-                batches.records.image(sample, draw).unsqueeze(0)
-            )
-            z = posterior.sample(generator(seed, "image posterior", step, position))[0, :, 0]
-            assert torch.allclose(image, z / 0.7 if scale else z * 0.7, atol=1e-6)
-    assert chosen == {0, 1, 2}
+            draw = partial(draw_of, step, position)
+            x0 = diffusers_sample(batches.records.moments(sample), draw("posterior")) * factor
+            if member.patch_t:
+                x0 = torch.cat([x0[:1], x0])
+            assert torch.allclose(batch.latents_bfchw[position], x0, atol=1e-6)
+            noise = torch.randn(x0.shape, generator=draw("noise"))
+            assert torch.equal(batch.noise_bfchw[position], noise)
+            prompt = batches.records.prompt(sample.prompt)
+            assert torch.equal(batch.prompts_bsd[position], prompt)
+            assert (batch.images_bfchw is not None) == member.image_to_video
+            if batch.images_bfchw is None:
+                continue
+            number = int(torch.randint(3, (), generator=draw("image")))
+            chosen.add(number)
+            image = batches.records.image(sample, number)
+            z = diffusers_sample(image, draw("image posterior"))
+            track = torch.zeros_like(x0)
+            track[:1] = z / factor if scale else z * factor
+            assert torch.allclose(batch.images_bfchw[position], track, atol=1e-6)
+    assert chosen == ({0, 1, 2} if member.image_to_video else set())
+
+
+def draw_of(step: int, position: int, purpose: str) -> torch.Generator:
+    return generator(DEFAULTS["seed"], purpose, step, position)
+
+
+def diffusers_sample(moments_cfhw: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """What diffusers draws, in the transformer's order of axes, unscaled."""
+    posterior = DiagonalGaussianDistribution(moments_cfhw.unsqueeze(0))
+    return posterior.sample(draw)[0].permute(1, 0, 2, 3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
