@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,52 @@ def test_the_first_look_at_a_recipe_loads_nothing_heavy() -> None:
     code = f"import sys; import cogvx.__main__; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+FIVE = Path("deployments/recipes/cogvideox-5b.toml")
+
+
+def test_check_says_which_preset_fits_which_gpu() -> None:
+    result = CliRunner().invoke(app, ["check", str(FIVE), "--no-files"])
+    assert result.exit_code == 0
+    lines = {line.split("  ")[1].strip(): line for line in result.output.splitlines()[5:]}
+    assert "does not fit" in lines["T4"]
+    assert "does not fit" not in lines["L4"]
+    assert len(result.output.splitlines()) < 24
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_check_on_a_gpu_says_what_training_takes() -> None:
+    command = ["check", str(FIVE), "--no-files", "--gpu", "h100", "--price", "2", "--clips", "80"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    assert "on H100, 79.6 GiB" in result.output
+    assert "132.12 M trained" in result.output
+    assert "17,776 tokens a clip" in result.output
+    assert "50 epochs, " in result.output
+    assert "costs " in result.output
+
+
+def test_check_on_a_gpu_that_is_too_small_ends_with_all_that_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = refused(capsys, "check", str(FIVE), "--gpu", "T4")
+    assert "base.dtype" in error
+    assert "compute.preset" in error
+    assert "dataset.uri" in error  # not there on a fresh clone
+
+
+def test_check_refuses_options_that_cannot_be_all_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("--gpu", "H10000", "--price", "-1", "--clips", "0")
+    error = refused(capsys, "check", str(FIVE), *options)
+    assert '--gpu = "H10000" is no GPU that the table knows; use ' in error
+    assert "--price = -1.0 is no price" in error
+    assert "--clips = 0 is no number of clips" in error
+
+
+def test_check_takes_a_moment() -> None:
+    began = time.process_time()
+    CliRunner().invoke(app, ["check", str(FIVE), "--no-files"])
+    assert time.process_time() - began < 1.0
