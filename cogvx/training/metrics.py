@@ -99,7 +99,8 @@ class Place:
             torch.linalg.vector_norm(now.detach() - then)
             for now, then in zip(parameters, self.weights, strict=True)
         ]
-        return torch.linalg.vector_norm(torch.stack(ways))
+        way: Tensor = torch.linalg.vector_norm(torch.stack(ways))
+        return way
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
