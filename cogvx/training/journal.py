@@ -7,51 +7,37 @@ processes call every method, because some of them exchange numbers; only the fir
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cogvx.errors import TrainingDiverged
-from cogvx.model.lora import lora_state, set_lora_state
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
 from cogvx.training.divergence import Skips
-from cogvx.training.early_stop import Patience
-from cogvx.training.ema import Ema
 from cogvx.training.events import Recorder
+from cogvx.training.exam import Exam
 from cogvx.training.gauges import Gauges, peak_memory_gib
-from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
 from cogvx.training.metrics import Place, Scores, Window, norm_of
 from cogvx.training.optimiser import effective_rate
-from cogvx.training.run import Sample
-from cogvx.training.stop import Stop
 from cogvx.training.tally import Seen, Tally
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the journal looks at: the bare transformer, the batches, the held-out clips.
-
-    `ema` and `patience` decide which weights are measured, and which are exported.
-    """
+    """What the journal looks at: the bare transformer, what moves it, and what is asked of it."""
 
     accelerator: Accelerator
     transformer: CogVideoXTransformer3DModel
     batches: Batches
-    heldout: tuple[Sample, ...]
-    stop: Stop
     optimiser: Optimizer
     scaler: torch.amp.GradScaler
     gauges: Gauges
-    ema: Ema | None
-    patience: Patience
+    exam: Exam
 
 
 class Journal:
@@ -118,7 +104,7 @@ class Journal:
     @property
     def stops_early(self) -> bool:
         """Whether the held-out loss has not fallen for so long that training ends here."""
-        return self.watch.patience.is_over
+        return self.watch.exam.patience.is_over
 
     @property
     def stopped_early_at(self) -> int | None:
@@ -128,7 +114,7 @@ class Journal:
     @property
     def best_step(self) -> int | None:
         """The update whose weights are the best by held-out loss, if the recipe asks for them."""
-        best = self.watch.patience.best
+        best = self.watch.exam.patience.best
         return None if best is None else best.step
 
     @property
@@ -143,7 +129,7 @@ class Journal:
         """
         if self.step == 0 and self.heldout_before is None:
             self.heldout_before = self.measure_heldout()
-        elif self._is_measured(self.step) and self.watch.patience.lacks(self.step):
+        elif self._is_measured(self.step) and self.watch.exam.patience.lacks(self.step):
             self.measure_heldout()
 
     def expect(self, step: int) -> None:
@@ -200,14 +186,14 @@ class Journal:
                 heldout_before=self.heldout_before,
                 skipped=self._skips.total,
                 skipped_in_a_row=self._skips.in_a_row,
-                best=self.watch.patience.best,
+                best=self.watch.exam.patience.best,
             )
         )
         self._saved_step = self.step
         self.events.write("checkpoint", step=self.step, folder=name)
 
     def measure_heldout(self) -> float | None:
-        """Measure the held-out clips, shared out over the processes, with the weights to export.
+        """Measure the held-out clips with the weights that would be exported now.
 
         Returns:
             The mean loss; None when no clip is held out, or when a stop was asked for meanwhile.
@@ -215,68 +201,26 @@ class Journal:
         Raises:
             TrainingDiverged: It is not finite.
         """
-        watch, strata = self.watch, self.train.heldout_strata
-        if not watch.heldout:
+        with self.watch.gauges.aside():
+            result = self.watch.exam.take(self.step)
+        if result is None:
             return None
-        averaged = nullcontext() if watch.ema is None else watch.ema.applied()
-        with watch.gauges.aside(), averaged:
-            losses = self._heldout_losses()
-            if len(losses) < len(watch.heldout) * strata:
-                return None
-            clips = by_clip(losses)
-            average = mean_loss(clips)
-            if not math.isfinite(average):
-                raise TrainingDiverged(_no_number(clips, self.step))
-            watch.patience.note(self.step, average, weights=lambda: lora_state(watch.transformer))
-        self.events.write(
-            "heldout",
-            step=self.step,
-            loss=average,
-            clips=len(clips) // strata,
-            by_timestep=_by_timestep(clips),
-        )
-        return average
+        self.events.write("heldout", step=self.step, **asdict(result))
+        return result.loss
 
     def conclude(self) -> float | None:
-        """Put the weights to export into the transformer: the best or the last, or their mean.
-
-        To be called when nothing is trained or saved any more.
+        """Choose the weights to export, when nothing is trained or saved any more.
 
         Returns:
-            Their held-out loss; None as for `measure_heldout`, and then nothing is changed.
+            Their held-out loss; None as for `measure_heldout`.
         """
-        watch, loss = self.watch, None
-        if watch.patience.best is None or watch.patience.lacks(self.step):
+        exam, loss = self.watch.exam, None
+        if exam.patience.best is None or exam.patience.lacks(self.step):
             loss = self.measure_heldout()
-            if loss is None and watch.heldout:
+            if loss is None and exam.heldout:
                 return None
-        best = watch.patience.best
-        if best is not None:
-            set_lora_state(watch.transformer, watch.patience.weights)
-            return best.loss
-        if watch.ema is not None:
-            with watch.ema.applied():
-                mean = lora_state(watch.transformer)
-            set_lora_state(watch.transformer, mean)
-        return loss
-
-    def _heldout_losses(self) -> list[HeldoutLoss]:
-        """Of all processes; some are missing when a stop was asked for meanwhile."""
-        watch = self.watch
-        rank, processes = watch.accelerator.process_index, watch.accelerator.num_processes
-        mine: list[HeldoutLoss] = []
-        for loss in measure(
-            watch.transformer,
-            watch.batches.objective,
-            samples=watch.heldout[rank::processes],
-            records=watch.batches.records.folder,
-            strata=self.train.heldout_strata,
-        ):
-            mine.append(loss)
-            if watch.stop.requested:
-                break
-        losses: list[HeldoutLoss] = gather_object(mine)
-        return losses
+        exam.settle()
+        return loss if exam.patience.best is None else exam.patience.best.loss
 
     def _is_measured(self, step: int) -> bool:
         """Whether held-out clips are due after an update; after the last, `conclude` sees to it."""
@@ -360,19 +304,3 @@ class Journal:
     @property
     def _timesteps(self) -> int:
         return self.watch.batches.objective.schedule.timesteps
-
-
-def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:
-    timesteps = sorted({loss.timestep for loss in losses})
-    return {
-        str(timestep): mean_loss([loss for loss in losses if loss.timestep == timestep])
-        for timestep in timesteps
-    }
-
-
-def _no_number(clips: Sequence[HeldoutLoss], step: int) -> str:
-    odd = next(clip for clip in clips if not math.isfinite(clip.loss))
-    return (
-        f"the held-out loss of {odd.clip} at timestep {odd.timestep} is {odd.loss} after step "
-        f"{step}; remove the clip if it was so at step 0, else lower train.learning_rate"
-    )

@@ -15,7 +15,6 @@ from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
 from cogvx.model.lora import lora_state, set_lora_state
 from cogvx.preflight.fit import Fit
-from cogvx.recipe import Recipe
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import (
@@ -32,6 +31,7 @@ from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
+from cogvx.training.exam import Exam
 from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
 from cogvx.training.gauges import Gauges
@@ -105,22 +105,16 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     )
     if found is not None:
         _restore(learner, transformer, found)
-        _say_where_it_goes_on(found, footing(recipe), events)
+        _say_where_it_goes_on(found, footing(train, chosen), events)
     elif spec.fork is not None:  # machines that joined the first one do not know it
         events.write("forked", run=spec.fork.run, step=spec.fork.step)
     progress = Progress() if found is None else found.progress
-    patience = Patience(
-        train.early_stop_patience,
-        best=progress.best,
-        weights={} if found is None else found.tensors.get(BEST, {}),
-    )
+    exam = _exam(learner, transformer, folder=folder, spec=spec, found=found, stop=stop)
     journal = Journal(
         Watch(
             accelerator,
             transformer,
             batches,
-            spec.heldout,
-            stop,
             optimiser=learner.optimiser,
             scaler=learner.scaler,
             gauges=Gauges(
@@ -129,13 +123,12 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
                 processes=train.processes,
                 peak_flops=peak_flops(device, recipe.base.dtype),
             ),
-            ema=learner.ema,
-            patience=patience,
+            exam=exam,
         ),
         train,
         progress=progress,
         events=events,
-        save=_Saver(learner, transformer, checkpoints, footing(recipe), patience),
+        save=_Saver(learner, transformer, checkpoints, footing(train, chosen), exam.patience),
     )
     return Trainer(
         learner=learner,
@@ -146,9 +139,34 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     )
 
 
-def footing(recipe: Recipe) -> dict[str, str]:
+def _exam(
+    learner: Learner,
+    transformer: CogVideoXTransformer3DModel,
+    *,
+    folder: RunFolder,
+    spec: RunSpec,
+    found: Checkpoint | None,
+    stop: Stop,
+) -> Exam:
+    return Exam(
+        accelerator=learner.accelerator,
+        transformer=transformer,
+        objective=learner.objective,
+        heldout=spec.heldout,
+        records=folder.records,
+        strata=learner.train.heldout_strata,
+        stop=stop,
+        ema=learner.ema,
+        patience=Patience(
+            learner.train.early_stop_patience,
+            best=None if found is None else found.progress.best,
+            weights={} if found is None else found.tensors.get(BEST, {}),
+        ),
+    )
+
+
+def footing(train: TrainConfig, fit: Fit) -> dict[str, str]:
     """What the next bits may depend on besides a run's identity, kept with every checkpoint."""
-    train, compute = recipe.train, recipe.compute.model_dump(mode="json", exclude={"prefetch"})
     return {
         **library_versions(),
         "python": platform.python_version(),
@@ -156,7 +174,9 @@ def footing(recipe: Recipe) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "train.processes": str(train.processes),
         "train.micro_batch": str(train.micro_batch),
-        **{f"compute.{name}": str(value) for name, value in compute.items()},
+        "compute.checkpointing": fit.checkpointing,
+        "compute.compile": str(fit.compile),
+        "compute.attention": fit.attention,
     }
 
 

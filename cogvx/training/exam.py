@@ -1,0 +1,119 @@
+"""What the held-out clips decide in a run: which weights they measure, and which are exported.
+
+Measured are those that would be exported if training ended now: the mean where there is one.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx.errors import TrainingDiverged
+from cogvx.model.lora import lora_state, set_lora_state
+from cogvx.training.early_stop import Patience
+from cogvx.training.ema import Ema
+from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
+from cogvx.training.objective import Objective
+from cogvx.training.run import Sample
+from cogvx.training.stop import Stop
+
+
+@dataclass(frozen=True)
+class Result:
+    """The mean held-out loss, over how many clips, and the mean at each timestep."""
+
+    loss: float
+    clips: int
+    by_timestep: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The held-out clips of a run, and what chooses the weights; all processes take it together.
+
+    `records` is the folder of the clips' records; `strata` how many timesteps each one is measured
+    at; `stop` may cut a measurement short.
+    """
+
+    accelerator: Accelerator
+    transformer: CogVideoXTransformer3DModel
+    objective: Objective
+    heldout: tuple[Sample, ...]
+    records: Path
+    strata: int
+    stop: Stop
+    ema: Ema | None
+    patience: Patience
+
+    def take(self, step: int) -> Result | None:
+        """Measure the clips, shared out over the processes, after update `step`.
+
+        Returns:
+            None when no clip is held out, or when a stop was asked for meanwhile.
+
+        Raises:
+            TrainingDiverged: A loss is not finite.
+        """
+        if not self.heldout:
+            return None
+        with nullcontext() if self.ema is None else self.ema.applied():
+            losses = self._losses()
+            if len(losses) < len(self.heldout) * self.strata:
+                return None
+            clips = by_clip(losses)
+            average = mean_loss(clips)
+            if not math.isfinite(average):
+                raise TrainingDiverged(_no_number(clips, step))
+            self.patience.note(step, average, weights=lambda: lora_state(self.transformer))
+        return Result(average, clips=len(clips) // self.strata, by_timestep=_by_timestep(clips))
+
+    def settle(self) -> None:
+        """Put the weights to export into the transformer; nothing can be trained any more then.
+
+        They are the best by held-out loss where the recipe asks for them, else the mean, else the
+        last.
+        """
+        if self.patience.best is not None:
+            set_lora_state(self.transformer, self.patience.weights)
+        elif self.ema is not None:
+            with self.ema.applied():
+                mean = lora_state(self.transformer)
+            set_lora_state(self.transformer, mean)
+
+    def _losses(self) -> list[HeldoutLoss]:
+        """Of all processes; some are missing when a stop was asked for meanwhile."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine: list[HeldoutLoss] = []
+        for loss in measure(
+            self.transformer,
+            self.objective,
+            samples=self.heldout[rank::processes],
+            records=self.records,
+            strata=self.strata,
+        ):
+            mine.append(loss)
+            if self.stop.requested:
+                break
+        losses: list[HeldoutLoss] = gather_object(mine)
+        return losses
+
+
+def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:
+    timesteps = sorted({loss.timestep for loss in losses})
+    return {
+        str(timestep): mean_loss([loss for loss in losses if loss.timestep == timestep])
+        for timestep in timesteps
+    }
+
+
+def _no_number(clips: Sequence[HeldoutLoss], step: int) -> str:
+    odd = next(clip for clip in clips if not math.isfinite(clip.loss))
+    return (
+        f"the held-out loss of {odd.clip} at timestep {odd.timestep} is {odd.loss} after step "
+        f"{step}; remove the clip if it was so at step 0, else lower train.learning_rate"
+    )
