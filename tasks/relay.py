@@ -38,6 +38,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"step {event['step']}: {event['total']} update(s) skipped so far, "
         f"{event['in_a_row']} in a row; {event['updates'][-1]['reason']}"
     ),
+    "measured": lambda event: f"trainer: {event['text']}",
     "warning": lambda event: f"trainer: {event['text']}",
 }
 _ALARMING = frozenset({"skipped", "warning"})
