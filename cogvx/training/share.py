@@ -28,7 +28,7 @@ def from_first(accelerator: Accelerator, find: Callable[[], FoundT]) -> FoundT:
         except CogvxError as error:
             parcel = [(None, error)]
     broadcast_object_list(parcel)
-    found, error = parcel[0]
-    if error is not None:
-        raise error
+    found, refusal = parcel[0]
+    if refusal is not None:
+        raise refusal
     return found  # type: ignore[return-value]  # None only where `find` returns it

@@ -135,3 +135,23 @@ def share(root: str, out: str) -> None:
     found |= {f"weight/{name}": tensor for name, tensor in lora_state(trainer.transformer).items()}
     save_file(found, Path(out) / f"rank{rank}.safetensors")
     accelerator.end_training()
+
+
+def agree(out: str) -> None:
+    """What each process says when different ones are asked to stop; for `start`."""
+    from accelerate import Accelerator
+
+    from cogvx.training.stop import Stop
+
+    accelerator, answers = Accelerator(cpu=True), []
+    for late, asked in ((None, None), (1, None), (1, 0), (0, 0)):
+        stop = Stop()
+        stop.join(accelerator.num_processes)
+        if accelerator.process_index == late:
+            stop.limit(1e-9)
+        if accelerator.process_index == asked:
+            stop.ask()
+        answers.append((stop.agreed(), stop.reason))
+    path = Path(out) / f"rank{accelerator.process_index}.json"
+    path.write_text(json.dumps(answers))
+    accelerator.end_training()

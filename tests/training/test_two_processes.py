@@ -15,7 +15,7 @@ from tests.fixtures.forks import Forks
 from tests.training.ranks import start
 from tests.training.runs import make_run
 
-SHARE = "tests.training.ranks:share"
+SHARE, AGREE = "tests.training.ranks:share", "tests.training.ranks:agree"
 Found = dict[str, Tensor]
 
 
@@ -100,3 +100,14 @@ def test_a_dropout_in_the_bases_configuration_stays_off(
     assert torch.equal(part(found, "gradient"), part(joined, "gradient"))
     assert torch.equal(part(found, "weight"), part(joined, "weight"))
     assert torch.equal(found["random/before"], found["random/after"])
+
+
+def test_processes_agree_when_to_stop_and_what_for(trainers: Forks, tmp_path: Path) -> None:
+    start(trainers, AGREE, str(tmp_path), processes=2, cwd=tmp_path).succeed()
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == [
+            [False, None],
+            [True, "max_hours"],
+            [True, "signal"],
+            [True, "signal"],
+        ]
