@@ -79,9 +79,12 @@ def there(tmp_path: Path) -> RunFolder:
     return new_folder(tmp_path / "there")
 
 
-@pytest.fixture(params=["folder", "elsewhere"])
+@pytest.fixture(params=["folder", "S3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return LocalStore(tmp_path / "store") if request.param == "folder" else MemoryStore()
+    if request.param == "folder":
+        return LocalStore(tmp_path / "store")
+    found: ObjectStore = request.getfixturevalue("s3_store")
+    return found
 
 
 def test_another_machine_gets_the_newest_and_goes_on_from_it(
