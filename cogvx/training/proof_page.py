@@ -131,9 +131,12 @@ def _block(proof: Proof) -> Image.Image:
     strips = proof.strips()
     width, line = _shown_size(proof.clean_fhwc.shape[2], proof.clean_fhwc.shape[1])
     words = [
-        *((text, _INK, 16) for text in _wrapped(proof.said, 44)),
+        *((text, _INK, 16) for text in _wrapped(proof.said, 44, lines=10)),
         (proof.level, _FAINT, 15),
-        *((text, _FAINT if proof.fits else _BAD, 15) for text in _wrapped(proof.verdict, 46)),
+        *(
+            (text, _FAINT if proof.fits else _BAD, 15)
+            for text in _wrapped(proof.verdict, 46, lines=4)
+        ),
         *((text, _FAINT, 15) for text in _wrapped(proof.name, 46, lines=2)),
         (f"{proof.size}, record {proof.record[:12]}", _FAINT, 15),
     ]
@@ -170,7 +173,7 @@ def _clip(proof: Proof, video: Path) -> dict[str, object]:
     }
 
 
-def _wrapped(words: str, width: int, lines: int = 5) -> list[str]:
+def _wrapped(words: str, width: int, lines: int) -> list[str]:
     return textwrap.wrap(words, width, max_lines=lines, placeholder=" ...")
 
 
