@@ -50,7 +50,7 @@ def fit(recipe: Recipe, facts: BaseFacts, accelerator: Accelerator) -> Fit:
 def load_fitted(
     base: Path, recipe: Recipe, fit: Fit, *, device: torch.device
 ) -> tuple[CogVideoXTransformer3DModel, tuple[nn.Parameter, ...]]:
-    """Load the base, store it as decided, attach a fresh adapter, choose what is computed again.
+    """Load the base and make it ready.
 
     Returns:
         The transformer on its device, and the adapter's parameters.
@@ -60,14 +60,34 @@ def load_fitted(
         IntegrityError: The weights are not all there.
     """
     transformer = load_transformer(base, dtype=recipe.base.dtype)
-    store_base(transformer, fit.base_weights)  # on the CPU: the GPU never sees the larger form
+    return transformer, make_ready(transformer, recipe, fit, device=device)
+
+
+def make_ready(
+    transformer: CogVideoXTransformer3DModel, recipe: Recipe, fit: Fit, *, device: torch.device
+) -> tuple[nn.Parameter, ...]:
+    """Store the base as decided, attach a fresh adapter, choose what is computed again.
+
+    Args:
+        transformer: As it was loaded, on the CPU, so that a GPU never sees the larger form.
+        recipe: Its adapter, and the sizes that will be met.
+        fit: What was decided.
+        device: Where to bring the transformer.
+
+    Returns:
+        The adapter's parameters.
+
+    Raises:
+        ConfigError: A target matches no module.
+    """
+    store_base(transformer, fit.base_weights)
     transformer.to(device)
     parameters = attach_lora(transformer, recipe.lora, seed=recipe.train.seed)
     _leave_out_of_exchange(transformer)
     recompute(transformer, fit.checkpointing)
     if fit.compile:
         compile_blocks(transformer, fit.checkpointing, sizes=len(recipe.video.sizes))
-    return transformer, parameters
+    return parameters
 
 
 def probe(device: torch.device, *, processes: int = 1) -> Machine:

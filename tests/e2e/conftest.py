@@ -75,9 +75,6 @@ heldout_every = 8
 heldout_strata = 4
 log_every = 2
 
-[compute]
-checkpointing = "none"
-
 [evaluation]
 suite = "{suite}"
 auto_promote = true

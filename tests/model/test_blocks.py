@@ -73,13 +73,19 @@ def _forgetful() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_forgetful")
 @pytest.mark.parametrize(
-    ("checkpointing", "backend", "layers"),
-    [("none", "eager", 6), ("selective", "aot_eager", 1), ("full", "eager", 1)],
+    ("checkpointing", "backend", "layers", "base_weights"),
+    [
+        ("none", "eager", 3, "as_is"),
+        ("selective", "aot_eager", 1, "as_is"),
+        ("full", "aot_eager", 1, "float8"),
+    ],
 )
 def test_compiled_blocks_have_no_graph_break_one_graph_for_all_layers_and_the_same_bits(
-    nano_base: Path, checkpointing: Any, backend: str, layers: int
+    nano_base: Path, checkpointing: Any, backend: str, layers: int, base_weights: Any
 ) -> None:
-    plain, model = new_model(nano_base, layers=layers), new_model(nano_base, layers=layers)
+    plain, model = (
+        new_model(nano_base, layers=layers, base_weights=base_weights) for _ in range(2)
+    )
     names = list(model.transformer.state_dict())
     compile_blocks(model.transformer, checkpointing, sizes=2, backend=backend)
     assert torch.equal(flat_gradients(model, Step()), flat_gradients(plain, Step()))
