@@ -118,6 +118,29 @@ def test_death_of_the_caller_ends_everything(tmp_path: Path) -> None:
     assert saved.exists()
 
 
+def test_death_of_the_callers_keeper_ends_everything_but_the_caller(tmp_path: Path) -> None:
+    """A flow run's process lives on when its worker is killed, and says what happened."""
+    ready, saved, told = tmp_path / "ready", tmp_path / "saved", tmp_path / "told"
+    script = SAVES.format(ready=str(ready), saved=str(saved))
+    engine = f"""
+import os, pathlib, subprocess, sys
+ids = ["--parent", str(os.getpid()), "--keeper", str(os.getppid())]
+command = [sys.executable, "-m", "tasks.clients.supervise", *ids, "--", sys.executable, "-c"]
+code = subprocess.Popen([*command, {ELASTIC!r}, {script!r}, "60"], start_new_session=True).wait()
+pathlib.Path({str(told)!r}).write_text(str(code))
+"""
+    start = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    worker = subprocess.Popen([sys.executable, "-c", f"{start}; time.sleep(60)", engine])
+    wait_until(ready.exists)
+    below = descendants(worker.pid)
+    assert len(below) == 4
+    worker.kill()
+    worker.wait()
+    wait_until(lambda: not any(is_alive(pid) for pid in below))
+    assert saved.exists()
+    assert told.read_text() == str(128 + signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [("pass", 0), ("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)],
