@@ -31,6 +31,7 @@ from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
+from cogvx.training.exam import Exam
 from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
 from cogvx.training.gauges import Gauges
@@ -108,18 +109,12 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     elif spec.fork is not None:  # machines that joined the first one do not know it
         events.write("forked", run=spec.fork.run, step=spec.fork.step)
     progress = Progress() if found is None else found.progress
-    patience = Patience(
-        train.early_stop_patience,
-        best=progress.best,
-        weights={} if found is None else found.tensors.get(BEST, {}),
-    )
+    exam = _exam(learner, transformer, folder=folder, spec=spec, found=found, stop=stop)
     journal = Journal(
         Watch(
             accelerator,
             transformer,
             batches,
-            spec.heldout,
-            stop,
             optimiser=learner.optimiser,
             scaler=learner.scaler,
             gauges=Gauges(
@@ -128,13 +123,12 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
                 processes=train.processes,
                 peak_flops=peak_flops(device, recipe.base.dtype),
             ),
-            ema=learner.ema,
-            patience=patience,
+            exam=exam,
         ),
         train,
         progress=progress,
         events=events,
-        save=_Saver(learner, transformer, checkpoints, footing(train, chosen), patience),
+        save=_Saver(learner, transformer, checkpoints, footing(train, chosen), exam.patience),
     )
     return Trainer(
         learner=learner,
@@ -142,6 +136,32 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         transformer=transformer,
         fit=chosen,
         resumed_from=None if found is None else found.progress.step,
+    )
+
+
+def _exam(
+    learner: Learner,
+    transformer: CogVideoXTransformer3DModel,
+    *,
+    folder: RunFolder,
+    spec: RunSpec,
+    found: Checkpoint | None,
+    stop: Stop,
+) -> Exam:
+    return Exam(
+        accelerator=learner.accelerator,
+        transformer=transformer,
+        objective=learner.objective,
+        heldout=spec.heldout,
+        records=folder.records,
+        strata=learner.train.heldout_strata,
+        stop=stop,
+        ema=learner.ema,
+        patience=Patience(
+            learner.train.early_stop_patience,
+            best=None if found is None else found.progress.best,
+            weights={} if found is None else found.tensors.get(BEST, {}),
+        ),
     )
 
 
