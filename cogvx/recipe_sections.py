@@ -158,8 +158,8 @@ class TrainConfig(Section):
     processes: int = Field(default=1, ge=1, le=1024)
     """Processes that accelerate starts, over all machines: GPUs, or CPU workers."""
     optimiser: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
-    """8-bit AdamW needs bitsandbytes, and Prodigy prodigyopt; Prodigy finds its own rate, and
-    multiplies it with `learning_rate`, which then is 1."""
+    """8-bit AdamW needs bitsandbytes, and Prodigy prodigyopt, which `pip install .[optimisers]`
+    brings. Prodigy finds its own rate, and multiplies it with `learning_rate`, which then is 1."""
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
     """After the warm-up."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -15,6 +15,7 @@ from cogvx.training.loop import accumulate, train, update
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.stop import Stop
 from tests.training.runs import open_trainer
+from tests.training.test_optimiser import EIGHT_BIT
 
 NewRun = Callable[..., Path]
 
@@ -94,7 +95,10 @@ def test_the_loss_falls_on_two_clips(new_run: NewRun) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
-@pytest.mark.parametrize(("optimiser", "rate"), [("adamw8bit", 1e-3), ("prodigy", 1.0)])
+@pytest.mark.parametrize(
+    ("optimiser", "rate"),
+    [pytest.param("adamw8bit", 1e-3, marks=EIGHT_BIT.marks), ("prodigy", 1.0)],
+)
 def test_a_run_goes_on_bit_for_bit_with_every_optimiser(
     optimiser: str, rate: float, new_run: NewRun
 ) -> None:
