@@ -74,11 +74,11 @@ def run_text(found: Estimate) -> str:
     if found.seconds_a_step is not None:
         facts.append(f"{found.steps:,} steps of {seconds_text(found.seconds_a_step)}")
     if found.epochs is not None:
-        facts.append(f"{found.epochs:.3g} epochs")
+        facts.append(f"{_number(found.epochs)} epochs")
     if found.hours is not None:
-        facts.append(f"{found.hours:.3g} hours")
+        facts.append(f"{_number(found.hours)} hours")
     if found.cost is not None:
-        facts.append(f"costs {found.cost:.2f}")
+        facts.append(f"costs {_number(found.cost)}")
     if found.utilisation is not None:
         how = "as measured before" if found.is_measured else "assumed"
         facts.append(f"at {found.utilisation:.0%} of the peak, {how}")
@@ -92,7 +92,7 @@ def survey(recipe: Recipe, facts: BaseFacts, given: Circumstances) -> list[Line]
 
 def seconds_text(seconds: float) -> str:
     """2.8 s, 0.012 s, 95 s."""
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+    return f"{_number(seconds)} s"
 
 
 def step_text(found: Estimate) -> str:
@@ -104,6 +104,13 @@ def _size_text(found: Estimate, index: int) -> str:
     size = found.sizes[index]
     time = "" if size.seconds is None else f", {seconds_text(size.seconds)}"
     return f"{size.size}: {size.tokens:,} tokens a clip, {size.tflop:,.4g} TFLOP{time}"
+
+
+def _number(value: float) -> str:
+    """Three digits where there are so few, whole numbers above."""
+    if 100 <= value < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 def _line(recipe: Recipe, facts: BaseFacts, given: Circumstances) -> Line:
