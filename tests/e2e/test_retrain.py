@@ -15,8 +15,11 @@ from mlflow import MlflowClient
 from cogvx.cache.index import CacheIndex
 from cogvx.cache.keys import record_path
 from cogvx.digest import sha256_file
+from cogvx.files import read_document
 from cogvx.mp4 import read_mp4
 from cogvx.store import LocalStore
+from cogvx.training.events import history
+from cogvx.training.run import RunSpec
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks
@@ -254,3 +257,18 @@ def test_the_champion_generates_through_mlflow(place: Place, first: str) -> None
     video = read_mp4(place.root / done.stdout.strip().split("\n")[-1])
     assert video.rgb_fhwc.shape == (9, 48, 48, 3)
     assert video.fps == 8
+
+
+def test_a_new_run_begins_with_the_weights_of_a_finished_one(place: Place, first: str) -> None:
+    ended = (place.home / "store" / "runs").glob("*/outcome.json")
+    old = min(ended, key=lambda path: path.stat().st_mtime).parent.name
+    recipe = place.root / "forked.toml"
+    text = place.recipe.read_text().replace("steps = 8", "steps = 3", 1)
+    recipe.write_text(text.replace("\n[compute]", f'fork_of = "{old}"\n\n[compute]'))
+    place.succeed("train", str(recipe))
+    (folder,) = (path.parent for path in (place.home / "runs").glob("*/fork.safetensors"))
+    told = [event for event in history(folder / "events.jsonl") if event["kind"] == "forked"]
+    assert [(event["run"], event["step"]) for event in told] == [(old, 8)]
+    spec = read_document(folder / "run.json", RunSpec)
+    assert spec.fork is not None
+    assert (spec.fork.run, spec.fork.sha256) == (old, sha256_file(folder / "fork.safetensors"))
