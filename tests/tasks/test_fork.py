@@ -13,7 +13,7 @@ from cogvx.adapters.export import export_adapter
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_document
 from cogvx.model.lora import lora_state
-from cogvx.training.__main__ import adapter_card
+from cogvx.training.attempt import adapter_card
 from cogvx.training.carry import put_checkpoint
 from cogvx.training.events import history
 from cogvx.training.loop import train

@@ -243,7 +243,7 @@ def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
     folder.outcome.unlink()
     before = len(kinds(root))
     with monkeypatch.context() as patch:
-        patch.setattr("cogvx.training.__main__.export_adapter", unbaked)
+        patch.setattr("cogvx.training.attempt.export_adapter", unbaked)
         assert main([str(root)]) == IntegrityError.exit_code
     outcome = outcome_of(root)
     assert (outcome.status, outcome.error_kind) == ("failed", "IntegrityError")
