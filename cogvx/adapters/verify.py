@@ -1,6 +1,8 @@
 """Proof that an adapter file is the trained adapter: reloaded by plain diffusers and compared."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +63,8 @@ def verify_export(
         transformer: The trained transformer with its one adapter; left as it was.
         adapter_file: What `export_adapter` wrote.
         base_folder: The diffusers folder that `transformer` was loaded from. A second copy of its
-            transformer stands on the same device for the length of the call.
+            transformer takes the trained one's place on the device meanwhile: where training just
+            fitted, two would not.
         facts: Of that base.
 
     Raises:
@@ -77,11 +80,14 @@ def verify_export(
         _load_as_people_do(fresh.eval(), adapter_file)
     modules = _same_modules(transformer, fresh, adapter_file)
     store_base(fresh, stored_weights(transformer))
-    fresh.to(device)
-    trained, loaded = _run(transformer, inputs), _run(fresh, inputs)
-    fresh.disable_adapters()
-    base_output = _run(fresh, inputs)
-    fresh.enable_adapters()
+    trained = _run(transformer, inputs)
+    with _aside(transformer):
+        fresh.to(device)
+        loaded = _run(fresh, inputs)
+        fresh.disable_adapters()
+        base_output = _run(fresh, inputs)
+        fresh.enable_adapters()
+        fresh.to("cpu")
     check = ExportCheck(
         modules=modules,
         max_error=_max_error(loaded, trained),
@@ -90,6 +96,15 @@ def verify_export(
     )
     _judge(check, adapter_file, dtype)
     return check
+
+
+@contextmanager
+def _aside(transformer: CogVideoXTransformer3DModel) -> Iterator[None]:
+    """Keep a transformer in main memory for a while."""
+    device = transformer.device
+    transformer.to("cpu")
+    yield
+    transformer.to(device)
 
 
 def _load_as_people_do(fresh: CogVideoXTransformer3DModel, adapter_file: Path) -> None:
