@@ -4,40 +4,17 @@ Everything here waits for the device, so it happens at the recipe's intervals an
 processes call every method, because some of them exchange numbers; only the first writes files.
 """
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 
-import torch
-from accelerate import Accelerator
-from diffusers import CogVideoXTransformer3DModel
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import Progress
-from cogvx.training.divergence import Skips
 from cogvx.training.events import Recorder
-from cogvx.training.exam import Exam
-from cogvx.training.gauges import Gauges, peak_memory_gib
-from cogvx.training.metrics import Place, Scores, Window, norm_of
-from cogvx.training.optimiser import effective_rate
-from cogvx.training.tally import Seen, Tally
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What the journal looks at: the bare transformer, what moves it, and what is asked of it."""
-
-    accelerator: Accelerator
-    transformer: CogVideoXTransformer3DModel
-    batches: Batches
-    optimiser: Optimizer
-    scaler: torch.amp.GradScaler
-    gauges: Gauges
-    exam: Exam
+from cogvx.training.metrics import Scores
+from cogvx.training.readings import Readings, Watch
 
 
 class Journal:
@@ -52,18 +29,10 @@ class Journal:
     step: int
     train_loss: float | None
     heldout_before: float | None
-    _tally: Tally
-    _window: Window
-    _waited: list[float]
-    _memory: float
-    _place: Place | None
+    _readings: Readings
     _seconds_before: float
     _started: float
-    _logged_step: int
-    _logged_time: float
     _saved_step: int | None
-    _parameters: tuple[nn.Parameter, ...]
-    _skips: Skips
 
     def __init__(
         self,
@@ -82,19 +51,10 @@ class Journal:
         self.train_loss = progress.train_loss
         self.heldout_before = progress.heldout_before
         self._save = save
-        self._tally = progress.tally
-        self._window = Window()
-        self._waited = [0.0] * watch.accelerator.num_processes
-        self._memory = 0.0
-        self._place = None
+        self._readings = Readings(watch, train, progress=progress, events=events)
         self._seconds_before = progress.seconds
-        self._started = self._logged_time = time.monotonic()
-        self._logged_step = progress.step
+        self._started = time.monotonic()
         self._saved_step = progress.step or None
-        self._parameters = tuple(
-            parameter for parameter in watch.transformer.parameters() if parameter.requires_grad
-        )
-        self._skips = Skips(progress.skipped, progress.skipped_in_a_row)
 
     @property
     def seconds(self) -> float:
@@ -137,7 +97,8 @@ class Journal:
 
         To be called when the gradients are there: then the activations' memory is free for a copy.
         """
-        self._place = Place.of(self._parameters) if self._is_logged(step) else None
+        if self._is_logged(step):
+            self._readings.mark()
 
     def record(self, step: int, scores: Scores, norm: Tensor) -> None:
         """Note update number `step`, the first being 1, and do what is due after it.
@@ -154,10 +115,11 @@ class Journal:
                 or checkpoint, and no weight has moved by them.
         """
         self.step = step
-        self._window.add(scores, norm)
+        self._readings.add(scores, norm)
         last = step == self.train.steps
         if self._is_logged(step):
-            self._log()
+            loss = self._readings.log(step)
+            self.train_loss = self.train_loss if loss is None else loss
         if step % self.train.checkpoint_every == 0 or last:
             self.checkpoint()
         if self._is_measured(step):
@@ -172,7 +134,7 @@ class Journal:
         """
         if self.step in (0, self._saved_step):
             return
-        self._read_window()
+        self._readings.read(self.step)
         with self.watch.gauges.aside():
             self._save_now()
 
@@ -181,11 +143,11 @@ class Journal:
             Progress(
                 step=self.step,
                 seconds=round(self.seconds, 3),
-                tally=self._tally,
+                tally=self._readings.tally,
                 train_loss=self.train_loss,
                 heldout_before=self.heldout_before,
-                skipped=self._skips.total,
-                skipped_in_a_row=self._skips.in_a_row,
+                skipped=self._readings.skips.total,
+                skipped_in_a_row=self._readings.skips.in_a_row,
                 best=self.watch.exam.patience.best,
             )
         )
@@ -228,79 +190,3 @@ class Journal:
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps
-
-    def _log(self) -> None:
-        weight_norm, update_norm = self._read_window(
-            norm_of(self._parameters),
-            torch.zeros(()) if self._place is None else self._place.distance(self._parameters),
-        )
-        self._place = None
-        values = {
-            **self._tally.values(timesteps=self._timesteps),
-            "weight_norm": weight_norm,
-            "update_norm": update_norm,
-            "learning_rate": effective_rate(self.watch.optimiser),
-            "epoch": self.watch.batches.sampler.epoch(self.step),
-            "skipped": self._skips.total,
-        }
-        system = self.watch.gauges.read(
-            range(self._logged_step, self.step), waited=max(self._waited), memory_gib=self._memory
-        )
-        self.train_loss = values.get("loss", self.train_loss)
-        self._tally = self._tally.next_window()
-        self._waited = [0.0] * len(self._waited)
-        rate = (self.step - self._logged_step) / max(time.monotonic() - self._logged_time, 1e-9)
-        self._logged_step, self._logged_time = self.step, time.monotonic()
-        self.events.write(
-            "metrics",
-            step=self.step,
-            values={name: value for name, value in values.items() if math.isfinite(value)},
-            system=system,
-        )
-        self.events.write(
-            "progress",
-            step=self.step,
-            steps=self.train.steps,
-            eta_seconds=round((self.train.steps - self.step) / rate, 1),
-            samples_per_second=round(system["samples_per_second"], 3),
-        )
-
-    def _read_window(self, *own: Tensor) -> tuple[float, ...]:
-        """Count what all processes did since the last time; one exchange between them.
-
-        Returns:
-            The first process's `own` numbers.
-
-        Raises:
-            TrainingDiverged: Too many of them in a row were skipped.
-        """
-        accelerator = self.watch.accelerator
-        waited = sum(scores.waited_seconds for scores in self._window.scores)
-        memory = peak_memory_gib(accelerator.device)
-        reading = self._window.read(accelerator, self.train, own=(*own, waited, memory))
-        self._waited = [
-            before + numbers[-2] for before, numbers in zip(self._waited, reading.own, strict=True)
-        ]
-        self._memory = max(numbers[-1] for numbers in reading.own)
-        self._count_skipped(reading.updates)
-        self._tally = self._tally.plus(reading.updates, timesteps=self._timesteps)
-        return reading.own[0][:-2]
-
-    def _count_skipped(self, updates: Sequence[Seen]) -> None:
-        # float16's scaler looks for its scale by skipping; once it has come down to 1, it has found
-        # that the scale is not to blame
-        searches = self.watch.scaler.get_scale() > 1
-        most = math.inf if searches else self.train.max_skipped
-        self._skips, skipped = self._skips.plus(updates, last_step=self.step, most=most)
-        if skipped:
-            self.events.write(
-                "skipped",
-                step=self.step,
-                updates=[{"step": skip.step, "reason": skip.reason} for skip in skipped],
-                total=self._skips.total,
-                in_a_row=self._skips.in_a_row,
-            )
-
-    @property
-    def _timesteps(self) -> int:
-        return self.watch.batches.objective.schedule.timesteps

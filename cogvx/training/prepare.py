@@ -35,13 +35,14 @@ from cogvx.training.exam import Exam
 from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
 from cogvx.training.gauges import Gauges
-from cogvx.training.journal import Journal, Watch
+from cogvx.training.journal import Journal
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, require_optimiser
 from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 from cogvx.training.origin import keep_beginning
 from cogvx.training.prefetch import Feed
+from cogvx.training.readings import Watch
 from cogvx.training.reckoning import peak_flops
 from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.sampler import Sampler
