@@ -1,7 +1,6 @@
 """From a run folder to a learner that stands where its newest checkpoint left it."""
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
-from cogvx.adapters.card import library_versions
 from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
 from cogvx.model.lora import lora_state, set_lora_state
@@ -19,15 +17,11 @@ from cogvx.recipe_sections import TrainConfig
 from cogvx.training.batch import Batches
 from cogvx.training.checkpoint import (
     BEST,
-    EMA,
-    LORA,
-    OPTIMISER,
     Checkpoint,
     Checkpoints,
     Progress,
 )
 from cogvx.training.dataset import Records
-from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
 from cogvx.training.events import EventWriter, Recorder, Silent
@@ -36,10 +30,10 @@ from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
 from cogvx.training.gauges import Gauges
 from cogvx.training.journal import Journal
+from cogvx.training.keep import Saver, footing, restore, say_where_it_goes_on
 from cogvx.training.loop import Learner
 from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, require_optimiser
-from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 from cogvx.training.origin import keep_beginning
 from cogvx.training.prefetch import Feed
 from cogvx.training.readings import Watch
@@ -105,8 +99,8 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         ema=_ema(transformer, parameters, train),
     )
     if found is not None:
-        _restore(learner, transformer, found)
-        _say_where_it_goes_on(found, footing(train, chosen), events)
+        restore(learner, transformer, found)
+        say_where_it_goes_on(found, footing(train, chosen), events)
     elif spec.fork is not None:  # machines that joined the first one do not know it
         events.write("forked", run=spec.fork.run, step=spec.fork.step)
     progress = Progress() if found is None else found.progress
@@ -129,7 +123,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         train,
         progress=progress,
         events=events,
-        save=_Saver(learner, transformer, checkpoints, footing(train, chosen), exam.patience),
+        save=Saver(learner, transformer, checkpoints, footing(train, chosen), exam.patience),
     )
     return Trainer(
         learner=learner,
@@ -166,21 +160,6 @@ def _exam(
     )
 
 
-def footing(train: TrainConfig, fit: Fit) -> dict[str, str]:
-    """What the next bits may depend on besides a run's identity, kept with every checkpoint."""
-    return {
-        **library_versions(),
-        "python": platform.python_version(),
-        "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "train.processes": str(train.processes),
-        "train.micro_batch": str(train.micro_batch),
-        "compute.checkpointing": fit.checkpointing,
-        "compute.compile": str(fit.compile),
-        "compute.attention": fit.attention,
-    }
-
-
 def _beginning(
     folder: RunFolder, spec: RunSpec, checkpoints: Checkpoints
 ) -> tuple[Checkpoint | None, dict[str, Tensor] | None]:
@@ -188,46 +167,6 @@ def _beginning(
     checkpoints.tidy()
     found = checkpoints.newest()
     return (found, None) if found is not None else (None, read_fork(folder, spec))
-
-
-@dataclass(frozen=True)
-class _Saver:
-    """Writes a checkpoint, in the first process only; the others' weights are the same."""
-
-    learner: Learner
-    transformer: CogVideoXTransformer3DModel
-    checkpoints: Checkpoints
-    footing: Mapping[str, str]
-    patience: Patience
-
-    def __call__(self, progress: Progress) -> str | None:
-        if not self.learner.accelerator.is_main_process:
-            return None
-        lora = lora_state(self.transformer)
-        require_finite_weights(lora, step=progress.step)
-        tensors = {LORA: lora, OPTIMISER: optimiser_state(self.learner.optimiser, list(lora))}
-        if self.learner.ema is not None:
-            tensors[EMA] = self.learner.ema.state()
-        if self.patience.best is not None:
-            tensors[BEST] = dict(self.patience.weights)
-        return self.checkpoints.save(
-            Checkpoint(
-                progress=progress.model_copy(update={"scaler": self.learner.scaler.state_dict()}),
-                tensors=tensors,
-                footing=self.footing,
-            )
-        )
-
-
-def _restore(learner: Learner, transformer: CogVideoXTransformer3DModel, found: Checkpoint) -> None:
-    set_lora_state(transformer, found.tensors[LORA])
-    # names in the parameters' order: a file gives its tensors back in another
-    names = list(lora_state(transformer))
-    set_optimiser_state(learner.optimiser, names, found.tensors[OPTIMISER])
-    if learner.ema is not None:
-        learner.ema.set_state(found.tensors.get(EMA, {}))
-    if found.progress.scaler:
-        learner.scaler.load_state_dict(dict(found.progress.scaler))
 
 
 def _ema(
@@ -238,22 +177,6 @@ def _ema(
     if not train.ema_decay:
         return None
     return Ema(dict(zip(lora_state(transformer), parameters, strict=True)), train.ema_decay)
-
-
-def _say_where_it_goes_on(found: Checkpoint, now: Mapping[str, str], events: Recorder) -> None:
-    """Write down the step, and what may change the last bits from here on."""
-    events.write("resumed", step=found.progress.step)
-    changed = [
-        f"{name} was {found.footing.get(name)} and is {now[name]}"
-        for name in now
-        if found.footing.get(name) != now[name]
-    ]
-    if changed:
-        text = (
-            "resumed on another footing: the same clips, noise and timesteps follow in the same "
-            f"order, but the last bits may differ: {'; '.join(changed)}"
-        )
-        events.write("warning", text=text)
 
 
 def _batches(folder: RunFolder, spec: RunSpec, objective: Objective) -> Batches:
