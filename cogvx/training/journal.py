@@ -29,7 +29,7 @@ class Journal:
     step: int
     train_loss: float | None
     heldout_before: float | None
-    _readings: Readings
+    readings: Readings
     _seconds_before: float
     _started: float
     _saved_step: int | None
@@ -51,7 +51,7 @@ class Journal:
         self.train_loss = progress.train_loss
         self.heldout_before = progress.heldout_before
         self._save = save
-        self._readings = Readings(watch, train, progress=progress, events=events)
+        self.readings = Readings(watch, train, progress=progress, events=events)
         self._seconds_before = progress.seconds
         self._started = time.monotonic()
         self._saved_step = progress.step or None
@@ -98,7 +98,7 @@ class Journal:
         To be called when the gradients are there: then the activations' memory is free for a copy.
         """
         if self._is_logged(step):
-            self._readings.mark()
+            self.readings.mark()
 
     def record(self, step: int, scores: Scores, norm: Tensor) -> None:
         """Note update number `step`, the first being 1, and do what is due after it.
@@ -115,10 +115,10 @@ class Journal:
                 or checkpoint, and no weight has moved by them.
         """
         self.step = step
-        self._readings.add(scores, norm)
+        self.readings.add(scores, norm)
         last = step == self.train.steps
         if self._is_logged(step):
-            loss = self._readings.log(step)
+            loss = self.readings.log(step)
             self.train_loss = self.train_loss if loss is None else loss
         if step % self.train.checkpoint_every == 0 or last:
             self.checkpoint()
@@ -134,7 +134,7 @@ class Journal:
         """
         if self.step in (0, self._saved_step):
             return
-        self._readings.read(self.step)
+        self.readings.read(self.step)
         with self.watch.gauges.aside():
             self._save_now()
 
@@ -143,11 +143,11 @@ class Journal:
             Progress(
                 step=self.step,
                 seconds=round(self.seconds, 3),
-                tally=self._readings.tally,
+                tally=self.readings.tally,
                 train_loss=self.train_loss,
                 heldout_before=self.heldout_before,
-                skipped=self._readings.skips.total,
-                skipped_in_a_row=self._readings.skips.in_a_row,
+                skipped=self.readings.skips.total,
+                skipped_in_a_row=self.readings.skips.in_a_row,
                 best=self.watch.exam.patience.best,
             )
         )

@@ -259,7 +259,8 @@ def test_a_scaler_that_looks_for_its_scale_may_skip_more_often(new_run: NewRun) 
     trainer = open_trainer(root)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**6)
     learner = replace(trainer.learner, scaler=scaler)
-    trainer.journal.watch = replace(trainer.journal.watch, scaler=scaler)
+    readings = trainer.journal.readings
+    readings.watch = replace(readings.watch, scaler=scaler)
     with learner.feed, pytest.raises(TrainingDiverged, match="at step 6, and 6 update"):
         train(learner, trainer.journal, Stop())
     assert scaler.get_scale() == 1.0
