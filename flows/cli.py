@@ -37,7 +37,7 @@ def train(
     """Train the adapter on what was cached; goes on where an interrupted run stopped."""
     loaded = begin(recipe)
     if join:
-        from tasks.train import join_run  # noqa: PLC0415
+        from tasks.join import join_run  # noqa: PLC0415
         from tasks.workbench import open_workbench  # noqa: PLC0415
 
         show(f"train {loaded.name}", [("run", join_run(open_workbench(loaded))[:16])])

@@ -18,7 +18,8 @@ from cogvx.errors import CogvxError, ConfigError, IntegrityError
 from cogvx.training.carry import bring_checkpoint, newest_in
 from cogvx.training.lock import Held, hold
 from cogvx.training.run import Fork, RunFolder, RunSpec, TrainOutcome
-from tasks.clients.launch import Machines, Stopped, join_training, launch_training
+from tasks.clients.launch import Stopped, launch_training
+from tasks.clients.machines import Machines
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.curves import Curves
@@ -52,7 +53,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
         RecordsLost: Records must be encoded again first.
         TrainingDiverged: The loss stopped being finite.
     """
-    machines = _machines(bench)
+    machines = Machines.of(bench.settings, bench.recipe.train.processes)
     if not machines.is_first:
         raise ConfigError(
             f"COGVX_MACHINE_RANK = {machines.rank} does not lead; use `cogvx train RECIPE --join` "
@@ -63,7 +64,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
     known = finished_run(bench, run)
     if known is not None:
         return _report(bench, run, known, trained=False)
-    folder = _prepare(bench, manifest, run)
+    folder = prepare_run(bench, manifest, run)
     with hold(folder.lock):
         step = bring_checkpoint(bench.store, folder, run)
     if step is not None:
@@ -73,35 +74,6 @@ def train_adapter(bench: Workbench) -> TrainReport:
     outcome = _launch(bench, folder, run, manifest)
     _keep(bench, folder, run, outcome)
     return _report(bench, run, outcome, trained=True)
-
-
-def join_run(bench: Workbench) -> str:
-    """Train with the machine that leads, until it ends there; returns the run's name.
-
-    Everything but the checkpoint, which the leader hands over, comes from the store.
-
-    Raises:
-        ConfigError: This machine is none that joins, or the clips have not been cached yet.
-        RecordsLost: Records must be encoded again first.
-        CogvxError: Training failed on this machine.
-    """
-    machines = _machines(bench)
-    if machines.is_first:
-        raise ConfigError(
-            "COGVX_MACHINE_RANK = 0 is the machine that leads; use `cogvx train RECIPE` there, and "
-            "set COGVX_MACHINES and COGVX_MACHINE_RANK on the machines that join it"
-        )
-    manifest = bench.latest_manifest()
-    run = bench.run_identity(manifest)
-    if finished_run(bench, run) is None:
-        folder = _prepare(bench, manifest, run)
-        join_training(
-            folder.root,
-            processes=bench.recipe.train.processes,
-            machines=machines,
-            log=folder.root / "trainer.log",
-        )
-    return run
 
 
 def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
@@ -174,13 +146,13 @@ def _adapter_key(sha256: str) -> str:
     return f"adapters/{sha256}/{ADAPTER_FILE}"
 
 
-def _prepare(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
+def prepare_run(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
     """Write the run's document and bring its records to this machine."""
     folder = RunFolder(bench.settings.run_folder(run))
     if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
         raise IntegrityError(f"{folder.root} belongs to another run; move it away")
     spec = _spec(bench, manifest, run)
-    if _machines(bench).is_first:  # it hands the weights over
+    if bench.settings.machine_rank == 0:  # the one that leads hands the weights over
         spec = spec.model_copy(update={"fork": _fork(bench, folder, run)})
     files.write_document(folder.spec, spec)
     # Before the records are fetched: from now on pruning keeps them.
@@ -198,15 +170,6 @@ def _fork(bench: Workbench, folder: RunFolder, run: str) -> Fork | None:
     finished = finished_run(bench, wanted)
     adapter = None if finished is None else fetch_adapter(bench, finished)
     return bring_fork(bench, folder, run, adapter=adapter)
-
-
-def _machines(bench: Workbench) -> Machines:
-    here, processes = bench.settings, bench.recipe.train.processes
-    if here.machines == 1 and here.machine_rank == 0:
-        return Machines()
-    machines = Machines(here.machines, here.machine_rank, here.main_address, here.main_port)
-    machines.check(processes)
-    return machines
 
 
 def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
@@ -251,7 +214,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
                 processes=recipe.train.processes,
                 on_event=hear,
                 log=folder.root / "trainer.log",
-                machines=_machines(bench),
+                machines=Machines.of(bench.settings, bench.recipe.train.processes),
                 worker=worker_pid(),
             )
         status = "FINISHED"

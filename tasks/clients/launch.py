@@ -22,7 +22,7 @@ from tasks.clients.ending import Ended, Stopped, outcome_of, require_well
 from tasks.clients.machines import Machines
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send
 
-__all__ = ["Machines", "Stopped", "join_training", "launch_training"]
+__all__ = ["Stopped", "join_training", "launch_training"]
 
 _MODULE = "cogvx.training"
 _POLL_SECONDS = 0.2

@@ -5,8 +5,10 @@ the checkpoints and the adapter, and hands its newest checkpoint to the others w
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 from cogvx.errors import ConfigError, Problem
+from tasks.settings import Settings
 
 _ANY_FREE_PORT = 0
 
@@ -24,6 +26,19 @@ class Machines:
     def is_first(self) -> bool:
         """Whether this machine leads; a machine that is alone does."""
         return self.rank == 0
+
+    @classmethod
+    def of(cls, here: Settings, processes: int) -> Self:
+        """As this machine's settings say.
+
+        Raises:
+            ConfigError: See `check`.
+        """
+        if here.machines == 1 and here.machine_rank == 0:
+            return cls()
+        found = cls(here.machines, here.machine_rank, here.main_address, here.main_port)
+        found.check(processes)
+        return found
 
     def check(self, processes: int) -> None:
         """Refuse what cannot meet, or cannot share so many processes.

@@ -22,7 +22,8 @@ from cogvx.files import read_document, write_document
 from cogvx.training.events import EventTail, history
 from cogvx.training.lock import hold
 from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
-from tasks.clients.launch import Machines, Stopped, join_training, launch_training
+from tasks.clients.launch import Stopped, join_training, launch_training
+from tasks.clients.machines import Machines
 from tasks.clients.supervise import descendants
 from tests.fixtures.servers import free_port
 from tests.training.runs import adapter_bits, make_run
