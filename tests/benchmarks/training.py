@@ -8,8 +8,9 @@ machine does hits both. It ends with 1 when it misses what it promises:
 
     step      one update of the trainer over a bare one: at most 1.05
     wait      share of its time that the trainer waits for batches: under 0.02
-    records   share that events, held-out losses and checkpoints take at a real recipe's intervals:
-              under 0.02
+    records   share that events and checkpoints take at a real recipe's intervals: under 0.02
+    heldout   the same of held-out losses, two clips at eight timesteps: under 0.02. It is forward
+              passes and nothing else, so each further clip adds half of that again
 """
 
 import argparse
@@ -38,7 +39,8 @@ from tests.training.runs import make_run, open_trainer
 
 NANO = Path("cogvx/model/nano/weights").resolve()
 MID = {"num_layers": 12, "num_attention_heads": 8, "attention_head_dim": 64, "time_embed_dim": 128}
-# Of deployments/recipes/cogvideox-5b.toml, with as few clips held out as a dataset of 20 has.
+# Of deployments/recipes/cogvideox-5b.toml, whose batch the mid-size model has as well, with as few
+# clips held out as a dataset of 20 has.
 INTERVALS = {"log_every": 10, "heldout_every": 200, "checkpoint_every": 200, "heldout_strata": 8}
 STEP, SHARE = 1.05, 0.02
 BLOCK = 2
@@ -106,8 +108,8 @@ def mid_base(folder: Path) -> Path:
     return folder
 
 
-def new_trainer(folder: Path, base: Path, micro_batch: int) -> Trainer:
-    sizes = {"global_batch": micro_batch, "micro_batch": micro_batch}
+def new_trainer(folder: Path, base: Path, *, global_batch: int, micro_batch: int) -> Trainer:
+    sizes = {"global_batch": global_batch, "micro_batch": micro_batch}
     root = make_run(folder, base, clips=18, steps=30_030, compute={}, **sizes, **INTERVALS)
     spec = read_document(RunFolder(root).spec, RunSpec)
     lora = spec.recipe.lora.model_copy(update={"rank": 64, "alpha": 32})
@@ -116,9 +118,11 @@ def new_trainer(folder: Path, base: Path, micro_batch: int) -> Trainer:
     return open_trainer(root)
 
 
-def bare_update(transformer: nn.Module, ready: Ready, optimiser: AdamW) -> None:
-    predicted_bfchw = transformer(**ready.inputs)[0]
-    torch.autograd.backward(nn.functional.mse_loss(predicted_bfchw, ready.target_bfchw))
+def bare_update(transformer: nn.Module, parts: list[Ready], optimiser: AdamW) -> None:
+    for ready in parts:
+        predicted_bfchw = transformer(**ready.inputs)[0]
+        loss = nn.functional.mse_loss(predicted_bfchw, ready.target_bfchw) / len(parts)
+        torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
@@ -128,15 +132,20 @@ def our_update(trainer: Trainer, step: int, arms: Arms) -> None:
     """One turn of `loop.train`, without what is due at intervals."""
     scores = accumulate(trainer.learner, step)
     norm = update(trainer.learner, step)
-    trainer.journal._window.add(scores, norm)
+    trainer.journal.readings.add(scores, norm)
     arms.waited += scores.waited_seconds
 
 
 def race(trainer: Trainer, updates: int) -> Arms:
     """Blocks of updates in turn: bare, ours, ours, bare, and so on."""
     learner, batches, cpu = trainer.learner, trainer.journal.watch.batches, torch.device("cpu")
-    drawn = [batches.draw(step, micro=0, rank=0, device=cpu) for step in range(BLOCK)]
-    ready = [Ready.of(batch, trainer) for batch in drawn]
+    ready = [
+        [
+            Ready.of(batches.draw(step, micro=micro, rank=0, device=cpu), trainer)
+            for micro in range(learner.train.accumulation)
+        ]
+        for step in range(BLOCK)
+    ]
     optimiser = AdamW(learner.parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
     arms = Arms()
     for turn in range(-1, updates // BLOCK):
@@ -188,9 +197,10 @@ def measure(name: str, trainer: Trainer, updates: int) -> bool:
     ratio = arms.ratio("wall")
     print(f"  step     {ratio:.3f}   at most {STEP}; in processor time {arms.ratio('cpu'):.3f}")
     print(f"  wait     {arms.wait:.4f}  under {SHARE}")
-    parts = ", ".join(f"{part} {share:.4f}" for part, share in shares.items())
-    print(f"  records  {sum(shares.values()):.4f}  under {SHARE}: {parts}", flush=True)
-    return ratio <= STEP and arms.wait < SHARE and sum(shares.values()) < SHARE
+    written, heldout = shares["log_every"] + shares["checkpoint_every"], shares["heldout_every"]
+    print(f"  records  {written:.4f}  under {SHARE}")
+    print(f"  heldout  {heldout:.4f}  under {SHARE}", flush=True)
+    return ratio <= STEP and max(arms.wait, written, heldout) < SHARE
 
 
 def main() -> None:
@@ -201,8 +211,9 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        nano = new_trainer(folder / "nano", NANO, micro_batch=4)
-        mid = new_trainer(folder / "mid", mid_base(folder / "base"), micro_batch=2)
+        nano = new_trainer(folder / "nano", NANO, global_batch=4, micro_batch=4)
+        base = mid_base(folder / "base")
+        mid = new_trainer(folder / "mid", base, global_batch=2, micro_batch=1)
         kept = [measure("toy", nano, 2 * asked.updates), measure("mid-size", mid, asked.updates)]
     sys.exit(0 if all(kept) else 1)
 
