@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cogvx.training.events import Event, EventTail
+from cogvx.runs.events import Event, EventTail
 from tasks.clients.runs import Point, Runs
 
 # One call takes 1000 points, an event has a few dozen, and is never split: MLflow has it or not.

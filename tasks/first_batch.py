@@ -10,7 +10,7 @@ from cogvx.data.manifest import Manifest
 from cogvx.data.scratch import scratch_folder
 from cogvx.errors import CogvxError, IntegrityError, TransientError
 from cogvx.files import write_document
-from cogvx.training.run import RunFolder
+from cogvx.runs.folder import RunFolder
 from tasks.clients.runs import Runs
 from tasks.workbench import Workbench
 

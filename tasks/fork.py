@@ -8,9 +8,9 @@ from cogvx.adapters.card import AdapterCard, read_card
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem, as_toml
 from cogvx.files import read_document
-from cogvx.training.carry import bring_checkpoint, latest_key, newest_in
-from cogvx.training.run import Fork, RunFolder, RunSpec
-from cogvx.training.saved import STATE_FILE, CheckpointState
+from cogvx.runs.carry import bring_checkpoint, latest_key, newest_in
+from cogvx.runs.folder import Fork, RunFolder, RunSpec
+from cogvx.runs.saved import STATE_FILE, CheckpointState
 from tasks.workbench import Workbench, read_stored
 
 _SHAPE = ("rank", "alpha", "targets")

@@ -5,7 +5,7 @@ from prefect import runtime
 from cogvx.digest import digest
 from cogvx.evaluation.suite import Suite
 from cogvx.recipe import Recipe
-from cogvx.training.run import RunFolder
+from cogvx.runs.folder import RunFolder
 from tasks.workbench import Workbench, code_version
 
 VERDICT_TAG = "cogvx.verdict"

@@ -20,8 +20,8 @@ from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_ke
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
-from cogvx.training.heldout import HeldoutLoss, by_clip, heldout_losses
-from cogvx.training.objective import Objective
+from cogvx.objective.heldout import HeldoutLoss, by_clip, heldout_losses
+from cogvx.objective.objective import Objective
 from tasks.clients.stores import kept_on_disk
 from tasks.lineage import judgement
 from tasks.progress import Progress

@@ -14,8 +14,8 @@ from typing import Any, Self
 from prefect.artifacts import create_markdown_artifact
 
 from cogvx.errors import CogvxError, TransientError
-from cogvx.training.events import history
-from cogvx.training.run import RunFolder
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder
 from tasks.clients.runs import Runs
 from tasks.curves import Curves
 from tasks.progress import Progress, is_watched

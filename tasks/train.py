@@ -15,9 +15,9 @@ from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import CogvxError, ConfigError, IntegrityError
-from cogvx.training.carry import bring_checkpoint, newest_in
-from cogvx.training.lock import Held, hold
-from cogvx.training.run import Fork, RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.carry import bring_checkpoint, newest_in
+from cogvx.runs.folder import Fork, RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.lock import Held, hold
 from tasks.clients.launch import Stopped, launch_training
 from tasks.clients.machines import Machines
 from tasks.clients.registry import Point, Registry

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-from cogvx.training.events import Event
+from cogvx.runs.events import Event
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 32

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document
+from cogvx.runs.carry import latest_key, newest_in
+from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.runs.origin import changes_of, in_words
+from cogvx.runs.saved import Pointer, step_of
 from cogvx.store import ObjectStore
-from cogvx.training.carry import latest_key, newest_in
-from cogvx.training.origin import changes_of, in_words
-from cogvx.training.run import RunFolder, RunSpec
-from cogvx.training.saved import Pointer, step_of
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cogvx.errors import CogvxError
+from cogvx.runs.carry import newest_in, put_checkpoint
+from cogvx.runs.folder import RunFolder
 from cogvx.store import ObjectStore
-from cogvx.training.carry import newest_in, put_checkpoint
-from cogvx.training.run import RunFolder
 
 logger = logging.getLogger(__name__)
 

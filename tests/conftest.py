@@ -13,6 +13,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     "tests.fixtures.family",
+    "tests.fixtures.trainers",
     "tests.fixtures.s3",
     "tests.fixtures.radosgw",
     "tests.fixtures.proxy",

@@ -14,8 +14,8 @@ from cogvx.cache.index import CacheIndex
 from cogvx.cache.plan import Sample, record_paths
 from cogvx.errors import IntegrityError
 from cogvx.housekeeping.names import folder_of, kind_of
+from cogvx.runs.folder import TrainOutcome
 from cogvx.store import ObjectInfo, ObjectStore
-from cogvx.training.run import TrainOutcome
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 

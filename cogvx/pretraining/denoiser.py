@@ -14,12 +14,12 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from cogvx.model.load import TextEncoder
+from cogvx.objective.latents import draw_latents
+from cogvx.objective.objective import Objective, v_loss_b
+from cogvx.objective.randomness import generator
 from cogvx.pretraining.optimiser import Optimiser, rate_at
 from cogvx.pretraining.quick_attention import Float32Attention
 from cogvx.pretraining.state import Journal, load_state, save_state
-from cogvx.training.latents import draw_latents
-from cogvx.training.objective import Objective, v_loss_b
-from cogvx.training.randomness import generator
 
 _HIGHEST_RATE = 2e-3
 _GRADIENT_NORM = 1.0

@@ -22,12 +22,12 @@ from cogvx.model.load import load_scheduler, load_text, load_transformer, load_v
 from cogvx.model.nano.build import build_nano, save_nano
 from cogvx.model.nano.carried import CARD_FILE
 from cogvx.model.nano.world import Scene, draw_scene, is_held_out
+from cogvx.objective.objective import Objective
 from cogvx.pretraining.card import NanoCard, Settings, make_card
 from cogvx.pretraining.denoiser import Lessons, Pupils, train_denoiser
 from cogvx.pretraining.grades import grade
 from cogvx.pretraining.state import Journal, read_progress
 from cogvx.pretraining.vae import encode_world, normalise, train_vae
-from cogvx.training.objective import Objective
 
 _EXAMPLES_PER_FIT = 512  # clips that the latents' spread is measured on
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from cogvx.model.encode import encode_video
 from cogvx.model.nano.build import FRAMES, SIDE
 from cogvx.model.nano.world import Scene, draw_scene, render
+from cogvx.objective.randomness import generator
 from cogvx.pretraining.optimiser import Optimiser, rate_at
 from cogvx.pretraining.quick_vae import quick
 from cogvx.pretraining.state import Journal, load_state, save_state
-from cogvx.training.randomness import generator
 
 UNSEEN_SEED = 990_000  # no pretraining draws clips from this seed
 

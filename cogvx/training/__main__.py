@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from cogvx.errors import CogvxError, ConfigError
+from cogvx.runs.folder import RunFolder
+from cogvx.runs.lock import hold
 from cogvx.training.attempt import Attempt
-from cogvx.training.lock import hold
-from cogvx.training.run import RunFolder
 from cogvx.training.share import from_first
 from cogvx.training.stop import Stop
 

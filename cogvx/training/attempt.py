@@ -17,13 +17,13 @@ from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside, read_document, write_document
 from cogvx.model.attention import attention
+from cogvx.objective.latents import image_scale_of
 from cogvx.preflight.compare import Measured, comparison, estimated_numbers
 from cogvx.preflight.estimate import Estimate
-from cogvx.training.latents import image_scale_of
+from cogvx.runs.folder import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.reckoning import look_back, reckon
-from cogvx.training.run import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.shortage import out_of_memory
 from cogvx.training.stop import EXIT_STOPPED, Stop
 from cogvx.variants import read_facts

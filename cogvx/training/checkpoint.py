@@ -25,10 +25,10 @@ from torch import Tensor
 from cogvx import files
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import IntegrityError
-from cogvx.training.events import history
-from cogvx.training.origin import Origin, refusal
-from cogvx.training.run import RunFolder, RunSpec
-from cogvx.training.saved import (
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.runs.origin import Origin, refusal
+from cogvx.runs.saved import (
     STATE_FILE,
     CheckpointState,
     Pointer,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cogvx.errors import TrainingDiverged
-from cogvx.training.tally import Seen
+from cogvx.runs.tally import Seen
 
 _ADVICE = (
     "the last good checkpoint is kept. Lower train.learning_rate, lengthen train.warmup_steps, or "

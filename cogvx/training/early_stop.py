@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from cogvx.errors import IntegrityError
-from cogvx.training.saved import Best
+from cogvx.runs.saved import Best
 
 Weights = Mapping[str, Tensor]
 

@@ -15,11 +15,11 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx.errors import TrainingDiverged
 from cogvx.model.lora import lora_state, set_lora_state
+from cogvx.objective.heldout import HeldoutLoss, by_clip, mean_loss, measure
+from cogvx.objective.objective import Objective
+from cogvx.runs.folder import Sample
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
-from cogvx.training.heldout import HeldoutLoss, by_clip, mean_loss, measure
-from cogvx.training.objective import Objective
-from cogvx.training.run import Sample
 from cogvx.training.stop import Stop
 
 

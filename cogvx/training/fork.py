@@ -15,9 +15,9 @@ from cogvx.adapters.layout import PREFIX
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_bytes
+from cogvx.runs.folder import Fork, RunFolder, RunSpec
+from cogvx.runs.saved import CheckpointState
 from cogvx.training.checkpoint import LORA, tensor_file
-from cogvx.training.run import Fork, RunFolder, RunSpec
-from cogvx.training.saved import CheckpointState
 
 
 def weights_of_checkpoint(checkpoint: Path, state: CheckpointState) -> dict[str, Tensor]:

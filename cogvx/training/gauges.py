@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from cogvx.objective.batch import Batches
 from cogvx.preflight.flops import pass_flops
 from cogvx.preflight.memory import GIB
 from cogvx.recipe_sections import LoraConfig
 from cogvx.shapes import VideoSize
-from cogvx.training.batch import Batches
 
 
 @dataclass(frozen=True)

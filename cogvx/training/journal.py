@@ -11,8 +11,8 @@ from dataclasses import asdict
 from torch import Tensor
 
 from cogvx.recipe_sections import TrainConfig
+from cogvx.runs.events import Recorder
 from cogvx.training.checkpoint import Progress
-from cogvx.training.events import Recorder
 from cogvx.training.metrics import Scores
 from cogvx.training.readings import Readings, Watch
 

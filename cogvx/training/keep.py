@@ -11,6 +11,7 @@ from cogvx.adapters.card import library_versions
 from cogvx.model.lora import lora_state, set_lora_state
 from cogvx.preflight.fit import Fit
 from cogvx.recipe_sections import TrainConfig
+from cogvx.runs.events import Recorder
 from cogvx.training.checkpoint import (
     BEST,
     EMA,
@@ -22,7 +23,6 @@ from cogvx.training.checkpoint import (
 )
 from cogvx.training.divergence import require_finite_weights
 from cogvx.training.early_stop import Patience
-from cogvx.training.events import Recorder
 from cogvx.training.loop import Learner
 from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
 

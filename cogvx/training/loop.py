@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cogvx.objective.noise import send
+from cogvx.objective.objective import Objective
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.ema import Ema
 from cogvx.training.journal import Journal
 from cogvx.training.metrics import Scores
-from cogvx.training.noise import send
-from cogvx.training.objective import Objective
 from cogvx.training.optimiser import clip_gradients, lr_at, step_if
 from cogvx.training.prefetch import Feed
 from cogvx.training.stop import Stop

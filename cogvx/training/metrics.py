@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.tally import Seen
+from cogvx.runs.tally import Seen
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from cogvx.objective.batch import Batch, Batches
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.batch import Batch, Batches
 
 Place = tuple[int, int]
 _CPU = torch.device("cpu")

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
 from cogvx.model.lora import lora_state, set_lora_state
+from cogvx.objective.batch import Batches
+from cogvx.objective.objective import Objective
+from cogvx.objective.records import Records
+from cogvx.objective.sampler import Sampler
 from cogvx.preflight.fit import Fit
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.batch import Batches
+from cogvx.runs.events import EventWriter, Recorder, Silent
+from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.runs.origin import keep_beginning
 from cogvx.training.checkpoint import (
     BEST,
     Checkpoint,
     Checkpoints,
     Progress,
 )
-from cogvx.training.dataset import Records
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
-from cogvx.training.events import EventWriter, Recorder, Silent
 from cogvx.training.exam import Exam
 from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
@@ -32,14 +36,10 @@ from cogvx.training.gauges import Gauges
 from cogvx.training.journal import Journal
 from cogvx.training.keep import Saver, footing, restore, say_where_it_goes_on
 from cogvx.training.loop import Learner
-from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser, require_optimiser
-from cogvx.training.origin import keep_beginning
 from cogvx.training.prefetch import Feed
 from cogvx.training.readings import Watch
 from cogvx.training.reckoning import peak_flops
-from cogvx.training.run import RunFolder, RunSpec
-from cogvx.training.sampler import Sampler
 from cogvx.training.share import from_first
 from cogvx.training.stop import Stop
 

@@ -28,13 +28,13 @@ from cogvx.errors import CogvxError, ConfigError, DataError
 from cogvx.files import read_document
 from cogvx.model.encode import decibels, decode_latents, to_pixels
 from cogvx.model.load import load_vae
+from cogvx.objective.batch import Batch, Batches
+from cogvx.objective.objective import Objective
+from cogvx.objective.records import Records
 from cogvx.pages.pictures import SMALL_SIDE
+from cogvx.runs.folder import RunFolder, RunSpec, Sample
 from cogvx.shapes import VideoSize, frames_to_prepend
-from cogvx.training.batch import Batch, Batches
-from cogvx.training.dataset import Records
-from cogvx.training.objective import Objective
 from cogvx.training.proof_page import Proof, write_proof
-from cogvx.training.run import RunFolder, RunSpec, Sample
 
 _MOST = 4
 # Two clips of 49x480x720: about what a GPU decodes in ten seconds.

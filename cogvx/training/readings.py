@@ -15,16 +15,16 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cogvx.objective.batch import Batches
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.batch import Batches
+from cogvx.runs.events import Recorder
+from cogvx.runs.tally import Seen, Tally
 from cogvx.training.checkpoint import Progress
 from cogvx.training.divergence import Skips
-from cogvx.training.events import Recorder
 from cogvx.training.exam import Exam
 from cogvx.training.gauges import Gauges, peak_memory_gib
 from cogvx.training.metrics import Place, Scores, Window, norm_of
 from cogvx.training.optimiser import effective_rate
-from cogvx.training.tally import Seen, Tally
 
 
 @dataclass(frozen=True)

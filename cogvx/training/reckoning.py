@@ -6,9 +6,9 @@ from cogvx.preflight.compare import Measured, measure_run
 from cogvx.preflight.devices import Device, known_device
 from cogvx.preflight.estimate import Circumstances, Estimate, estimate
 from cogvx.preflight.fit import Fit
-from cogvx.training.events import history
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.training.gauges import peak_memory_gib
-from cogvx.training.run import RunFolder, RunSpec
 from cogvx.variants import BaseFacts, DType
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 from torch import distributed
 
-from cogvx.training.run import StopReason
+from cogvx.runs.folder import StopReason
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 _SECONDS_AN_HOUR = 3600.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cogvx.errors import CogvxError, TransientError, error_from_name
 from cogvx.files import read_document
-from cogvx.training.run import RunFolder, TrainOutcome
+from cogvx.runs.folder import RunFolder, TrainOutcome
 
 _LINES_SHOWN = 15
 # How accelerate, torch's agent for several processes, and that agent itself tell of a signal; when

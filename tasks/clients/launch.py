@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cogvx.files import write_document
-from cogvx.training.events import EventTail
-from cogvx.training.lock import hold
-from cogvx.training.run import RunFolder, TrainOutcome
+from cogvx.runs.events import EventTail
+from cogvx.runs.folder import RunFolder, TrainOutcome
+from cogvx.runs.lock import hold
 from tasks.clients.ending import Ended, Stopped, outcome_of, require_well
 from tasks.clients.machines import Machines
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send

@@ -28,22 +28,22 @@ from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 
 from cogvx.errors import ConfigError
 from cogvx.model.load import torch_dtype
+from cogvx.objective.batch import Batches
+from cogvx.objective.objective import Objective
+from cogvx.objective.records import Records
 from cogvx.preflight.devices import known_device
 from cogvx.preflight.fit import Fit, choose
 from cogvx.preflight.flops import pass_flops
 from cogvx.preflight.memory import GIB, peak_memory
 from cogvx.recipe import Recipe
+from cogvx.runs.folder import RunFolder
 from cogvx.shapes import VideoSize
-from cogvx.training.batch import Batches
-from cogvx.training.dataset import Records
 from cogvx.training.fitting import make_ready, probe
 from cogvx.training.loop import Learner, accumulate, update
-from cogvx.training.objective import Objective
 from cogvx.training.optimiser import make_optimiser
 from cogvx.training.prefetch import Feed
-from cogvx.training.run import RunFolder
 from cogvx.variants import PUBLISHED, BaseFacts, read_facts
-from tests.training.runs import make_prompt, make_sample
+from tests.fixtures.training_runs import make_prompt, make_sample
 
 BASES = {"2b": "CogVideoX-2b", "5b": "CogVideoX-5b", "1.5": "CogVideoX1.5-5B"}
 WAYS: tuple[dict[str, Any], ...] = (

@@ -31,11 +31,11 @@ from torch import nn
 from torch.optim import AdamW
 
 from cogvx.files import read_document, write_document
-from cogvx.training.batch import Batch
+from cogvx.objective.batch import Batch
+from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.training.loop import accumulate, update
 from cogvx.training.prepare import Trainer
-from cogvx.training.run import RunFolder, RunSpec
-from tests.training.runs import make_run, open_trainer
+from tests.fixtures.training_runs import make_run, open_trainer
 
 NANO = Path("cogvx/model/nano/weights").resolve()
 MID = {"num_layers": 12, "num_attention_heads": 8, "attention_head_dim": 64, "time_embed_dim": 128}

@@ -17,9 +17,9 @@ from cogvx.cache.keys import record_path
 from cogvx.digest import sha256_file
 from cogvx.files import read_document
 from cogvx.mp4 import read_mp4
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunSpec
 from cogvx.store import LocalStore
-from cogvx.training.events import history
-from cogvx.training.run import RunSpec
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks

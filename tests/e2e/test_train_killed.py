@@ -21,11 +21,11 @@ from prefect.workers.process import ProcessWorker
 from cogvx.check import check_file
 from cogvx.files import read_document
 from cogvx.model.nano.world import render_world
+from cogvx.runs.carry import latest_key
+from cogvx.runs.events import EventTail
+from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.saved import Pointer, folder_name
 from cogvx.store import LocalStore
-from cogvx.training.carry import latest_key
-from cogvx.training.events import EventTail
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
-from cogvx.training.saved import Pointer, folder_name
 from flows.train import train
 from tasks.settings import EVERYWHERE
 from tests.e2e.conftest import Place, make_place, write_recipe

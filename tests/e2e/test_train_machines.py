@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cogvx.model.nano.world import render_world
+from cogvx.runs.folder import RunFolder
 from cogvx.store import LocalStore
-from cogvx.training.run import RunFolder
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import free_port

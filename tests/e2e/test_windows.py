@@ -21,10 +21,10 @@ from cogvx.data.windows import crop_rule
 from cogvx.encoding import Encoders, encode_missing
 from cogvx.files import read_document, write_document
 from cogvx.recipe import Recipe
+from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
 from cogvx.shapes import cover_and_crop
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.training.__main__ import main
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from cogvx.variants import read_facts
 from tests.data.clips import write_clip
 

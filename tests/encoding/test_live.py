@@ -14,9 +14,9 @@ from cogvx.data.decode import decode_clip
 from cogvx.data.manifest import Clip
 from cogvx.data.windows import crop_rule
 from cogvx.encoding import Encoders
+from cogvx.objective.latents import draw_latents
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore
-from cogvx.training.latents import draw_latents
 from tests.cache.toys import recipe
 from tests.data.clips import write_clip
 from tests.encoding.benches import Bench, clip_of

@@ -18,8 +18,8 @@ from cogvx.digest import canonical_json, digest, sha256_bytes
 from cogvx.evaluation.index import EvaluationIndex, evaluation_path
 from cogvx.housekeeping.reach import Registered
 from cogvx.recipe import Recipe
+from cogvx.runs.folder import RunSpec, TrainOutcome
 from cogvx.store import LocalStore, ObjectStore
-from cogvx.training.run import RunSpec, TrainOutcome
 from cogvx.variants import PUBLISHED
 from tests.cache.toys import IDS, clip, recipe
 

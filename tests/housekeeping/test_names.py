@@ -5,9 +5,9 @@ import pytest
 from cogvx.cache.keys import record_path
 from cogvx.evaluation.index import evaluation_path
 from cogvx.housekeeping.names import KINDS, kind_of, name_of
-from cogvx.training.carry import checkpoint_prefix, latest_key
+from cogvx.runs.carry import checkpoint_prefix, latest_key
+from cogvx.runs.saved import STATE_FILE, folder_name
 from cogvx.training.checkpoint import tensor_file
-from cogvx.training.saved import STATE_FILE, folder_name
 
 NAME = "ab" + "c" * 62
 

@@ -16,10 +16,10 @@ from cogvx.evaluation.index import EvaluationIndex, evaluation_path
 from cogvx.housekeeping import prune
 from cogvx.housekeeping.names import RECORDS, kind_of
 from cogvx.housekeeping.reach import Ages, Reach, find_reach
+from cogvx.runs.carry import checkpoint_prefix, latest_key
+from cogvx.runs.folder import RunSpec
+from cogvx.runs.saved import STATE_FILE, folder_name
 from cogvx.store import LocalStore, ObjectInfo, ObjectStore
-from cogvx.training.carry import checkpoint_prefix, latest_key
-from cogvx.training.run import RunSpec
-from cogvx.training.saved import STATE_FILE, folder_name
 from tasks.clients.s3 import S3Store
 from tests.cache.toys import IDS
 from tests.housekeeping.stores import (

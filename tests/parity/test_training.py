@@ -14,9 +14,9 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video import retrieve
 from torch import Tensor
 
 from cogvx.model.encode import encode_video
+from cogvx.objective.latents import draw_latents, image_track, pad_front
+from cogvx.objective.objective import Objective
 from cogvx.shapes import VideoSize
-from cogvx.training.latents import draw_latents, image_track, pad_front
-from cogvx.training.objective import Objective
 from cogvx.variants import ImageScale
 from tests.fixtures.family import (
     LATENT_CHANNELS,

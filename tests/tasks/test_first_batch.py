@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import CogvxError
+from cogvx.runs.folder import RunFolder
 from cogvx.training.proof import ProofOrder
-from cogvx.training.run import RunFolder
 from tasks.first_batch import _make_apart
 
 

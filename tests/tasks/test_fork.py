@@ -13,17 +13,17 @@ from cogvx.adapters.export import export_adapter
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_document
 from cogvx.model.lora import lora_state
+from cogvx.runs.carry import put_checkpoint
+from cogvx.runs.events import history
+from cogvx.runs.folder import Fork, RunFolder
 from cogvx.training.attempt import adapter_card
-from cogvx.training.carry import put_checkpoint
-from cogvx.training.events import history
 from cogvx.training.loop import train
-from cogvx.training.run import Fork, RunFolder
 from cogvx.training.stop import Stop
 from tasks.fork import bring_fork
 from tasks.unfinished import warn_of_unfinished
 from tasks.workbench import Workbench
+from tests.fixtures.training_runs import make_recipe, make_run, open_trainer
 from tests.tasks.test_survey import bench
-from tests.training.runs import make_recipe, make_run, open_trainer
 
 __all__ = ["bench"]
 

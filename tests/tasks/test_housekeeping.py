@@ -14,8 +14,8 @@ from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.housekeeping.names import kind_of
 from cogvx.mp4 import read_mp4
+from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.store import LocalStore
-from cogvx.training.run import RunFolder, TrainOutcome
 from tasks import housekeeping, train
 from tasks.inspection import inspect_record
 from tasks.register import register_adapter

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 
 from cogvx.errors import CogvxError, ConfigError, IntegrityError, TransientError
 from cogvx.files import read_document, write_document
-from cogvx.training.events import EventTail, history
-from cogvx.training.lock import hold
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.events import EventTail, history
+from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.lock import hold
 from tasks.clients.launch import Stopped, join_training, launch_training
 from tasks.clients.machines import Machines
 from tasks.clients.supervise import descendants
 from tests.fixtures.servers import free_port
-from tests.training.runs import adapter_bits, make_run
+from tests.fixtures.training_runs import adapter_bits, make_run
 
 RUN = {"steps": 24, "checkpoint_every": 4, "log_every": 4, "heldout_every": 100, "heldout": 1}
 Event = Mapping[str, Any]

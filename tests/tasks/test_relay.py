@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from cogvx.errors import DataError, TransientError
-from cogvx.training.events import EventTail, EventWriter, history
-from cogvx.training.run import RunFolder
+from cogvx.runs.events import EventTail, EventWriter, history
+from cogvx.runs.folder import RunFolder
 from tasks.clients.runs import Runs
 from tasks.relay import Relay
 from tasks.training_table import curve, training_markdown

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import TransientError
+from cogvx.runs.carry import checkpoint_prefix, latest_key
+from cogvx.runs.folder import RunFolder
+from cogvx.runs.saved import STATE_FILE, Pointer, folder_name
 from cogvx.store import MemoryStore
-from cogvx.training.carry import checkpoint_prefix, latest_key
-from cogvx.training.run import RunFolder
-from cogvx.training.saved import STATE_FILE, Pointer, folder_name
 from tasks.uploads import CheckpointUploads, uploading
-from tests.training.test_carry import RUN, save
+from tests.runs.test_carry import RUN, save
 
 
 class Gate(MemoryStore):

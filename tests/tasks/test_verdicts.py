@@ -12,7 +12,7 @@ from cogvx.errors import ConfigError, IntegrityError, UserError
 from cogvx.evaluation.suite import load_suite
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import EvaluationConfig
-from cogvx.training.run import RunFolder, TrainOutcome
+from cogvx.runs.folder import RunFolder, TrainOutcome
 from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
 from tasks.documents import Unchanged

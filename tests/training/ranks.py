@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from cogvx.training.run import RunFolder
+from cogvx.runs.folder import RunFolder
 from tests.fixtures.forks import Forks, Job
 
 TRAINER = "tests.fixtures.forks:call_trainer"

@@ -12,17 +12,17 @@ import torch
 
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_document
+from cogvx.objective.batch import Batches
+from cogvx.objective.heldout import heldout_losses
+from cogvx.objective.objective import Objective
+from cogvx.objective.records import Records
+from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
 from cogvx.shapes import VideoSize
 from cogvx.training.__main__ import main
-from cogvx.training.batch import Batches
-from cogvx.training.dataset import Records
-from cogvx.training.heldout import heldout_losses
 from cogvx.training.journal import Journal
 from cogvx.training.loop import train
-from cogvx.training.objective import Objective
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
 from cogvx.training.stop import EXIT_STOPPED, Stop
-from tests.training.runs import adapter_bits, open_trainer
+from tests.fixtures.training_runs import adapter_bits, open_trainer
 
 NewRun = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -13,6 +13,10 @@ import torch
 from cogvx import files
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_document
+from cogvx.runs.events import EventWriter
+from cogvx.runs.folder import RunFolder
+from cogvx.runs.origin import Origin
+from cogvx.runs.tally import Tally
 from cogvx.training.checkpoint import (
     LORA,
     OPTIMISER,
@@ -24,10 +28,6 @@ from cogvx.training.checkpoint import (
     Progress,
     tensor_file,
 )
-from cogvx.training.events import EventWriter
-from cogvx.training.origin import Origin
-from cogvx.training.run import RunFolder
-from cogvx.training.tally import Tally
 
 LORA_FILE, OPTIMISER_FILE = tensor_file(LORA), tensor_file(OPTIMISER)
 

@@ -15,18 +15,18 @@ from cogvx.cache.keys import LatentKey
 from cogvx.cache.records import pack_latents, unpack
 from cogvx.errors import TrainingDiverged
 from cogvx.files import read_document, write_bytes
+from cogvx.objective.randomness import generator
+from cogvx.runs.events import Event, history
+from cogvx.runs.folder import RunFolder, RunSpec, Sample, TrainOutcome
+from cogvx.runs.saved import CheckpointState, Pointer
+from cogvx.runs.tally import Seen
 from cogvx.training.__main__ import main
 from cogvx.training.divergence import Skip, Skips
-from cogvx.training.events import Event, history
 from cogvx.training.loop import accumulate, train, update
-from cogvx.training.randomness import generator
-from cogvx.training.run import RunFolder, RunSpec, Sample, TrainOutcome
-from cogvx.training.saved import CheckpointState, Pointer
 from cogvx.training.stop import EXIT_STOPPED, Stop
-from cogvx.training.tally import Seen
 from tests.fixtures.forks import Forks
+from tests.fixtures.training_runs import adapter_bits, open_trainer
 from tests.training.ranks import TRAINER, start
-from tests.training.runs import adapter_bits, open_trainer
 from tests.training.stops import stop_after
 
 NewRun = Callable[..., Path]

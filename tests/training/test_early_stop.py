@@ -17,13 +17,13 @@ from cogvx.adapters.export import bake
 from cogvx.adapters.layout import PREFIX
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_document
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder, TrainOutcome
+from cogvx.runs.saved import Best, Pointer
 from cogvx.training.__main__ import main
 from cogvx.training.early_stop import Patience
-from cogvx.training.events import history
-from cogvx.training.run import RunFolder, TrainOutcome
-from cogvx.training.saved import Best, Pointer
 from cogvx.training.stop import EXIT_STOPPED
-from tests.training.runs import adapter_bits
+from tests.fixtures.training_runs import adapter_bits
 from tests.training.stops import stop_after
 
 NewRun = Callable[..., Path]

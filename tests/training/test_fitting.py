@@ -14,14 +14,14 @@ from cogvx.model.quantise import StoredLinear
 from cogvx.preflight.fit import Fit, Machine, choose
 from cogvx.preflight.memory import GIB, Precision, base_bytes
 from cogvx.recipe import Recipe
-from cogvx.training.events import history
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder
 from cogvx.training.fitting import probe
-from cogvx.training.run import RunFolder
 from cogvx.variants import PUBLISHED, read_facts
 from tests.fixtures.forks import Forks
+from tests.fixtures.training_runs import make_recipe, open_trainer
 from tests.model.steps import new_model
 from tests.training.ranks import TRAINER, start
-from tests.training.runs import make_recipe, open_trainer
 
 NewRun = Callable[..., Path]
 FACTS = PUBLISHED["CogVideoX-5b"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from cogvx.runs.folder import RunFolder
 from cogvx.training.loop import accumulate, update
 from cogvx.training.prepare import prepare
-from cogvx.training.run import RunFolder
 from cogvx.training.stop import Stop
 
 

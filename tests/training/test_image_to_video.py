@@ -10,11 +10,11 @@ import torch
 from cogvx.adapters.card import read_card
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document, write_document
+from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.training.__main__ import main
 from cogvx.training.loop import accumulate, update
-from cogvx.training.run import RunFolder, TrainOutcome
 from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member
-from tests.training.runs import adapter_bits, open_trainer
+from tests.fixtures.training_runs import adapter_bits, open_trainer
 
 NewRun = Callable[..., Path]
 V1, V15 = IMAGE_MEMBERS

@@ -11,12 +11,12 @@ import torch
 
 from cogvx.preflight.flops import pass_flops
 from cogvx.recipe_sections import LoraConfig
-from cogvx.training.events import Event, history
+from cogvx.runs.events import Event, history
+from cogvx.runs.folder import RunFolder
 from cogvx.training.gauges import Gauges
 from cogvx.training.loop import accumulate, update
 from cogvx.training.prepare import Trainer
-from cogvx.training.run import RunFolder
-from tests.training.runs import open_trainer
+from tests.fixtures.training_runs import open_trainer
 
 NewRun = Callable[..., Path]
 # seven steps, of which a log line takes three, and checkpoints fall between them

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cogvx.errors import ConfigError, DataError, IntegrityError, TrainingDiverged
 from cogvx.files import read_document, write_document
-from cogvx.training.events import history
+from cogvx.runs.events import history
+from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.training.loop import accumulate, train, update
-from cogvx.training.run import RunFolder, RunSpec
 from cogvx.training.stop import Stop
-from tests.training.runs import open_trainer
+from tests.fixtures.training_runs import open_trainer
 from tests.training.test_optimiser import EIGHT_BIT
 
 NewRun = Callable[..., Path]

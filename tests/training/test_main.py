@@ -20,13 +20,13 @@ from cogvx.adapters.container import read_header, with_metadata
 from cogvx.adapters.export import export_adapter
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document, write_document
+from cogvx.runs.events import EventTail
+from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
+from cogvx.runs.lock import hold
 from cogvx.training.__main__ import main
 from cogvx.training.checkpoint import CheckpointState, Progress
-from cogvx.training.events import EventTail
 from cogvx.training.journal import Journal
-from cogvx.training.lock import hold
-from cogvx.training.run import RunFolder, RunSpec, TrainOutcome
-from tests.training.runs import adapter_bits
+from tests.fixtures.training_runs import adapter_bits
 
 NewRun = Callable[..., Path]
 

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cogvx.objective.sampler import Sampler
 from cogvx.recipe_sections import TrainConfig
 from cogvx.training.metrics import Place, Scores, Window, norm_of
-from cogvx.training.sampler import Sampler
 
 
 class Ranks(Accelerator):

@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.training.optimiser import clip_gradients, lr_at, make_optimiser, step_if
 from cogvx.training.optimiser_state import optimiser_state, set_optimiser_state
-from tests.training.runs import make_recipe
+from tests.fixtures.training_runs import make_recipe
 
 THEIR_NAMES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 # the second and third are long enough for bitsandbytes to keep them in 8 bits; B begins as zeros

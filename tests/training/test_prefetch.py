@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cogvx.errors import IntegrityError
-from cogvx.training.batch import Batch, Batches
+from cogvx.objective.batch import Batch, Batches
+from cogvx.runs.folder import RunFolder
 from cogvx.training.prefetch import Feed
-from cogvx.training.run import RunFolder
-from tests.training.runs import open_trainer
+from tests.fixtures.training_runs import open_trainer
 
 NewRun = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -16,15 +16,15 @@ from cogvx.data.manifest import Clip
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_bytes, write_document
 from cogvx.mp4 import read_mp4
+from cogvx.objective.batch import Batches
+from cogvx.objective.objective import Objective
+from cogvx.objective.records import Records
+from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.shapes import VideoSize
-from cogvx.training.batch import Batches
-from cogvx.training.dataset import Records
-from cogvx.training.objective import Objective
 from cogvx.training.proof import ProofOrder, Source, first_samples, main, make_proof
-from cogvx.training.run import RunFolder, RunSpec
 from tests.encoding.benches import Bench, RemoteStore, clip_of, encoders_of
 from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member
-from tests.training.runs import make_recipe
+from tests.fixtures.training_runs import make_recipe
 
 NANO = Path(__file__).parents[2] / "cogvx" / "model" / "nano" / "weights"
 TRAIN = {"global_batch": 4, "micro_batch": 2, "caption_dropout": 0.0}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cogvx.files import read_document
+from cogvx.runs.events import Event, EventTail
+from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.training.__main__ import main
-from cogvx.training.events import Event, EventTail
 from cogvx.training.reckoning import device_here, peak_flops
-from cogvx.training.run import RunFolder, TrainOutcome
 
 NewRun = Callable[..., Path]
 

@@ -18,15 +18,15 @@ import pytest
 from safetensors.torch import load_file
 
 from cogvx.files import ASIDE, is_aside, read_document, write_document
+from cogvx.runs.events import EventTail, history
+from cogvx.runs.folder import RunFolder, TrainOutcome
+from cogvx.runs.saved import folder_name, step_of
 from cogvx.shapes import VideoSize
 from cogvx.training.checkpoint import BEST
-from cogvx.training.events import EventTail, history
-from cogvx.training.run import RunFolder, TrainOutcome
-from cogvx.training.saved import folder_name, step_of
 from cogvx.training.stop import EXIT_STOPPED
 from tests.fixtures.forks import Forks
+from tests.fixtures.training_runs import adapter_bits, make_run
 from tests.training.ranks import TRAINER, Ranks, newest_step, start, until
-from tests.training.runs import adapter_bits, make_run
 
 STEPS, ENDS = 33, 20
 KILLED, TERMINATED = -signal.SIGKILL, -signal.SIGTERM

@@ -12,10 +12,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from cogvx.errors import ConfigError
 from cogvx.files import read_document
+from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.training.__main__ import main
-from cogvx.training.run import RunFolder, TrainOutcome
 from cogvx.training.shortage import out_of_memory
-from tests.training.runs import make_recipe
+from tests.fixtures.training_runs import make_recipe
 
 # As torch says it, in one line.
 WORDS = (

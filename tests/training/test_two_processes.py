@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cogvx.shapes import VideoSize
 from tests.fixtures.forks import Forks
+from tests.fixtures.training_runs import make_run
 from tests.training.ranks import start
-from tests.training.runs import make_run
 
 SHARE, AGREE = "tests.training.ranks:share", "tests.training.ranks:agree"
 Found = dict[str, Tensor]

@@ -10,12 +10,12 @@ import torch
 
 from cogvx.digest import canonical_json
 from cogvx.errors import IntegrityError, TransientError
+from cogvx.runs.carry import bring_checkpoint, latest_key, put_checkpoint
+from cogvx.runs.folder import RunFolder
+from cogvx.runs.origin import Origin
+from cogvx.runs.saved import Pointer, Progress, folder_name
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
-from cogvx.training.carry import bring_checkpoint, latest_key, put_checkpoint
 from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints
-from cogvx.training.origin import Origin
-from cogvx.training.run import RunFolder
-from cogvx.training.saved import Pointer, Progress, folder_name
 
 RUN = "5" * 64
 PARTS = (LORA, OPTIMISER, "ema")

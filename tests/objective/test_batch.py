@@ -10,11 +10,11 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from cogvx.errors import IntegrityError
-from cogvx.training.batch import Batch, Batches
-from cogvx.training.randomness import generator
-from cogvx.training.run import RunFolder
+from cogvx.objective.batch import Batch, Batches
+from cogvx.objective.randomness import generator
+from cogvx.runs.folder import RunFolder
 from tests.fixtures.family import IMAGE_MEMBERS, MEMBERS, BaseOf, Member
-from tests.training.runs import DEFAULTS, batches_of
+from tests.fixtures.training_runs import DEFAULTS, batches_of
 
 CPU = torch.device("cpu")
 NewRun = Callable[..., Path]

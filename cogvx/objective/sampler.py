@@ -20,8 +20,8 @@ from typing import Self
 import torch
 
 from cogvx.errors import DataError
+from cogvx.objective.randomness import generator
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.randomness import generator
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx.training.events import EventTail, EventWriter, history
+from cogvx.runs.events import EventTail, EventWriter, history
 
 
 def steps(events: list[dict[str, object]]) -> list[object]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cogvx.cache.records import unpack
 from cogvx.errors import IntegrityError
-from cogvx.training.run import Sample, record_file
+from cogvx.runs.folder import Sample, record_file
 
 _SHOWN = 3
 

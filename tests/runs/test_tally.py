@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from cogvx.training.tally import BANDS, Seen, Tally, band_names
+from cogvx.runs.tally import BANDS, Seen, Tally, band_names
 
 T = 1000
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx.training.dataset import Records
-from cogvx.training.latents import image_track, mean_latents, pad_front
-from cogvx.training.objective import Objective
-from cogvx.training.randomness import generator
-from cogvx.training.run import Sample
+from cogvx.objective.latents import image_track, mean_latents, pad_front
+from cogvx.objective.objective import Objective
+from cogvx.objective.randomness import generator
+from cogvx.objective.records import Records
+from cogvx.runs.folder import Sample
 
 
 @dataclass(frozen=True)

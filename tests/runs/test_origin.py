@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cogvx.files import read_document, write_bytes, write_document
-from cogvx.training.origin import Origin, changes, changes_of, in_words, keep_beginning, refusal
-from cogvx.training.run import RunFolder, RunSpec
+from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.runs.origin import Origin, changes, changes_of, in_words, keep_beginning, refusal
 
 NewRun = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from cogvx.cache.plan import Sample
 from cogvx.errors import ConfigError, IntegrityError, as_toml
 from cogvx.files import read_document, write_document
-from cogvx.training.run import RunFolder, RunSpec
+from cogvx.runs.folder import RunFolder, RunSpec
 
 _SHOWN = 8
 _SHORT = 12

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from cogvx.errors import IntegrityError
+from cogvx.objective.latents import draw_latents, image_track, pad_front
+from cogvx.objective.objective import Objective
+from cogvx.objective.randomness import generator
+from cogvx.objective.records import Records
+from cogvx.objective.sampler import Sampler
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.dataset import Records
-from cogvx.training.latents import draw_latents, image_track, pad_front
-from cogvx.training.objective import Objective
-from cogvx.training.randomness import generator
-from cogvx.training.run import Sample
-from cogvx.training.sampler import Sampler
+from cogvx.runs.folder import Sample
 
 
 @dataclass(frozen=True)

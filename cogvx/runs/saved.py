@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cogvx.training.origin import Origin
-from cogvx.training.tally import Tally
+from cogvx.runs.origin import Origin
+from cogvx.runs.tally import Tally
 
 STATE_FILE = "state.json"
 _NAME = re.compile(r"step-(\d{8})")

@@ -1,7 +1,7 @@
 """What the adapter learns: the velocity that leads from noised latents back to the clip.
 
 Pure: tensors in, tensors out, no randomness. Noise is added, and error measured, in float32: see
-`cogvx.training.noise`.
+`cogvx.objective.noise`.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cogvx.errors import ConfigError
 from cogvx.model.rotary import rotary_tables
+from cogvx.objective.latents import image_factor, image_scale_of
+from cogvx.objective.noise import NoiseSchedule, send
 from cogvx.shapes import LatentSize
-from cogvx.training.latents import image_factor, image_scale_of
-from cogvx.training.noise import NoiseSchedule, send
 from cogvx.variants import OFS, BaseFacts, ImageScale, read_facts
 
 Rotary = tuple[Tensor, Tensor] | None

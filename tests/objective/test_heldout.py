@@ -11,19 +11,19 @@ from cogvx.files import read_document
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora
 from cogvx.model.rotary import rotary_tables
-from cogvx.training.dataset import Records
-from cogvx.training.heldout import (
+from cogvx.objective.heldout import (
     HeldoutLoss,
     by_clip,
     heldout_losses,
     heldout_timesteps,
     mean_loss,
 )
-from cogvx.training.objective import Objective
-from cogvx.training.randomness import generator
-from cogvx.training.run import RunFolder, RunSpec
+from cogvx.objective.objective import Objective
+from cogvx.objective.randomness import generator
+from cogvx.objective.records import Records
+from cogvx.runs.folder import RunFolder, RunSpec
 from tests.fixtures.family import IMAGE_MEMBERS, BaseOf, Member, pipeline_of
-from tests.training.runs import batches_of
+from tests.fixtures.training_runs import batches_of
 
 NewRun = Callable[..., Path]
 

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from cogvx import files
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import IntegrityError
+from cogvx.runs.folder import RunFolder
+from cogvx.runs.saved import STATE_FILE, CheckpointState, Pointer, is_folder_name, step_of
 from cogvx.store import ObjectStore
-from cogvx.training.run import RunFolder
-from cogvx.training.saved import STATE_FILE, CheckpointState, Pointer, is_folder_name, step_of
 
 
 def latest_key(run: str) -> str:

@@ -13,13 +13,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import compute_snr
 
 from cogvx.errors import ConfigError
+from cogvx.objective.latents import draw_latents, image_track, mean_latents, pad_front
+from cogvx.objective.noise import NoiseSchedule
+from cogvx.objective.objective import Objective, predict_velocity, v_loss_b
 from cogvx.shapes import LatentSize
-from cogvx.training.latents import draw_latents, image_track, mean_latents, pad_front
 from cogvx.training.loop import accumulate
-from cogvx.training.noise import NoiseSchedule
-from cogvx.training.objective import Objective, predict_velocity, v_loss_b
 from tests.fixtures.family import MEMBERS, BaseOf, Member, draws, scheduler_of
-from tests.training.runs import batches_of, open_trainer
+from tests.fixtures.training_runs import batches_of, open_trainer
 
 NewRun = Callable[..., Path]
 TWO_B, FIVE_B, FIVE_B_I2V, V15, V15_I2V = MEMBERS

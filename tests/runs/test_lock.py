@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import TransientError
-from cogvx.training.lock import hold
+from cogvx.runs.lock import hold
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cogvx.training.lock import hold
+from cogvx.runs.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogvx.errors import DataError
+from cogvx.objective.randomness import generator
+from cogvx.objective.sampler import Sampler
 from cogvx.recipe_sections import TrainConfig
-from cogvx.training.randomness import generator
-from cogvx.training.sampler import Sampler
-from tests.training.runs import make_recipe
+from tests.fixtures.training_runs import make_recipe
 
 RECORDED = [[2, 4, 1], [3, 5, 6], [0, 1, 5], [3, 4, 0], [2, 6, 0], [4, 1, 5]]
 

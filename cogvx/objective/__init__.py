@@ -1,0 +1,1 @@
+"""What an adapter learns and what it is shown: pure functions of tensors, records and seeds."""
