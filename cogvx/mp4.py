@@ -94,7 +94,9 @@ def _encode(
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = rgb_fhwc.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        # x264 decides otherwise on other CPUs, and now and then on the same, unless it is told to
+        same = {"x264-params": "cpu-independent=1"}
+        stream.options = {"crf": str(crf), "preset": "medium", **same}
         context = stream.codec_context
         context.thread_count = 1
         context.colorspace = context.color_primaries = context.color_trc = _BT601

@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 
 _FIRST_SEED = 0
 _MAX_PIXEL = 255
-_ENCODER = {"crf": "18", "preset": "medium"}
+_ENCODER = {"crf": "18", "preset": "medium", "x264-params": "cpu-independent=1"}
 _BT601, _LIMITED_RANGE = 6, 1  # as ITU-T H.273 numbers them
 
 

@@ -56,9 +56,11 @@ def test_browsers_can_play_it(tmp_path: Path) -> None:
 
 
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_mp4(tmp_path / f"{name}.mp4", moving_gradient(), fps=8, metadata={"seed": "1"})
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    written = set()
+    for _ in range(200):  # x264's defaults give another file in two of a hundred
+        write_mp4(tmp_path / "a.mp4", moving_gradient(), fps=8, metadata={"seed": "1"})
+        written.add((tmp_path / "a.mp4").read_bytes())
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize(

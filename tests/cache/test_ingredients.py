@@ -114,6 +114,7 @@ BASES: dict[str, tuple[Any, frozenset[str]]] = {
     "layers": (1, NOTHING),
     "heads": (1, NOTHING),
     "head_dim": (1, NOTHING),
+    "time_dim": (1, NOTHING),
     "in_channels": (1, NOTHING),
     "out_channels": (1, NOTHING),
     "patch": (1, NOTHING),

@@ -264,7 +264,7 @@ def test_a_new_run_begins_with_the_weights_of_a_finished_one(place: Place, first
     old = min(ended, key=lambda path: path.stat().st_mtime).parent.name
     recipe = place.root / "forked.toml"
     text = place.recipe.read_text().replace("steps = 8", "steps = 3", 1)
-    recipe.write_text(text.replace("\n[compute]", f'fork_of = "{old}"\n\n[compute]'))
+    recipe.write_text(text.replace("steps = 3", f'steps = 3\nfork_of = "{old}"'))
     place.succeed("train", str(recipe))
     (folder,) = (path.parent for path in (place.home / "runs").glob("*/fork.safetensors"))
     told = [event for event in history(folder / "events.jsonl") if event["kind"] == "forked"]

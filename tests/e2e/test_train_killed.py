@@ -142,9 +142,12 @@ class Training:
         return outcome.step
 
     def stored(self) -> int:
-        """The step of the newest checkpoint in the store."""
+        """The step of the newest checkpoint in the store; 0 while there is none."""
         key = latest_key(read_document(self.folder.spec, RunSpec).run)
-        return Pointer.model_validate_json(LocalStore(self._place.home / "store").read(key)).step
+        store = LocalStore(self._place.home / "store")
+        if store.info(key) is None:
+            return 0
+        return Pointer.model_validate_json(store.read(key)).step
 
 
 def runs_in(home: Path) -> list[Path]:
