@@ -20,8 +20,9 @@ SHELL       := /bin/bash
 demo: $(READY) $(DEMO)/neon/metadata.jsonl
 	@$(BIN)/cogvx retrain $(RECIPE)
 
+# Files side by side, on four cores at most: each worker has servers and a GPU stack of its own.
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # Ratios measured side by side, on a machine that does nothing else; each says what it promises.
 bench: $(READY)
