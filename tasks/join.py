@@ -32,5 +32,6 @@ def join_run(bench: Workbench) -> str:
             processes=bench.recipe.train.processes,
             machines=machines,
             log=folder.root / "trainer.log",
+            grace=bench.settings.stop_seconds,
         )
     return run

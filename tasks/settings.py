@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
+from tasks.clients.supervise import GRACE_SECONDS
 
 # Read early: by the time that somebody asks, whoever started this process may be gone.
 _STARTED_BY = os.getppid()
@@ -68,6 +69,9 @@ class Settings(BaseSettings):
     """Name or address under which the others reach machine 0."""
     main_port: int = Field(default=29500, ge=1, le=65535)
     """Port on which machine 0 listens for them."""
+    stop_seconds: float = Field(default=GRACE_SECONDS, gt=0, allow_inf_nan=False)
+    """How long training that is stopped may take to save a checkpoint before it is killed; it can
+    save after each micro-batch. Whoever stops it from outside must be as patient."""
     disk_cache_gib: float = Field(default=50.0, ge=0)
     """Most GiB of records and videos from S3 kept on this disk for the next run; 0 for none."""
     s3_endpoint_url: str | None = None

@@ -132,8 +132,8 @@ def recall_run(bench: Workbench, registry: Registry, run: str, outcome: TrainOut
 def _last_points(outcome: TrainOutcome) -> list[Point]:
     told = [
         ("train/loss", outcome.step, outcome.train_loss),
-        ("heldout/loss", 0, outcome.heldout_before),
-        ("heldout/loss", outcome.best_step or outcome.step, outcome.heldout_after),
+        ("heldout/loss_all", 0, outcome.heldout_before),
+        ("heldout/loss_all", outcome.best_step or outcome.step, outcome.heldout_after),
     ]
     return [Point(name, value, step=step) for name, step, value in told if value is not None]
 
@@ -216,6 +216,7 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
                 log=folder.root / "trainer.log",
                 machines=Machines.of(bench.settings, bench.recipe.train.processes),
                 worker=worker_pid(),
+                grace=bench.settings.stop_seconds,
             )
         status = "FINISHED"
     except Held:

@@ -38,6 +38,7 @@ def launch_training(
     log: Path,
     machines: Machines = _ALONE,
     worker: int | None = None,
+    grace: float = GRACE_SECONDS,
 ) -> TrainOutcome:
     """Train the run in a folder, or finish it, and return how it ended.
 
@@ -51,6 +52,7 @@ def launch_training(
         log: What the trainer prints is appended here.
         machines: This one leads; the others call `join_training`.
         worker: The process that started this one and whose end ends training, if there is one.
+        grace: Seconds in which a trainer that is stopped has to save; then it is killed.
 
     Raises:
         ConfigError: The folder is no run folder.
@@ -71,7 +73,7 @@ def launch_training(
         with hold(folder.trainer_lock):
             pass  # nobody's trainer works here: started by hand, or still saving after a kill
         _require_kept(worker)
-        command = _command(folder, processes, machines, worker)
+        command = _command(folder, processes, machines, worker, grace)
         tail = EventTail(folder.events)
         for _ in tail.read():
             pass  # of earlier starts
@@ -82,14 +84,21 @@ def launch_training(
                 on_event(event)
 
         try:
-            ended = _run(folder, command, log, hand_on)
+            ended = _run(folder, command, log, hand_on, grace)
         except SystemExit:
             _require_kept(worker)  # logging ends a process whose output nobody reads any more
             raise
         return outcome_of(folder, ended)
 
 
-def join_training(run: Path, *, processes: int, machines: Machines, log: Path) -> None:
+def join_training(
+    run: Path,
+    *,
+    processes: int,
+    machines: Machines,
+    log: Path,
+    grace: float = GRACE_SECONDS,
+) -> None:
     """Take part in a run that another machine leads, until it ends there.
 
     Args:
@@ -97,6 +106,7 @@ def join_training(run: Path, *, processes: int, machines: Machines, log: Path) -
         processes: As for `launch_training`.
         machines: Which one this is.
         log: What the trainer prints is appended here.
+        grace: As for `launch_training`.
 
     Raises:
         CogvxError: As for `launch_training`. Why training failed elsewhere is told there.
@@ -104,12 +114,16 @@ def join_training(run: Path, *, processes: int, machines: Machines, log: Path) -
     folder = RunFolder(run)
     folder.read_spec()
     with hold(folder.lock):
-        command = _command(folder, processes, machines, None)
-        require_well(folder, _run(folder, command, log, lambda: None))
+        command = _command(folder, processes, machines, None, grace)
+        require_well(folder, _run(folder, command, log, lambda: None, grace))
 
 
 def _run(
-    folder: RunFolder, command: Sequence[str], log: Path, each_moment: Callable[[], None]
+    folder: RunFolder,
+    command: Sequence[str],
+    log: Path,
+    each_moment: Callable[[], None],
+    grace: float,
 ) -> Ended:
     """Run the supervised trainer to its end; whatever is raised meanwhile ends it first."""
     folder.outcome.unlink(missing_ok=True)
@@ -126,7 +140,7 @@ def _run(
     try:
         code = _follow(supervisor, each_moment)
     except BaseException:
-        _stop(supervisor)
+        _stop(supervisor, grace)
         raise
     with log.open("rb") as file:
         file.seek(printed_before)
@@ -134,7 +148,7 @@ def _run(
 
 
 def _command(
-    folder: RunFolder, processes: int, machines: Machines, worker: int | None
+    folder: RunFolder, processes: int, machines: Machines, worker: int | None, grace: float
 ) -> list[str]:
     """The trainer under accelerate under the supervisor.
 
@@ -163,6 +177,7 @@ def _command(
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = max(1, cores * machines.count // processes)
     supervise = [sys.executable, "-m", "tasks.clients.supervise", "--parent", str(os.getpid())]
+    supervise += ["--grace", str(grace)]
     supervise += [] if worker is None else ["--keeper", str(worker)]
     supervise += ["--env", "OMP_WAIT_POLICY=PASSIVE", "--env", "PYTHONFAULTHANDLER=1"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -181,11 +196,11 @@ def _follow(supervisor: "subprocess.Popen[bytes]", each_moment: Callable[[], Non
     return code
 
 
-def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
+def _stop(supervisor: "subprocess.Popen[bytes]", grace: float) -> None:
     """End the whole tree: politely through the supervisor, by force if that does not answer."""
     supervisor.terminate()
     try:
-        supervisor.wait(timeout=GRACE_SECONDS + _EXTRA_SECONDS)
+        supervisor.wait(timeout=grace + _EXTRA_SECONDS)
     except subprocess.TimeoutExpired:
         send(signal.SIGKILL, [*descendants(supervisor.pid), supervisor.pid])
         supervisor.wait()
