@@ -1,7 +1,7 @@
 """The training loop: draw, noise, predict, score, step, record."""
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from cogvx.training.journal import Journal
 from cogvx.training.metrics import Scores
 from cogvx.training.optimiser import clip_gradients, lr_at, step_if
 from cogvx.training.prefetch import Feed
-from cogvx.training.stop import Stop
+from cogvx.training.stop import Stop, Stopping
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,24 @@ class Learner:
 def train(learner: Learner, journal: Journal, stop: Stop) -> None:
     """Train from where the journal stands to the last update, or until it is time to stop.
 
+    A stop drops the update that is under way. Its draws are addressed, so it will come again with
+    the same bits.
+
     Raises:
         TrainingDiverged: Too many updates in a row were skipped.
         IntegrityError: A record is damaged.
     """
-    for step in range(journal.step, learner.train.steps):
-        if journal.stops_early or stop.agreed():
-            break
-        scores = accumulate(learner, step)
-        journal.expect(step + 1)
-        norm = update(learner, step)
-        journal.record(step + 1, scores, norm)
+    with suppress(Stopping):
+        for step in range(journal.step, learner.train.steps):
+            if journal.stops_early:
+                break
+            scores = accumulate(learner, step, stop)
+            journal.expect(step + 1)
+            norm = update(learner, step)
+            journal.record(step + 1, scores, norm)
 
 
-def accumulate(learner: Learner, step: int) -> Scores:
+def accumulate(learner: Learner, step: int, stop: Stop | None = None) -> Scores:
     """Add up the gradients of one update's micro-batches.
 
     Gradients end as those of the mean weighted loss over the global batch; processes exchange them
@@ -64,10 +68,16 @@ def accumulate(learner: Learner, step: int) -> Scores:
 
     Returns:
         The losses of this process's share.
+
+    Raises:
+        Stopping: A stop was agreed on before the last micro-batch; no gradient is left.
     """
     accelerator, parts = learner.accelerator, learner.train.accumulation
     losses, timesteps, waited = [], [], 0.0
     for micro in range(parts):
+        if stop is not None and stop.agreed():
+            learner.optimiser.zero_grad(set_to_none=True)  # a part of an update is none
+            raise Stopping
         asked = time.perf_counter()
         batch = learner.feed.take(step, micro)
         waited += time.perf_counter() - asked

@@ -1,4 +1,4 @@
-"""Being asked to stop: remembered when it happens, acted on between two updates.
+"""Being asked to stop: remembered when it happens, acted on before the next micro-batch.
 
 There are two ways: a signal, or `train.max_hours` being over. Both save a checkpoint and end this
 start of the run; another start goes on from there.
@@ -16,6 +16,10 @@ from cogvx.runs.folder import StopReason
 EXIT_STOPPED = 128 + signal.SIGTERM
 _SECONDS_AN_HOUR = 3600.0
 _REASONS: tuple[StopReason, ...] = ("max_hours", "signal")  # a signal outranks the clock
+
+
+class Stopping(Exception):  # noqa: N818 - a way out of an update rather than a fault
+    """All processes have agreed to stop, so the update that they are in is given up."""
 
 
 class Stop:
@@ -67,7 +71,10 @@ class Stop:
             self._group = distributed.new_group(backend="gloo")
 
     def agreed(self) -> bool:
-        """Whether any process is to stop; all get the same answer, so all stop at one update."""
+        """Whether any process is to stop; all get the same answer, so all stop at one place.
+
+        Every process calls it as often as the others, before each micro-batch.
+        """
         rank = 2 if self._asked else 1 if self._is_over() else 0
         if self._group is not None:
             ranks = torch.tensor([rank])

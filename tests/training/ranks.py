@@ -137,6 +137,19 @@ def share(root: str, out: str) -> None:
     accelerator.end_training()
 
 
+def stopped_within(root: str, rank: str, step: int, micro: int) -> None:
+    """The trainer; one rank gets a SIGTERM in the middle of an update; for `start`."""
+    import pytest
+
+    from tests.fixtures.forks import call_trainer
+    from tests.training.stops import stop_within
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("RANK") == rank:
+            stop_within(step, micro, patch)
+        call_trainer(root)
+
+
 def agree(out: str) -> None:
     """What each process says when different ones are asked to stop; for `start`."""
     from accelerate import Accelerator

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from cogvx.errors import ConfigError, DataError, IntegrityError, TrainingDiverged
 from cogvx.files import read_document, write_document
+from cogvx.objective.batch import Batch
 from cogvx.runs.events import history
 from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.training.loop import accumulate, train, update
+from cogvx.training.prefetch import Feed
 from cogvx.training.stop import Stop
 from tests.fixtures.training_runs import open_trainer
 from tests.training.test_optimiser import EIGHT_BIT
@@ -152,25 +154,40 @@ def test_events_tell_what_a_person_follows(new_run: NewRun) -> None:
     kinds = [(event["kind"], event.get("step")) for event in events]
     assert kinds == [
         *(("phase", None), ("fit", None)),
-        ("heldout", 0),
+        *(("heldout", 0), ("heldout_all", 0)),
         *(("metrics", 2), ("progress", 2), ("checkpoint", 2), ("heldout", 2)),
         *(("metrics", 4), ("progress", 4), ("checkpoint", 4)),
     ]
-    values = events[3]["values"]
+    values = events[4]["values"]
     assert {"loss", "grad_norm", "learning_rate", "epoch"} < set(values)
     assert values["epoch"] == 1.0
-    progress = events[4]
+    progress = events[5]
     assert (progress["steps"], progress["eta_seconds"] > 0) == (4, True)
     assert events[2]["clips"] == 2
     assert set(events[2]["by_timestep"]) == {"250", "750"}
 
 
-def test_a_stop_is_obeyed_between_two_updates(new_run: NewRun) -> None:
-    trainer = open_trainer(new_run())
-    stop = Stop()
-    stop.ask()
+def test_a_stop_is_obeyed_before_the_next_micro_batch_and_nothing_of_the_update_stays(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_trainer(new_run(global_batch=4, micro_batch=1))
+    stop, take = Stop(), Feed.take
+    taken: list[tuple[int, int]] = []
+
+    def and_ask(self: Feed, step: int, micro: int) -> Batch:
+        taken.append((step, micro))
+        if (step, micro) == (1, 1):
+            stop.ask()
+        return take(self, step, micro)
+
+    monkeypatch.setattr(Feed, "take", and_ask)
     train(trainer.learner, trainer.journal, stop)
-    assert trainer.journal.step == 0
+    assert taken == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    assert trainer.journal.step == 1
+    assert all(parameter.grad is None for parameter in trainer.learner.parameters)
+    taken.clear()
+    train(trainer.learner, trainer.journal, stop)
+    assert taken == []
 
 
 def test_a_run_that_cannot_be_trained_is_refused_before_the_base_is_loaded(

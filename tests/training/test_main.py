@@ -24,9 +24,10 @@ from cogvx.runs.events import EventTail
 from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
 from cogvx.runs.lock import hold
 from cogvx.training.__main__ import main
-from cogvx.training.checkpoint import CheckpointState, Progress
+from cogvx.training.checkpoint import CheckpointState, Pointer, Progress
 from cogvx.training.journal import Journal
 from tests.fixtures.training_runs import adapter_bits
+from tests.training.stops import stop_within
 
 NewRun = Callable[..., Path]
 
@@ -139,6 +140,27 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_bits(
     assert [getattr(finished, name) for name in same] == [getattr(whole, name) for name in same]
     assert kinds(root).count("resumed") == 1
     assert "warning" not in kinds(root)
+
+
+def test_a_stop_within_an_update_drops_it_and_the_run_ends_with_the_same_bits(
+    uninterrupted: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run()
+    with monkeypatch.context() as patch:
+        stop_within(3, 0, patch)
+        assert main([str(root)]) == 143
+    stopped = outcome_of(root)
+    assert (stopped.status, stopped.stopped_for, stopped.step) == ("stopped", "signal", 3)
+    assert read_document(RunFolder(root).latest, Pointer).step == 3
+    assert main([str(root)]) == 0
+    assert outcome_of(root).resumed_from == 3
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    for part in ("lora", "optimiser"):
+        ours, theirs = (
+            (folder / "step-00000006" / f"{part}.safetensors").read_bytes()
+            for folder in (RunFolder(root).checkpoints, RunFolder(uninterrupted).checkpoints)
+        )
+        assert ours == theirs
 
 
 def test_when_the_hours_of_a_start_are_over_it_saves_and_says_so_and_the_next_goes_on(

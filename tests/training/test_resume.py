@@ -46,6 +46,7 @@ RECIPE: dict[str, Any] = {
     "ema_decay": 0.9,
     "early_stop_patience": 50,
 }
+WITHIN = "tests.training.ranks:stopped_within"
 MOMENTS = ("loading", "writing", "between", "between")
 
 
@@ -171,6 +172,22 @@ def test_a_run_ended_twenty_times_leaves_the_bits_of_one_that_nobody_disturbed(
     for path in files:
         assert path.read_bytes() in same_tensors(whole, path), f"{path}\n{story}"
     assert curves(root) == curves(whole), story
+
+
+def test_a_stop_that_one_of_two_processes_hears_within_an_update_changes_no_bit(
+    trainers: Forks, make: Callable[..., Path], undisturbed: Callable[[int], Path]
+) -> None:
+    root = make(processes=2, checkpoint_every=STEPS)
+    for rank, step in (("1", 3), ("0", 8)):
+        call = [WITHIN, str(root), rank, step, 0]
+        ranks = start(trainers, *call, processes=2, cwd=root)
+        assert ranks.wait() == (EXIT_STOPPED, EXIT_STOPPED), ranks.printed()
+        outcome = read_document(RunFolder(root).outcome, TrainOutcome)
+        assert (outcome.status, outcome.step) == ("stopped", step)
+    start(trainers, TRAINER, str(root), processes=2, cwd=root).succeed()
+    whole = undisturbed(2)
+    assert adapter_bits(root) == adapter_bits(whole)
+    assert curves(root) == curves(whole)
 
 
 def same_tensors(whole: Path, path: Path) -> Iterator[bytes]:
