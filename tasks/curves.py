@@ -18,6 +18,7 @@ _POINTS_AT_ONCE = 900
 _WATERMARKS = {
     "metrics": "train/epoch",
     "heldout": "heldout/loss",
+    "heldout_all": "heldout/loss_all",
     "estimate": "estimate/memory_gib",
     "measured": "measured/memory_gib",
 }
@@ -68,6 +69,8 @@ def points_of(event: Event) -> list[Point]:
     if event["kind"] == "heldout":
         by_timestep = {f"t{t}": loss for t, loss in event["by_timestep"].items()}
         return _points(event, "heldout", {"loss": event["loss"], **by_timestep})
+    if event["kind"] == "heldout_all":
+        return _points(event, "heldout", {"loss_all": event["loss_all"]})
     if event["kind"] in ("estimate", "measured"):
         return _points(event, event["kind"], event["values"])
     return [

@@ -15,6 +15,8 @@ Every event has `time` (seconds since 1970), `kind`, and what the kind needs:
                 system: {name: number} of this machine
     heldout     step, loss, by_timestep: {timestep: loss}, clips; after `resumed` that of its very
                 step may come again with the same values
+    heldout_all step, loss_all: the loss on all held-out clips after so many updates, where
+                `heldout` is over the clips of the curve alone
     skipped     step, updates: [{step, reason}] that moved no weight, new since the last log
                 line or checkpoint; total: of the run; in_a_row: up to this step
     checkpoint  step, folder: its name below checkpoints/

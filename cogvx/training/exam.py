@@ -1,13 +1,16 @@
 """What the held-out clips decide in a run: which weights they measure, and which are exported.
 
 Measured are those that would be exported if training ended now: the mean where there is one.
+The curve is over the same few clips at every point, since a point costs as many forward passes as
+there are windows and timesteps; all clips are measured at the start and at the end.
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -25,33 +28,43 @@ from cogvx.training.stop import Stop
 
 @dataclass(frozen=True)
 class Result:
-    """The mean held-out loss, over how many clips, and the mean at each timestep."""
+    """A point of the curve: the mean held-out loss, over how many clips, and at each timestep.
+
+    `loss_all` is the mean over all clips, None where only the curve's were measured.
+    """
 
     loss: float
     clips: int
     by_timestep: dict[str, float]
+    loss_all: float | None = None
 
 
 @dataclass(frozen=True)
 class Exam:
     """The held-out clips of a run, and what chooses the weights; all processes take it together.
 
-    `records` is the folder of the clips' records; `strata` how many timesteps each one is measured
-    at; `stop` may cut a measurement short.
+    `curve` are the names of the clips behind each point of the curve; `records` is the folder of
+    all clips' records; `strata` how many timesteps each one is measured at; `stop` may cut a
+    measurement short.
     """
 
     accelerator: Accelerator
     transformer: CogVideoXTransformer3DModel
     objective: Objective
     heldout: tuple[Sample, ...]
+    curve: frozenset[str]
     records: Path
     strata: int
     stop: Stop
     ema: Ema | None
     patience: Patience
 
-    def take(self, step: int) -> Result | None:
-        """Measure the clips, shared out over the processes, after update `step`.
+    def take(self, step: int, *, whole: bool = False) -> Result | None:
+        """Measure the curve's clips, or all of them, shared out over the processes.
+
+        Args:
+            step: Updates that the weights have had.
+            whole: Whether all clips are measured, the curve's among them.
 
         Returns:
             None when no clip is held out, or when a stop was asked for meanwhile.
@@ -62,21 +75,32 @@ class Exam:
         if not self.heldout:
             return None
         with nullcontext() if self.ema is None else self.ema.applied():
-            losses = self._losses()
-            if len(losses) < len(self.heldout) * self.strata:
+            samples = [clip for clip in self.heldout if whole or clip.clip in self.curve]
+            losses = self._losses(samples)
+            if len(losses) < len(samples) * self.strata:
                 return None
             clips = by_clip(losses)
-            average = mean_loss(clips)
-            if not math.isfinite(average):
+            everything = mean_loss(clips)
+            if not math.isfinite(everything):
                 raise TrainingDiverged(_no_number(clips, step))
+            shown = [loss for loss in clips if loss.clip in self.curve]
+            average = mean_loss(shown)
             self.patience.note(step, average, weights=lambda: lora_state(self.transformer))
-        return Result(average, clips=len(clips) // self.strata, by_timestep=_by_timestep(clips))
+        return Result(
+            average,
+            clips=len(shown) // self.strata,
+            by_timestep=_by_timestep(shown),
+            loss_all=everything if whole else None,
+        )
 
-    def settle(self) -> None:
+    def settled(self) -> Self:
         """Put the weights to export into the transformer; nothing can be trained any more then.
 
         They are the best by held-out loss where the recipe asks for them, else the mean, else the
         last.
+
+        Returns:
+            The exam of just those weights.
         """
         if self.patience.best is not None:
             set_lora_state(self.transformer, self.patience.weights)
@@ -84,15 +108,16 @@ class Exam:
             with self.ema.applied():
                 mean = lora_state(self.transformer)
             set_lora_state(self.transformer, mean)
+        return replace(self, ema=None)
 
-    def _losses(self) -> list[HeldoutLoss]:
+    def _losses(self, samples: Sequence[Sample]) -> list[HeldoutLoss]:
         """Of all processes; some are missing when a stop was asked for meanwhile."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine: list[HeldoutLoss] = []
         for loss in measure(
             self.transformer,
             self.objective,
-            samples=self.heldout[rank::processes],
+            samples=samples[rank::processes],
             records=self.records,
             strata=self.strata,
         ):
@@ -101,6 +126,12 @@ class Exam:
                 break
         losses: list[HeldoutLoss] = gather_object(mine)
         return losses
+
+
+def curve_clips(heldout: Sequence[Sample], most: int) -> frozenset[str]:
+    """Names of the first `most` clips in the windows' order, which is the manifest's; 0 is all."""
+    names = list(dict.fromkeys(sample.clip for sample in heldout))
+    return frozenset(names[: most or None])
 
 
 def _by_timestep(losses: Sequence[HeldoutLoss]) -> dict[str, float]:

@@ -6,13 +6,14 @@ processes call every method, because some of them exchange numbers; only the fir
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 
 from torch import Tensor
 
 from cogvx.recipe_sections import TrainConfig
 from cogvx.runs.events import Recorder
 from cogvx.training.checkpoint import Progress
+from cogvx.training.exam import Result
 from cogvx.training.metrics import Scores
 from cogvx.training.readings import Readings, Watch
 
@@ -23,7 +24,7 @@ class Journal:
     Attributes:
         step: Updates done.
         train_loss: Mean over the last logged window of updates.
-        heldout_before: The bare base's held-out loss; None while unmeasured.
+        heldout_before: The bare base's loss on all held-out clips; None while unmeasured.
     """
 
     step: int
@@ -88,7 +89,10 @@ class Journal:
         So is repeated what decides about stopping early, if it came after the checkpoint.
         """
         if self.step == 0 and self.heldout_before is None:
-            self.heldout_before = self.measure_heldout()
+            result = self._take(self.step, whole=True)
+            if result is not None:
+                self._tell_point(result)
+                self.heldout_before = self._tell_all(result, self.step)
         elif self._is_measured(self.step) and self.watch.exam.patience.lacks(self.step):
             self.measure_heldout()
 
@@ -155,7 +159,7 @@ class Journal:
         self.events.write("checkpoint", step=self.step, folder=name)
 
     def measure_heldout(self) -> float | None:
-        """Measure the held-out clips with the weights that would be exported now.
+        """Measure the curve's held-out clips with the weights that would be exported now.
 
         Returns:
             The mean loss; None when no clip is held out, or when a stop was asked for meanwhile.
@@ -163,26 +167,49 @@ class Journal:
         Raises:
             TrainingDiverged: It is not finite.
         """
-        with self.watch.gauges.aside():
-            result = self.watch.exam.take(self.step)
+        result = self._take(self.step)
         if result is None:
             return None
-        self.events.write("heldout", step=self.step, **asdict(result))
+        self._tell_point(result)
         return result.loss
 
     def conclude(self) -> float | None:
         """Choose the weights to export, when nothing is trained or saved any more.
 
         Returns:
-            Their held-out loss; None as for `measure_heldout`.
+            Their loss on all held-out clips; None as for `measure_heldout`.
         """
-        exam, loss = self.watch.exam, None
-        if exam.patience.best is None or exam.patience.lacks(self.step):
-            loss = self.measure_heldout()
-            if loss is None and exam.heldout:
-                return None
-        exam.settle()
-        return loss if exam.patience.best is None else exam.patience.best.loss
+        exam = self.watch.exam
+        missing = exam.patience.lacks(self.step)
+        if missing and self.measure_heldout() is None and exam.heldout:
+            return None
+        self.watch = replace(self.watch, exam=exam.settled())
+        step = self.step if self.best_step is None else self.best_step
+        result = self._take(step, whole=True)
+        if result is None:
+            return None
+        if self.best_step is None:
+            self._tell_point(result)
+        return self._tell_all(result, step)
+
+    def _take(self, step: int, *, whole: bool = False) -> Result | None:
+        with self.watch.gauges.aside():
+            return self.watch.exam.take(step, whole=whole)
+
+    def _tell_point(self, result: Result) -> None:
+        """Write down a point of the curve, which is always over the same clips."""
+        self.events.write(
+            "heldout",
+            step=self.step,
+            loss=result.loss,
+            clips=result.clips,
+            by_timestep=result.by_timestep,
+        )
+
+    def _tell_all(self, result: Result, step: int) -> float | None:
+        """Write down the loss on all clips, of weights that had `step` updates."""
+        self.events.write("heldout_all", step=step, loss_all=result.loss_all)
+        return result.loss_all
 
     def _is_measured(self, step: int) -> bool:
         """Whether held-out clips are due after an update; after the last, `conclude` sees to it."""

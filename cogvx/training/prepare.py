@@ -29,7 +29,7 @@ from cogvx.training.checkpoint import (
 )
 from cogvx.training.early_stop import Patience
 from cogvx.training.ema import Ema
-from cogvx.training.exam import Exam
+from cogvx.training.exam import Exam, curve_clips
 from cogvx.training.fitting import fit, load_fitted
 from cogvx.training.fork import read_fork
 from cogvx.training.gauges import Gauges
@@ -148,6 +148,7 @@ def _exam(
         transformer=transformer,
         objective=learner.objective,
         heldout=spec.heldout,
+        curve=curve_clips(spec.heldout, learner.train.heldout_clips),
         records=folder.records,
         strata=learner.train.heldout_strata,
         stop=stop,

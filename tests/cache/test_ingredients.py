@@ -87,6 +87,7 @@ RECIPE: dict[str, tuple[Any, frozenset[str]]] = {
     "train.keep_checkpoints": (5, NOTHING),
     "train.heldout_every": (5, NOTHING),
     "train.heldout_strata": (5, NOTHING),
+    "train.heldout_clips": (5, NOTHING),
     "train.log_every": (5, NOTHING),
     "train.seed": (5, NOTHING),
     "evaluation.suite": ("other.toml", NOTHING),

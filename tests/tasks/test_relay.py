@@ -82,11 +82,12 @@ def test_ten_thousand_points_arrive_with_their_steps_times_and_values(
 def test_curves_are_grouped_by_what_they_are_of(runs: Runs, begin: Begin) -> None:
     run_id, folder, writer = begin()
     writer.write("heldout", step=0, loss=1.5, by_timestep={"62": 1.0, "937": 2.0}, clips=2)
+    writer.write("heldout_all", step=0, loss_all=1.25)
     writer.write("metrics", step=2, values=VALUES, system={"samples_per_second": 3.0})
     relayed(runs, run_id, folder)
     assert set(runs.last_steps(run_id)) == {
         *("train/loss", "train/epoch", "train/grad_norm", "system/samples_per_second"),
-        *("heldout/loss", "heldout/t62", "heldout/t937"),
+        *("heldout/loss", "heldout/loss_all", "heldout/t62", "heldout/t937"),
     }
 
 
