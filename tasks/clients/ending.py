@@ -9,9 +9,14 @@ from cogvx.files import read_document
 from cogvx.runs.folder import RunFolder, TrainOutcome
 
 _LINES_SHOWN = 15
-# How accelerate, torch's agent for several processes, and that agent itself tell of a signal; when
-# one process has died the agent also sends signals of its own, which explain nothing.
-_SIGNAL = re.compile(r"(?:<Signals\.|Signal \d+ \()(SIG[A-Z]+)|got signal: (\d+)")
+# How accelerate, torch's agent for several processes, and that agent itself tell of a signal.
+_SIGNAL = re.compile(
+    r"<Signals\.(SIG[A-Z]+)|got signal: (\d+)|Signal \d+ \((SIG[A-Z]+)\) received by PID (\d+)"
+)
+# When one process has ended the agent ends the others, whose signals then explain nothing.
+_CLOSED = re.compile(
+    r"(?:Sending process (\d+) closing signal|Unable to shutdown process (\d+) via)"
+)
 _CRASHES = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"}
 # accelerate adds a traceback of its own, which only says that a process has ended
 _LAUNCHER = re.compile(
@@ -42,8 +47,10 @@ def outcome_of(folder: RunFolder, ended: Ended) -> TrainOutcome:
         raise _unexplained(ended)
     outcome = read_document(folder.outcome, TrainOutcome)
     if outcome.status == "failed":
-        if outcome.error_kind == CogvxError.__name__ and _signal(ended) is not None:
-            raise _unexplained(ended)  # the others failed for want of the one that was ended
+        unforeseen = outcome.error_kind == CogvxError.__name__
+        # a process that aborts may do so for want of the one that failed, and wrote down why
+        if unforeseen and _signal(ended) not in {None, "SIGABRT"}:
+            raise _unexplained(ended)  # it failed for want of the one that was ended
         raise error_from_name(outcome.error_kind or "", outcome.error or _last_words(ended))
     if outcome.status == "stopped":
         raise Stopped(outcome.error or "training was stopped")
@@ -80,13 +87,16 @@ def _unexplained(ended: Ended) -> CogvxError:
 
 
 def _signal(ended: Ended) -> str | None:
-    """The signal that ended the trainer, if one did."""
+    """The signal that ended the trainer, if one did; torch's agent's own do not count."""
     if ended.code > 128:
         return signal.Signals(ended.code - 128).name
-    found = [
-        name or signal.Signals(int(number)).name for name, number in _SIGNAL.findall(ended.printed)
+    closed = {pid for found in _CLOSED.findall(ended.printed) for pid in found}
+    signals = [
+        alone or several or signal.Signals(int(agent)).name
+        for alone, agent, several, pid in _SIGNAL.findall(ended.printed)
+        if not pid or pid not in closed
     ]
-    return found[-1] if found else None
+    return signals[-1] if signals else None
 
 
 def _last_words(ended: Ended) -> str:

@@ -5,6 +5,7 @@ Every promise here costs a start of accelerate, so one uninterrupted run serves 
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -256,6 +257,69 @@ def test_an_error_in_another_than_the_first_process_comes_back_as_well(
     record.write_bytes(record.read_bytes()[:-4])
     with pytest.raises(IntegrityError, match=record.stem[:12]):
         launch(root, processes=2)
+
+
+# Part of every process of a trainer; the one that is meant fails in its fifth update.
+FAILING = """
+import os
+if os.environ.get("RANK") == "{rank}":
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    updates = []
+    def fail(*_):
+        updates.append(1)
+        if len(updates) == 5:
+            raise RuntimeError("the fifth update cannot be done")
+    register_optimizer_step_pre_hook(fail)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_that_nobody_foresaw_comes_back_from_any_process(
+    new_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILING.format(rank=rank))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CogvxError) as raised:
+        launch(new_run(processes=2), processes=2)
+    assert type(raised.value) is CogvxError
+    assert str(raised.value) == "RuntimeError: the fifth update cannot be done"
+
+
+def rank_of(trainer: int) -> str:
+    words = Path(f"/proc/{trainer}/environ").read_bytes().decode().split("\0")
+    return dict(word.split("=", 1) for word in words if word)["RANK"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_kill_from_outside(
+    new_run: Callable[..., Path],
+) -> None:
+    root = new_run(processes=2)
+
+    def allow_small_files(event: Event) -> None:
+        if event["kind"] == "checkpoint" and event["step"] == 4:
+            (first,) = (pid for pid in trainers(root) if rank_of(pid) == "0")
+            room = (1 << 14, 1 << 14)
+            resource.prlimit(first, resource.RLIMIT_FSIZE, room)
+
+    with pytest.raises(CogvxError, match="File too large") as raised:
+        launch(root, allow_small_files, processes=2)
+    assert str(raised.value) == read_document(RunFolder(root).outcome, TrainOutcome).error
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_of_several_processes_that_is_killed_is_a_kill_from_outside(
+    new_run: Callable[..., Path], rank: str
+) -> None:
+    root = new_run(steps=2000, processes=2)
+
+    def kill(event: Event) -> None:
+        if event["kind"] == "checkpoint" and event["step"] == 4:
+            (pid,) = (pid for pid in trainers(root) if rank_of(pid) == rank)
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(TransientError, match="ended by SIGKILL") as raised:
+        launch(root, kill, processes=2)
+    assert type(raised.value) is TransientError
 
 
 @pytest.mark.parametrize("processes", [1, 2])
