@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,17 +14,18 @@ from cogvx.cache.index import index_cache
 from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
-from cogvx.errors import CogvxError, ConfigError, IntegrityError
+from cogvx.errors import ConfigError, IntegrityError
 from cogvx.runs.carry import bring_checkpoint, newest_in
 from cogvx.runs.folder import Fork, RunFolder, RunSpec, TrainOutcome
-from cogvx.runs.lock import Held, hold
-from tasks.clients.launch import Stopped, launch_training
+from cogvx.runs.lock import hold
+from tasks.clients.launch import launch_training
 from tasks.clients.machines import Machines
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.curves import Curves
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
+from tasks.ended import ending
 from tasks.first_batch import show_first_batch
 from tasks.fork import bring_fork
 from tasks.lineage import run_tags
@@ -197,40 +198,26 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder))
     show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
-    status: Literal["FINISHED", "FAILED", "KILLED"] | None = "KILLED"
-    try:
-        with (
-            Relay(registry, run_id, folder) as relay,
-            uploading(folder, bench.store, keep=recipe.train.keep_checkpoints) as uploads,
-        ):
+    with (
+        ending(registry, run_id),
+        Relay(registry, run_id, folder) as relay,
+        uploading(folder, bench.store, keep=recipe.train.keep_checkpoints) as uploads,
+    ):
 
-            def hear(event: Mapping[str, Any]) -> None:
-                if event["kind"] == "checkpoint":
-                    uploads.offer(event["folder"])
-                relay(event)
+        def hear(event: Mapping[str, Any]) -> None:
+            if event["kind"] == "checkpoint":
+                uploads.offer(event["folder"])
+            relay(event)
 
-            outcome = launch_training(
-                folder.root,
-                processes=recipe.train.processes,
-                on_event=hear,
-                log=folder.root / "trainer.log",
-                machines=Machines.of(bench.settings, bench.recipe.train.processes),
-                worker=worker_pid(),
-                grace=bench.settings.stop_seconds,
-            )
-        status = "FINISHED"
-    except Held:
-        status = None  # the run goes on, elsewhere
-        raise
-    except Stopped:
-        raise  # it was ended from outside, and goes on
-    except CogvxError:
-        status = "FAILED"
-        raise
-    finally:
-        if status is not None:
-            registry.end_run(run_id, status)
-    return outcome
+        return launch_training(
+            folder.root,
+            processes=recipe.train.processes,
+            on_event=hear,
+            log=folder.root / "trainer.log",
+            machines=Machines.of(bench.settings, bench.recipe.train.processes),
+            worker=worker_pid(),
+            grace=bench.settings.stop_seconds,
+        )
 
 
 def _keep(bench: Workbench, folder: RunFolder, run: str, outcome: TrainOutcome) -> None:

@@ -1,7 +1,5 @@
 """The same registry behind an MLflow server: nothing but the address differs."""
 
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,28 +8,12 @@ import pytest
 from cogvx.shapes import VideoSize
 from tasks.clients.registry import CHALLENGER, CHAMPION, Point, Registry, Serving
 from tests.adapters.toys import toy_adapter
-from tests.fixtures.servers import free_port, running, wait_until
+from tests.fixtures.servers import mlflow_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    log = folder / "log"
-    with running(command, log) as process:
-        wait_until(answers, process, log)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
         yield url
 
 
