@@ -4,12 +4,13 @@ A run goes on as what it was begun as, or not at all. Whoever changed it is told
 since the digest that refuses them tells nobody anything.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from cogvx.cache.plan import Sample
+from cogvx.digest import digest
 from cogvx.errors import ConfigError, IntegrityError, as_toml
 from cogvx.files import read_document, write_document
 from cogvx.runs.folder import RunFolder, RunSpec
@@ -22,13 +23,15 @@ class Origin(BaseModel):
     """What decides a run's weights, kept with each of its checkpoints.
 
     `settings` are plain, since another version of this project may know other ones. The clips
-    themselves are too many to be kept each time: they stand once in the run folder's `begun.json`.
+    themselves are too many to be kept each time: they stand once in the run folder's `begun.json`,
+    and `clips` is a digest of them, empty where an older version wrote this.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, Any]
     manifest: str
+    clips: str = ""
     windows: int
     heldout: int
     base_fingerprint: str
@@ -40,6 +43,7 @@ class Origin(BaseModel):
         return cls(
             settings=spec.recipe.deciding_settings(),
             manifest=spec.manifest,
+            clips=digest([_plain(spec.train), _plain(spec.heldout), spec.empty_prompt]),
             windows=len(spec.train),
             heldout=len(spec.heldout),
             base_fingerprint=spec.base_fingerprint,
@@ -66,6 +70,9 @@ def changes(was: Origin, now: Origin, *, clips: str = "") -> list[str]:
     ):
         if old != new:
             found.append(f"{name} was {old[:_SHORT]} and is {new[:_SHORT]}")
+    # by itself: most other changes change what is made of the clips too
+    if not found and was.clips and was.clips != now.clips:
+        found.append("the clips were others, or something else was made of them")
     return found
 
 
@@ -83,6 +90,8 @@ def in_words(found: list[str]) -> str:
 def refusal(folder: RunFolder, was: Origin, *, run: str) -> ConfigError:
     """The error for a run folder that says now something else than when it was begun.
 
+    A person may have edited its run.json, and then the run has kept its name.
+
     Args:
         folder: With run.json, and begun.json unless its checkpoints came from elsewhere.
         was: What its newest checkpoint says.
@@ -93,8 +102,11 @@ def refusal(folder: RunFolder, was: Origin, *, run: str) -> ConfigError:
     found = changes(was, Origin.of(now), clips=clips)
     # nothing else stands in a run's digest
     what = in_words(found) or "which sizes are encoded in tiles was decided otherwise"
+    subject = f"{folder.root} was begun as run {run[:_SHORT]} and now says {now.run[:_SHORT]}"
+    if now.run == run:
+        subject = f"{folder.spec} says something else than when run {run[:_SHORT]} was begun"
     return ConfigError(
-        f"{folder.root} was begun as run {run[:_SHORT]} and now says {now.run[:_SHORT]}: {what}. "
+        f"{subject}: {what}. "
         "Put that back to go on, or use a new run folder to begin anew; with train.fork_of = "
         f'"{run}" that begins with the weights of this one'
     )
@@ -106,7 +118,7 @@ def keep_beginning(folder: RunFolder, spec: RunSpec) -> None:
     What stood there without a single checkpoint was begun in vain.
     """
     begun = _begun(folder)
-    if begun is None or begun.run != spec.run:
+    if begun is None or begun.run != spec.run or changes_of(begun, spec):
         write_document(folder.begun, spec)
 
 
@@ -139,6 +151,10 @@ def _by_clip(spec: RunSpec) -> dict[str, set[tuple[bool, Sample]]]:
         for sample in samples:
             clips.setdefault(sample.clip, set()).add((held_out, sample))
     return clips
+
+
+def _plain(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    return [sample.model_dump(mode="json") for sample in samples]
 
 
 def _counts(origin: Origin) -> str:

@@ -27,7 +27,7 @@ from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import IntegrityError
 from cogvx.runs.events import history
 from cogvx.runs.folder import RunFolder, RunSpec
-from cogvx.runs.origin import Origin, refusal
+from cogvx.runs.origin import Origin, changes, refusal
 from cogvx.runs.saved import (
     STATE_FILE,
     CheckpointState,
@@ -128,7 +128,8 @@ class Checkpoints:
             return None
         folder = folders[-1]
         state = self._verified_state(folder)
-        if state.run != self.run:
+        # its name alone says nothing of a run.json that a person has edited
+        if state.run != self.run or changes(state.origin, self.origin):
             raise refusal(self.run_folder, state.origin, run=state.run)
         return Checkpoint(
             progress=state.progress,

@@ -81,7 +81,7 @@ class Journal:
     @property
     def is_done(self) -> bool:
         """Whether no update is to come any more."""
-        return self.step == self.train.steps or self.stops_early
+        return self.step >= self.train.steps or self.stops_early
 
     def begin(self) -> None:
         """Measure the bare base, unless an earlier try did.

@@ -93,6 +93,9 @@ def test_the_beginning_is_kept_until_another_run_begins_there(
     assert read_document(folder.begun, RunSpec) == was
     keep_beginning(folder, was.model_copy(update={"run": "another"}))
     assert read_document(folder.begun, RunSpec).run == "another"
+    edited = was.model_copy(update={"run": "another", "train": was.train[1:]})
+    keep_beginning(folder, edited)  # while no checkpoint was there
+    assert read_document(folder.begun, RunSpec) == edited
     write_document(folder.begun, {"schema_version": 99})
     keep_beginning(folder, was)
     assert read_document(folder.begun, RunSpec) == was

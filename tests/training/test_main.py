@@ -315,6 +315,92 @@ def test_a_folder_that_says_something_else_than_it_began_with_is_refused_in_word
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"learning_rate": 1e-5, "seed": 8},
+            "train.learning_rate was 0.001 and is 1e-05; train.seed was 7 and is 8",
+        ),
+        ({"steps": 4}, "train.steps was 6 and is 4"),
+        ({"steps": 8}, "train.steps was 6 and is 8"),
+    ],
+)
+def test_a_recipe_changed_by_hand_is_refused_though_the_run_keeps_its_name(
+    uninterrupted: Path, tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    document = json.loads(folder.spec.read_text())
+    document["recipe"]["train"] |= changed
+    folder.spec.write_text(json.dumps(document, indent=2))
+    for _ in range(2):
+        assert main([str(root)]) == 2
+        outcome = outcome_of(root)
+        assert (outcome.status, outcome.error_kind) == ("failed", "ConfigError")
+        assert outcome.error == (
+            f"{folder.spec} says something else than when run {document['run'][:12]} was begun: "
+            f"{told}. Put that back to go on, or use a new run folder to begin anew; with "
+            f'train.fork_of = "{document["run"]}" that begins with the weights of this one'
+        )
+    assert read_document(folder.latest, Pointer).step == 6
+
+
+@pytest.mark.parametrize(
+    ("kept", "manifest", "told"),
+    [
+        (2, "another", "are 2 windows and 2 held out: 2 removed"),
+        (2, "manifest", "are 2 windows and 2 held out: 2 removed"),
+        (4, "another", "are 4 windows and 2 held out"),
+    ],
+)
+def test_other_clips_are_refused_though_the_run_keeps_its_name(
+    uninterrupted: Path, tmp_path: Path, kept: int, manifest: str, told: str
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    document = json.loads(folder.spec.read_text())
+    document |= {"manifest": manifest, "train": document["train"][:kept]}
+    folder.spec.write_text(json.dumps(document))
+    assert main([str(root)]) == 2
+    error = str(outcome_of(root).error)
+    assert f"was begun: the clips were 4 windows and 2 held out and {told}. Put that" in error
+
+
+def test_a_caption_changed_by_hand_is_refused_though_all_else_is_the_same(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    document = json.loads(folder.spec.read_text())
+    first, second, *_ = document["train"]
+    first["prompt"], second["prompt"] = second["prompt"], first["prompt"]
+    folder.spec.write_text(json.dumps(document))
+    assert main([str(root)]) == 2
+    assert "are 4 windows and 2 held out: 2 changed. Put" in str(outcome_of(root).error)
+    folder.begun.unlink()  # as on another machine
+    assert main([str(root)]) == 2
+    told = "the clips were others, or something else was made of them. Put"
+    assert told in str(outcome_of(root).error)
+
+
+def test_how_the_work_is_laid_out_may_be_changed_by_hand(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.unlink()
+    document = json.loads(folder.spec.read_text())
+    document["recipe"]["train"] |= {"micro_batch": 2, "checkpoint_every": 5, "max_hours": 1}
+    document["recipe"]["compute"] |= {"checkpointing": "full"}
+    folder.spec.write_text(json.dumps(document))
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
 def test_a_resume_on_other_libraries_says_that_bits_may_differ(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
