@@ -76,8 +76,9 @@ class TrainOutcome(_Document):
 
     One that was stopped, and says for what, has saved a checkpoint and goes on when started again.
     One that stopped early has completed. `best_step` is the update whose weights were exported, if
-    the recipe asks for the best. Losses are means of squared error in v, `heldout_before` the bare
-    base model's and `heldout_after` that of the weights that were exported.
+    the recipe asks for the best. Losses are means of squared error in v, `heldout_before` that of
+    what the run began with (the bare base, or the forked weights) and `heldout_after` that of the
+    weights that were exported.
     """
 
     schema_version: Literal[1] = 1

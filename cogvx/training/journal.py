@@ -24,7 +24,8 @@ class Journal:
     Attributes:
         step: Updates done.
         train_loss: Mean over the last logged window of updates.
-        heldout_before: The bare base's loss on all held-out clips; None while unmeasured.
+        heldout_before: The loss on all held-out clips of what the run began with, the bare base or
+            the forked weights; None while unmeasured.
     """
 
     step: int
@@ -84,7 +85,7 @@ class Journal:
         return self.step >= self.train.steps or self.stops_early
 
     def begin(self) -> None:
-        """Measure the bare base, unless an earlier try did.
+        """Measure what the run began with, unless an earlier try did.
 
         So is repeated what decides about stopping early, if it came after the checkpoint.
         """
