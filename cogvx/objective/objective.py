@@ -16,6 +16,7 @@ from cogvx.errors import ConfigError
 from cogvx.model.rotary import rotary_tables
 from cogvx.objective.latents import image_factor, image_scale_of
 from cogvx.objective.noise import NoiseSchedule, send
+from cogvx.objective.precision import casting
 from cogvx.shapes import LatentSize
 from cogvx.variants import OFS, BaseFacts, ImageScale, read_facts
 
@@ -32,10 +33,7 @@ def predict_velocity(
     prompts_bsd: Tensor,
     rotary: Rotary,
 ) -> Tensor:
-    """Ask the transformer, in its own precision, for the velocity in float32.
-
-    On a GPU a half-precision base runs under autocast, so that the float32 adapter multiplies in
-    half precision too; on a CPU peft casts at each adapter's border, which is exact and slow.
+    """Ask the transformer, in its own precision (see `precision`), for the velocity in float32.
 
     Args:
         transformer: Bare, or wrapped for distribution.
@@ -59,8 +57,7 @@ def predict_velocity(
     if images_bfchw is not None:
         shown_bfchw = torch.cat([shown_bfchw, images_bfchw.to(device, dtype)], dim=2)
     ofs = torch.full((1,), OFS, device=device, dtype=dtype) if facts.variant.has_ofs else None
-    mixed = device.type == "cuda" and dtype != torch.float32
-    with torch.autocast(device.type, dtype=dtype if mixed else None, enabled=mixed):
+    with casting(dtype, device.type):
         output: Tensor = transformer(
             hidden_states=shown_bfchw,
             encoder_hidden_states=prompts_bsd.to(device, dtype),

@@ -80,7 +80,7 @@ class Precision:
 
     @classmethod
     def of(cls, dtype: DType, *, on_gpu: bool) -> "Precision":
-        """As `training.objective.predict_velocity` runs a base of this precision."""
+        """As `objective.precision` runs a base of this precision."""
         word = _WORD[dtype]
         return cls(word=word, mixed=on_gpu and word < _FLOAT)
 

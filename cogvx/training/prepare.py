@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from cogvx.cache.plan import record_paths
 from cogvx.errors import ConfigError
+from cogvx.model.load import torch_dtype
 from cogvx.model.lora import lora_state, set_lora_state
 from cogvx.objective.batch import Batches
 from cogvx.objective.objective import Objective
+from cogvx.objective.precision import scaler_of
 from cogvx.objective.records import Records
 from cogvx.objective.sampler import Sampler
 from cogvx.preflight.fit import Fit
@@ -86,13 +87,12 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     transformer, parameters = load_fitted(base, recipe, chosen, device=device)
     if weights is not None:
         set_lora_state(transformer, weights)  # now, since the mean begins where the weights do
-    half = recipe.base.dtype == "float16" and device.type == "cuda"
     learner = Learner(
         accelerator=accelerator,
         model=accelerator.prepare_model(transformer),
         parameters=parameters,
         optimiser=make_optimiser(parameters, train),
-        scaler=torch.amp.GradScaler(device.type, enabled=half),
+        scaler=scaler_of(torch_dtype(recipe.base.dtype), device.type),
         objective=objective,
         feed=Feed(batches, rank=accelerator.process_index, device=device, ahead=chosen.prefetch),
         train=train,
