@@ -24,7 +24,7 @@ from cogvx.runs.folder import RunFolder, RunSpec, StopReason, TrainOutcome
 from cogvx.training.loop import train
 from cogvx.training.prepare import Trainer, prepare
 from cogvx.training.reckoning import look_back, reckon
-from cogvx.training.shortage import out_of_memory
+from cogvx.training.shortage import is_shortage, out_of_memory
 from cogvx.training.stop import EXIT_STOPPED, Stop
 from cogvx.variants import read_facts
 
@@ -72,7 +72,9 @@ class Attempt:
         """Where memory runs out in the block, name the settings that would help."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
             fit = None if self.trainer is None else self.trainer.fit
             raise out_of_memory(self.spec.recipe, fit, device, error) from error
 

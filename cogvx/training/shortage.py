@@ -11,10 +11,24 @@ from cogvx.preflight.fit import Fit
 from cogvx.recipe import Recipe
 
 _GIB = 2**30
+# What is said where torch's own allocator was not asked: by a library's workspace, by the driver,
+# by the allocator of the CPU.
+_PHRASES = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+)
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, in one of the words that torch has for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        phrase in str(error) for phrase in _PHRASES
+    )
 
 
 def out_of_memory(
-    recipe: Recipe, fit: Fit | None, device: torch.device, error: torch.OutOfMemoryError
+    recipe: Recipe, fit: Fit | None, device: torch.device, error: RuntimeError
 ) -> ConfigError:
     """The error to end with; it names the settings that are not used yet and would save memory.
 
@@ -22,10 +36,10 @@ def out_of_memory(
         recipe: As it was run.
         fit: What was chosen where the recipe leaves it open; None when it came to that late.
         device: Where it happened.
-        error: torch's own words, of which the first two sentences are kept.
+        error: Such that `is_shortage`; the first two sentences of its first line are kept.
     """
     helps = _unused(recipe, fit)
-    told = ". ".join(str(error).split(". ")[:2])
+    told = ". ".join(str(error).partition("\n")[0].split(". ")[:2])
     subject = f"{_where(device)} ran out of memory ({told})"
     if not helps:
         return ConfigError(

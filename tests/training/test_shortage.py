@@ -1,6 +1,7 @@
 """Memory that runs out: the error names what is not used yet, in the order of what it costs."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from tests.fixtures.training_runs import make_recipe
 WORDS = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB of "
     "which 9.00 MiB is free. Including non-PyTorch memory, this process has 79.08 GiB in use."
+)
+# As torch hands on what cuBLAS, the driver and the CPU's allocator say.
+OTHER_WORDS = (
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some",
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you",
 )
 CHECKPOINTING, WEIGHTS = "compute.checkpointing", "compute.base_weights"
 BATCH, PRESET = "train.micro_batch", "compute.preset"
@@ -59,8 +66,8 @@ def test_a_smaller_micro_batch_divides_the_one_that_is_used(nano_base: Path) -> 
     assert "train.micro_batch = 9 clips are in memory at once; use 3" in str(error)
 
 
-@pytest.fixture
-def scarce() -> Iterator[None]:
+@contextmanager
+def failing(error: RuntimeError) -> Iterator[None]:
     """The third pass that is to be gone back through does not get its memory."""
     passes = 0
 
@@ -68,21 +75,46 @@ def scarce() -> Iterator[None]:
         nonlocal passes
         passes += isinstance(module, CogVideoXTransformer3DModel) and torch.is_grad_enabled()
         if passes == 3:
-            raise torch.OutOfMemoryError(WORDS)
+            raise error
 
     hook = register_module_forward_pre_hook(refuse)
-    yield
-    hook.remove()
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def told_of(root: Path, error: RuntimeError) -> str:
+    """What the outcome says, of a kind that a person can mend."""
+    with failing(error):
+        assert main([str(root)]) == ConfigError.exit_code
+    outcome = read_document(RunFolder(root).outcome, TrainOutcome)
+    assert (outcome.status, outcome.error_kind) == ("failed", "ConfigError")
+    return outcome.error or ""
 
 
 def test_the_outcome_says_it_in_our_words(
-    new_run: Callable[..., Path], scarce: None, capfd: pytest.CaptureFixture[str]
+    new_run: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = new_run()
-    assert main([str(root)]) == ConfigError.exit_code
-    outcome = read_document(RunFolder(root).outcome, TrainOutcome)
-    assert (outcome.status, outcome.error_kind) == ("failed", "ConfigError")
-    told = outcome.error or ""
+    told = told_of(new_run(), torch.OutOfMemoryError(WORDS))
     assert told.startswith("this machine ran out of memory (CUDA out of memory. Tried to")
     assert 'compute.checkpointing = "none" keeps everything; use "selective"' in told
     assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS)
+def test_memory_that_runs_out_elsewhere_is_told_the_same_way(
+    new_run: Callable[..., Path], words: str
+) -> None:
+    told = told_of(new_run(), RuntimeError(words))
+    assert told.startswith(f"this machine ran out of memory ({words.splitlines()[0][:99]}")
+    assert "); one of these helps, the first costs least: 3 problem(s)\n" in told
+    assert "CUDA kernel errors" not in told
+
+
+def test_another_error_of_torch_is_no_lack_of_memory(new_run: Callable[..., Path]) -> None:
+    root, words = new_run(), "CUDA error: an illegal memory access was encountered"
+    with failing(RuntimeError(words)), pytest.raises(RuntimeError, match=words):
+        main([str(root)])
+    outcome = read_document(RunFolder(root).outcome, TrainOutcome)
+    assert (outcome.error_kind, outcome.error) == ("CogvxError", f"RuntimeError: {words}")
