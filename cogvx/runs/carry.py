@@ -8,6 +8,7 @@ newest one is taken or none, and for a damaged one the error says what to remove
 nothing of this; whoever launched it carries.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ from cogvx.errors import IntegrityError
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.saved import STATE_FILE, CheckpointState, Pointer, is_folder_name, step_of
 from cogvx.store import ObjectStore
+
+# What file systems say that have no hard links, or none between these two places.
+_WITHOUT_LINKS = frozenset(
+    (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
+)
 
 
 def latest_key(run: str) -> str:
@@ -141,8 +147,10 @@ def _held(folder: RunFolder, name: str) -> Iterator[Path | None]:
 def _link(source: Path, path: Path) -> None:
     try:
         os.link(source, path)
-    except PermissionError:
-        shutil.copyfile(source, path)  # file systems without hard links say that
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+        shutil.copyfile(source, path)
 
 
 def _is_stored(store: ObjectStore, prefix: str, held: Path) -> bool:

@@ -45,7 +45,10 @@ class Recorder(Protocol):
 
 
 class EventWriter:
-    """Appends events, each on disk before the call returns."""
+    """Appends events, each with the system before the call returns.
+
+    They outlive a process that is killed; a machine that loses power may lose the last ones.
+    """
 
     def __init__(self, path: Path) -> None:
         """`path` may hold the events of earlier tries."""

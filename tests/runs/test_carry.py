@@ -1,5 +1,7 @@
 """Checkpoints between folders and a store: whole or refused, killed anywhere, never two truths."""
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from cogvx.errors import IntegrityError, TransientError
 from cogvx.runs.carry import bring_checkpoint, latest_key, put_checkpoint
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.origin import Origin
-from cogvx.runs.saved import Pointer, Progress, folder_name
+from cogvx.runs.saved import STATE_FILE, Pointer, Progress, folder_name
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
 from cogvx.training.checkpoint import LORA, OPTIMISER, Checkpoint, Checkpoints
 
@@ -186,6 +188,58 @@ def test_a_checkpoint_that_the_trainer_removes_meanwhile_is_whole_in_the_store(
     assert list(contents(here)) == [folder_name(8)]
     assert bring_checkpoint(store, there, RUN) == 4
     assert contents(there) == {folder_name(4): kept}
+
+
+@pytest.mark.parametrize("code", ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EXDEV"])
+def test_a_file_system_without_hard_links_is_copied_from(
+    here: RunFolder, there: RunFolder, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    def refuse(source: Path, path: Path) -> None:
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)), source, None, path)
+
+    store = MemoryStore()
+    save(here, 4)
+    monkeypatch.setattr("cogvx.runs.carry.os.link", refuse)
+    assert put_checkpoint(here, folder_name(4), store, keep=2)
+    assert bring_checkpoint(store, there, RUN) == 4
+    assert contents(there) == contents(here)
+
+
+def test_a_link_that_fails_otherwise_is_no_reason_to_copy(
+    here: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_source: Path, _path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    save(here, 4)
+    monkeypatch.setattr("cogvx.runs.carry.os.link", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        put_checkpoint(here, folder_name(4), MemoryStore(), keep=2)
+
+
+def test_another_checkpoint_of_the_same_step_is_not_whole_until_its_last_file(
+    here: RunFolder, there: RunFolder
+) -> None:
+    """As after a move back: the run was done again from an earlier step."""
+    store, left = MemoryStore(), [2]
+    save(here, 4)
+    put_checkpoint(here, folder_name(4), store, keep=2)
+    shutil.rmtree(here.checkpoints)
+    tensors = {part: {"a": torch.zeros(3)} for part in PARTS}
+    again = Checkpoint(Progress(step=4), tensors=tensors, footing={})
+    Checkpoints(here, run=RUN, origin=ORIGIN, keep=2).save(again)
+
+    def given_up() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    assert not put_checkpoint(here, folder_name(4), store, keep=2, given_up=given_up)
+    assert key(4, STATE_FILE) not in store.objects
+    with pytest.raises(IntegrityError, match="is gone, though"):
+        bring_checkpoint(store, there, RUN)
+    assert put_checkpoint(here, folder_name(4), store, keep=2)
+    assert bring_checkpoint(store, there, RUN) == 4
+    assert contents(there) == contents(here)
 
 
 def test_one_that_is_gone_before_it_could_be_held_is_left_to_the_next(here: RunFolder) -> None:
