@@ -197,9 +197,9 @@ class TrainConfig(Section):
     """Steps between checkpoints, the most that an interruption costs."""
     keep_checkpoints: int = Field(default=2, ge=1, le=100_000)
     """How many of the newest stay."""
-    heldout_every: int = Field(default=200, ge=1, le=_MAX_STEPS)
+    heldout_every: int = Field(default=250, ge=1, le=_MAX_STEPS)
     """Steps between measurements on the clips held out."""
-    heldout_clips: int = Field(default=3, ge=0, le=100_000)
+    heldout_clips: int = Field(default=2, ge=0, le=100_000)
     """Most clips behind a point of the held-out curve, by which early stopping goes; 0 is all. At
     the start and at the end all of them are measured besides."""
     heldout_strata: int = Field(default=8, ge=1, le=1000)
