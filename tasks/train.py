@@ -148,14 +148,22 @@ def _adapter_key(sha256: str) -> str:
 
 
 def prepare_run(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
-    """Write the run's document and bring its records to this machine."""
+    """Write the run's document and bring its records to this machine.
+
+    Raises:
+        Held: Another process is training this run here, from the document that is there.
+        IntegrityError: The folder belongs to another run.
+        RecordsLost: Records must be encoded again first.
+    """
     folder = RunFolder(bench.settings.run_folder(run))
-    if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
-        raise IntegrityError(f"{folder.root} belongs to another run; move it away")
     spec = _spec(bench, manifest, run)
-    if bench.settings.machine_rank == 0:  # the one that leads hands the weights over
-        spec = spec.model_copy(update={"fork": _fork(bench, folder, run)})
-    files.write_document(folder.spec, spec)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with hold(folder.lock):
+        if folder.spec.is_file() and files.read_document(folder.spec, RunSpec).run != run:
+            raise IntegrityError(f"{folder.root} belongs to another run; move it away")
+        if bench.settings.machine_rank == 0:  # the one that leads hands the weights over
+            spec = spec.model_copy(update={"fork": _fork(bench, folder, run)})
+        files.write_document(folder.spec, spec)
     # Before the records are fetched: from now on pruning keeps them.
     bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
