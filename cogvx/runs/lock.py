@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cogvx.errors import TransientError
+from cogvx.runs.disk import explained
+from cogvx.runs.folder import RunFolder
 
 
 class Held(TransientError):  # noqa: N818 - a state of the run rather than a fault
@@ -28,18 +30,22 @@ def hold(path: Path) -> Iterator[None]:
     Raises:
         Held: Somebody has it, in this process or another, on this host or on one that
             shares the folder.
+        CogvxError: The file cannot be written, see `disk.explained`; not for what the block writes.
 
     Source: flock(2).
     """
-    with path.open("a+", encoding="utf-8") as file:
+    folder = RunFolder(path.parent)
+    with explained(folder):
+        file = path.open("a+", encoding="utf-8")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise Held(_refusal(path, file.read())) from error
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {platform.node()} since {_now()}")
-        file.flush()
+        with explained(folder):
+            # not through `file`, which would try once more when it is closed
+            path.write_text(f"pid {os.getpid()} on {platform.node()} since {_now()}")
         yield
 
 

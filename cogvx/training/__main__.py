@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from cogvx.errors import CogvxError, ConfigError
+from cogvx.runs.disk import explained
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.lock import hold
 from cogvx.training.attempt import Attempt
@@ -33,14 +34,16 @@ def main(arguments: Sequence[str]) -> int:
     stop = Stop()
     stop.listen()
     try:
-        spec = folder.read_spec()
-        if folder.completed() is not None:
-            return 0
+        with explained(folder):
+            spec = folder.read_spec()
+            if folder.completed() is not None:
+                return 0
         stop.limit(spec.recipe.train.max_hours)
         accelerator = _accelerator()
         with (
             _alone(folder, accelerator),
             Attempt(folder, spec) as attempt,
+            explained(folder),
             attempt.short_of_memory(accelerator.device),
         ):
             return attempt.run(accelerator, stop, say=_say)

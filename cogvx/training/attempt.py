@@ -55,17 +55,19 @@ class Attempt:
         """Write down an error, of whichever process; it is not held back.
 
         When one process fails, the others fail too, for want of it: the first one's reason stays.
+        A full disk may have no room for it either, and then it is only printed.
         """
         if kind is None or not issubclass(kind, Exception):
             return
         ours = issubclass(kind, CogvxError)
         if not ours and self._failure() is not None:
             return
-        self._write_outcome(
-            status="failed",
-            error_kind=kind.__name__ if ours else CogvxError.__name__,
-            error=str(error) if ours else f"{kind.__name__}: {error}",
-        )
+        with contextlib.suppress(OSError):
+            self._write_outcome(
+                status="failed",
+                error_kind=kind.__name__ if ours else CogvxError.__name__,
+                error=str(error) if ours else f"{kind.__name__}: {error}",
+            )
 
     @contextlib.contextmanager
     def short_of_memory(self, device: torch.device) -> Iterator[None]:

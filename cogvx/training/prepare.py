@@ -19,6 +19,7 @@ from cogvx.objective.records import Records
 from cogvx.objective.sampler import Sampler
 from cogvx.preflight.fit import Fit
 from cogvx.recipe_sections import TrainConfig
+from cogvx.runs.disk import explained
 from cogvx.runs.events import EventWriter, Recorder, Silent
 from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.runs.origin import keep_beginning
@@ -165,9 +166,10 @@ def _beginning(
     folder: RunFolder, spec: RunSpec, checkpoints: Checkpoints
 ) -> tuple[Checkpoint | None, dict[str, Tensor] | None]:
     """What to go on from: the newest checkpoint, another run's weights, or neither."""
-    checkpoints.tidy()
-    found = checkpoints.newest()
-    return (found, None) if found is not None else (None, read_fork(folder, spec))
+    with explained(folder):  # in here, so that the others hear of it too
+        checkpoints.tidy()
+        found = checkpoints.newest()
+        return (found, None) if found is not None else (None, read_fork(folder, spec))
 
 
 def _ema(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save
 from cogvx.adapters.card import AdapterCard, read_card
 from cogvx.adapters.container import read_header, with_metadata
 from cogvx.adapters.export import export_adapter
-from cogvx.errors import ConfigError, IntegrityError
+from cogvx.errors import ConfigError, IntegrityError, TransientError
 from cogvx.files import read_document, write_document
 from cogvx.runs.events import EventTail
 from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
@@ -26,6 +27,7 @@ from cogvx.runs.lock import hold
 from cogvx.training.__main__ import main
 from cogvx.training.checkpoint import CheckpointState, Pointer, Progress
 from cogvx.training.journal import Journal
+from tests.fixtures.disks import close, fill, small_disk
 from tests.fixtures.training_runs import adapter_bits
 from tests.training.stops import stop_within
 
@@ -432,6 +434,66 @@ def test_an_error_that_nobody_foresaw_is_written_down_and_raised(
         "CogvxError",
         "RuntimeError: the disk is on fire",
     )
+
+
+@pytest.mark.parametrize("room", [0, 1 << 14])
+def test_a_full_disk_ends_the_run_with_a_sentence_and_with_room_it_goes_on(
+    room: int,
+    uninterrupted: Path,
+    new_run: NewRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with small_disk(tmp_path / "disk", mib=64) as disk:
+        root = shutil.copytree(new_run(), disk / "run")
+        with monkeypatch.context() as patch:
+            at_step(3, patch, lambda: fill(disk, but=room))
+            assert main([str(root)]) == TransientError.exit_code
+        said = capsys.readouterr().err
+        assert "TransientError: " in said
+        assert ": No space left on device. Make room there (a checkpoint takes" in said
+        assert "it goes on from its newest checkpoint, step-00000002\n" in said
+        assert "Traceback" not in said
+        if room:
+            outcome = outcome_of(root)
+            assert (outcome.status, outcome.error_kind) == ("failed", "TransientError")
+            assert f"TransientError: {outcome.error}\n" in said
+        else:
+            assert not RunFolder(root).outcome.exists()
+        (disk / "filler").unlink()
+        assert main([str(root)]) == 0
+        assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_a_file_larger_than_allowed_ends_the_run_with_a_sentence(
+    uninterrupted: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        limit = (1 << 14, before[1])
+        at_step(3, patch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+        try:
+            assert main([str(root)]) == TransientError.exit_code
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    outcome = outcome_of(root)
+    assert (outcome.status, outcome.error_kind, outcome.step) == ("failed", "TransientError", 4)
+    assert ": File too large. Make room there" in str(outcome.error)
+    assert main([str(root)]) == 0
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+
+
+def test_a_folder_that_may_not_be_written_is_refused_with_a_sentence(
+    new_run: NewRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", mib=64) as disk:
+        root = shutil.copytree(new_run(), disk / "run")
+        close(disk)
+        assert main([str(root)]) == ConfigError.exit_code
+        told = f"ConfigError: {root / 'trainer.lock'}: Read-only file system. Let this user read"
+        assert told in capsys.readouterr().err
 
 
 def test_the_reason_that_another_process_gave_is_kept(
