@@ -189,6 +189,10 @@ def _refusal(recipe: Recipe, facts: BaseFacts, machine: Machine, *, least: PeakM
     where: tuple[str, object] = ("compute.preset", compute.preset)
     if compute.checkpointing is not None:
         where = ("compute.checkpointing", compute.checkpointing)
+    if compute.attention == "math":
+        fused = _changed(recipe, "compute", attention="auto")
+        if _fitting(fused, machine, _needs_by_wish(fused, facts, machine)):
+            return Problem("compute.attention", "math", needed, 'use "auto"')
     for change, changed in _changes(recipe):
         if _needs(changed, facts, "full", machine).total <= machine.free:
             return Problem(*where, needed, f"use {change}")

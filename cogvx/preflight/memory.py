@@ -33,6 +33,7 @@ _WORD = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Per parameter: the optimiser's moments, and for Prodigy where it started and how far it came.
 _OPTIMISER_STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0}
 _UPDATE_SCRATCH = 8  # per parameter: torch's AdamW works on all of them at once
+_SCORE_GRADIENTS = 2  # of plain attention: that of the softmax, that of what went in
 _LATENT_COPIES = 4  # latents, noise, target, prediction; float32
 _CONTEXT = 0.75 * GIB  # what CUDA, cuBLAS and cuDNN take for themselves
 _FRAGMENTS = 0.04  # of what comes and goes, lost between the allocator's blocks
@@ -109,13 +110,17 @@ def peak_memory(
     rows = recipe.train.micro_batch * facts.tokens(size)
     saved = block_saved(facts, recipe.lora, rows=rows, precision=precision)
     block = _block_gradients(facts, rows=rows, precision=precision)
+    if plain := recipe.compute.attention == "math":
+        scores = attention_scores(facts, size, clips=recipe.train.micro_batch)
+        saved += scores
+        block = max(block, _SCORE_GRADIENTS * scores)  # one comes after the other
     block += _unpacked(facts, base_weights, precision)
     if checkpointing == "none":
         kept = facts.layers * saved
     else:
         block += saved
         kept = facts.layers * block_input(facts, rows=rows, precision=precision)
-    if checkpointing == "selective":
+    if checkpointing == "selective" and not plain:  # which leaves no output to find
         attention = attention_output(facts, rows=rows, precision=precision)
         kept += facts.layers * attention
         block -= attention  # the block finds it there
@@ -201,6 +206,15 @@ def block_input(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
 def attention_output(facts: BaseFacts, *, rows: int, precision: Precision) -> float:
     """Bytes that selective checkpointing keeps besides: the output and each row's sum."""
     return float(rows * (precision.word * facts.width + _FLOAT * facts.heads))
+
+
+def attention_scores(facts: BaseFacts, size: VideoSize, *, clips: int) -> float:
+    """Bytes of what every token thinks of every other, in each head of one block.
+
+    Only plain attention, "math", writes them down, in float32 whatever the precision: the softmax
+    is kept for the backward pass, whose gradients are as large. Fused kernels never hold them.
+    """
+    return float(_FLOAT * clips * facts.heads * facts.tokens(size) ** 2)
 
 
 def _block_gradients(facts: BaseFacts, *, rows: int, precision: Precision) -> float:

@@ -91,6 +91,13 @@ def test_on_a_cpu_memory_is_told_and_no_time_is_invented() -> None:
         ("L4", {"train": {"micro_batch": 2, "global_batch": 2}}, "compute.preset", "micro_batch"),
         ("RTX 4090", {"lora": {"rank": 1024, "alpha": 512}}, "compute.preset", "lora.rank"),
         ("V100-32", {}, "base.dtype", "2020 or later"),
+        ("H200", {"compute": {"attention": "math"}}, "compute.attention", 'use "auto"'),
+        (
+            "L4",
+            {"compute": {"attention": "math"}, "lora": {"rank": 128}},
+            "compute.attention",
+            "auto",
+        ),
         (
             "A100-80",
             {"compute": {"base_weights": "float8", "compile": True}},

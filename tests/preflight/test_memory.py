@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cogvx.model.attention import attention
 from cogvx.model.blocks import recompute
 from cogvx.model.lora import attach_lora
 from cogvx.preflight.memory import (
@@ -108,6 +109,32 @@ def test_the_peak_of_a_real_step_is_not_above_the_formula_and_little_below(
     dtype = {"dtype": "float32" if precision.word == 4 else "bfloat16"}
     needs = peak_memory(
         recipe("CogVideoX-5b", base=dtype, video=size, lora=LORA.model_dump()),
+        facts,
+        checkpointing=keep,
+        base_weights="as_is",
+        on_gpu=precision.mixed,
+    )
+    said = needs.activations + needs.block
+    assert 0.88 * said < live.most < 1.01 * said
+
+
+@pytest.mark.parametrize("keep", ["full", "selective", "none"])
+@pytest.mark.parametrize("precision", [CPU32, GPU16], ids=["float32", "autocast"])
+def test_plain_attention_holds_the_scores_of_a_block(
+    keep: Checkpointing, precision: Precision
+) -> None:
+    facts = toy_facts("CogVideoX-5b", layers=3, heads=2, side=384)
+    step = Step(facts, LORA, precision, keep)
+    with attention("math"), Live(step.known) as live:
+        step.pass_back_and_forth()
+    needs = peak_memory(
+        recipe(
+            "CogVideoX-5b",
+            base={"dtype": "float32" if precision.word == 4 else "bfloat16"},
+            video={"frames": 9, "height": 384, "width": 384},
+            lora=LORA.model_dump(),
+            compute={"attention": "math"},
+        ),
         facts,
         checkpointing=keep,
         base_weights="as_is",
