@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _MODULE = "cogvx.training.proof"
 _MOST_SECONDS = 900.0
+# So many decode within seconds on any CPU. A process of its own takes longer than that to load, but
+# can be ended, so it gets what is more.
+_FEW_PIXELS = 2**19
 
 
 def show_first_batch(
@@ -29,7 +32,8 @@ def show_first_batch(
     """Decode the first batch of a run, unless that was done, and keep it as `first_batch`.
 
     Looking is no reason not to train: what goes wrong here is said, and training begins all the
-    same. If records are damaged, it will say so itself.
+    same. If records are damaged, it will say so itself. It ends in time: either there is little to
+    decode, or a process of its own does it, which is ended when its time is over.
 
     Args:
         bench: Of the run's recipe.
@@ -43,7 +47,8 @@ def show_first_batch(
             _make(bench, folder, manifest)
             logger.info("first batch: %s", folder.first_batch / "index.html")
         runs.log_artifact(run_id, folder.first_batch, folder=folder.first_batch.name)
-    except (CogvxError, subprocess.TimeoutExpired) as error:
+    except (CogvxError, OSError, RuntimeError) as error:
+        # a disk may be full, and a CPU's memory ends as a RuntimeError of torch
         logger.warning("the first batch is not shown: %s", error)
 
 
@@ -65,7 +70,8 @@ def _make(bench: Workbench, folder: RunFolder, manifest: Manifest) -> None:
                 sources[spec.train[number].latents] = Source(clip=clip, path=path.resolve())
         device = "cuda" if bench.device == "cuda" else "cpu"
         order = ProofOrder(device=device, fps=spec.recipe.video.fps, sources=sources)
-        if device == "cpu":
+        sizes = [spec.train[number].size for number in first_samples(spec)]
+        if device == "cpu" and sum(size.frames * size.pixels for size in sizes) <= _FEW_PIXELS:
             make_proof(folder, order)
         else:
             _make_apart(folder, order)
@@ -75,17 +81,22 @@ def _make_apart(folder: RunFolder, order: "ProofOrder") -> None:
     """In a process of its own: what it had of the GPU is free again when training begins.
 
     Raises:
-        CogvxError: It failed, in its own words.
+        CogvxError: It failed, in its own words, or took too long.
     """
     write_document(folder.proof_order, order)
-    ended = subprocess.run(
-        [sys.executable, "-m", _MODULE, str(folder.root.resolve())],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_MOST_SECONDS,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", _MODULE, str(folder.root.resolve())],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_MOST_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CogvxError(
+            f"decoding it took longer than {_MOST_SECONDS:g} s and was ended"
+        ) from error
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"]
         raise CogvxError(lines[-1])
