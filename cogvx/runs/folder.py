@@ -16,6 +16,7 @@ One launcher at a time holds `lock`, and one trainer `trainer.lock`: a trainer m
 without a launcher, and may outlive one that was killed by the time it needs to save.
 """
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,14 @@ from pydantic import BaseModel, ConfigDict
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.cache.plan import Sample
 from cogvx.digest import sha256_file
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document
 from cogvx.preflight.compare import Measured
 from cogvx.recipe import Recipe
 
 __all__ = ["Fork", "RunFolder", "RunSpec", "Sample", "StopReason", "TrainOutcome"]
+
+logger = logging.getLogger(__name__)
 
 
 StopReason = Literal["signal", "max_hours"]
@@ -140,11 +143,26 @@ class RunFolder:
 
         Anything less, a failed try or an adapter that was altered, is None: training goes on.
         """
-        if not self.outcome.is_file() or not self.adapter_file.is_file():
+        outcome = self.read_outcome()
+        if outcome is None or outcome.status != "completed" or not self.adapter_file.is_file():
             return None
-        outcome = read_document(self.outcome, TrainOutcome)
-        whole = outcome.adapter_sha256 == sha256_file(self.adapter_file)
-        return outcome if outcome.status == "completed" and whole else None
+        return outcome if outcome.adapter_sha256 == sha256_file(self.adapter_file) else None
+
+    def read_outcome(self) -> TrainOutcome | None:
+        """How the run ended last; None where it has not, or where nobody can read it any more.
+
+        A run that was finished then costs an export once more: its newest checkpoint is of the end.
+        """
+        if not self.outcome.is_file():
+            return None
+        try:
+            return read_document(self.outcome, TrainOutcome)
+        except IntegrityError:
+            logger.warning(
+                "%s cannot be read, so it counts as none: training goes on and writes it again",
+                self.outcome,
+            )
+            return None
 
 
 def record_file(folder: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from cogvx.adapters.export import export_adapter
 from cogvx.adapters.verify import verify_export
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
-from cogvx.files import is_aside, read_document, write_document
+from cogvx.files import is_aside, write_document
 from cogvx.model.attention import attention
 from cogvx.objective.latents import image_scale_of
 from cogvx.preflight.compare import Measured, comparison, estimated_numbers
@@ -193,10 +193,8 @@ class Attempt:
 
     def _failure(self) -> TrainOutcome | None:
         """What a process of this try has written down of its failure."""
-        if not self.folder.outcome.is_file():
-            return None
-        outcome = read_document(self.folder.outcome, TrainOutcome)
-        return outcome if outcome.status == "failed" else None
+        outcome = self.folder.read_outcome()
+        return outcome if outcome is not None and outcome.status == "failed" else None
 
     def _write_outcome(
         self,

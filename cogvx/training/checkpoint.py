@@ -25,7 +25,7 @@ from torch import Tensor
 from cogvx import files
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import IntegrityError
-from cogvx.runs.events import history
+from cogvx.runs.events import Event, EventWriter, history
 from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.runs.origin import Origin, changes, refusal
 from cogvx.runs.saved import (
@@ -141,13 +141,32 @@ class Checkpoints:
         """Finish or remove what a killed writer left: folders written aside, a pointer not moved.
 
         A folder under its own name is whole, since it was renamed when it was; the pointer follows.
+        One that cannot be read is written again, or removed where there is nothing to name.
         """
         for path in self.folder.glob("*") if self.folder.is_dir() else ():
             if files.is_aside(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folders, pointed_at = self._folders(), self._pointed_at()
+        folders = self._folders()
+        try:
+            pointed_at = self._pointed_at()
+        except IntegrityError:
+            self._mend_pointer(folders)
+            return
         if folders and (pointed_at is None or pointed_at < folders[-1].name):
             self._point_at(folders[-1].name)
+
+    def _mend_pointer(self, folders: list[Path]) -> None:
+        """Say again what the pointer said, by the folders, and by the events if they know more."""
+        saved = [event["folder"] for event in self._saved()]
+        name = max([folder.name for folder in folders] + saved[-1:], default=None)
+        if name is None:
+            self.latest.unlink()
+            how = "removed: there is no checkpoint"
+        else:
+            self._point_at(name)
+            how = f"written again; it names {name}"
+        text = f"{self.latest} could not be read and was {how}"
+        EventWriter(self.events).write("warning", text=text)
 
     def _folders(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -171,12 +190,16 @@ class Checkpoints:
 
     def _require_never_saved(self) -> None:
         """Refuse to begin at step 0 where earlier tries had got further."""
-        saved = [event for event in history(self.events) if event["kind"] == "checkpoint"]
+        saved = self._saved()
         if saved:
             raise IntegrityError(
                 f"{self.folder / saved[-1]['folder']} is gone, though {self.events} records it; "
                 f"put it back, or remove {self.events} to start again from step 0"
             )
+
+    def _saved(self) -> list[Event]:
+        """The events of the checkpoints that were not undone."""
+        return [event for event in history(self.events) if event["kind"] == "checkpoint"]
 
     def _to_go_on_without(self, folders: list[Path]) -> str:
         """What else to remove when those are the checkpoints that stay, and what follows."""

@@ -13,7 +13,7 @@ import torch
 from cogvx import files
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_document
-from cogvx.runs.events import EventWriter
+from cogvx.runs.events import EventWriter, history
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.origin import Origin
 from cogvx.runs.tally import Tally
@@ -267,6 +267,60 @@ def test_whoever_removes_what_the_last_sentence_names_starts_again(
     folder.events.unlink()
     checkpoints.tidy()
     assert checkpoints.newest() is None
+
+
+TORN = [b"", b"{", b"garbage \xff", b'{"step": 2}']
+
+
+@pytest.mark.parametrize("data", TORN)
+def test_a_pointer_that_cannot_be_read_is_written_again_from_what_is_there(
+    data: bytes, checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    for step in (2, 4):
+        checkpoints.save(checkpoint(step))
+    folder.latest.write_bytes(data)
+    checkpoints.tidy()
+    assert read_document(folder.latest, Pointer) == Pointer(step=4, folder="step-00000004")
+    (warning,) = history(folder.events)
+    assert warning["kind"] == "warning"
+    assert warning["text"] == (
+        f"{folder.latest} could not be read and was written again; it names step-00000004"
+    )
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 4
+    checkpoints.tidy()
+    assert len(history(folder.events)) == 1
+
+
+def test_a_pointer_that_cannot_be_read_hides_no_checkpoint_that_is_gone(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    writer = EventWriter(folder.events)
+    for step in (2, 4):
+        writer.write("checkpoint", step=step, folder=checkpoints.save(checkpoint(step)))
+    shutil.rmtree(folder.checkpoints / "step-00000004")
+    folder.latest.write_bytes(b"{")
+    for _ in range(2):
+        checkpoints.tidy()
+        with pytest.raises(IntegrityError, match=r"step-00000004 is gone, though .* names it"):
+            checkpoints.newest()
+    folder.latest.unlink()  # as the sentence says
+    checkpoints.tidy()
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 2
+
+
+def test_a_pointer_that_cannot_be_read_and_names_nothing_goes(
+    checkpoints: Checkpoints, folder: RunFolder
+) -> None:
+    folder.checkpoints.mkdir()
+    folder.latest.write_bytes(b"{")
+    checkpoints.tidy()
+    assert not folder.latest.exists()
+    assert checkpoints.newest() is None
+    assert "could not be read and was removed" in history(folder.events)[0]["text"]
 
 
 def test_a_kill_between_rename_and_pointer_loses_nothing_and_leaves_nothing(

@@ -281,6 +281,37 @@ def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
     assert adapter_bits(root) == adapter_bits(uninterrupted)
 
 
+@pytest.mark.parametrize("data", ["", "{", '{"status": "lost"}'])
+def test_documents_that_cannot_be_read_do_not_stand_in_the_way(
+    data: str, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    folder = RunFolder(root)
+    folder.outcome.write_text(data)
+    folder.latest.write_text(data)
+    assert main([str(root)]) == 0
+    assert outcome_of(root).resumed_from == 6
+    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    assert f"{folder.outcome} cannot be read, so it counts as none" in caplog.text
+    (warning,) = (e for e in EventTail(folder.events).read() if e["kind"] == "warning")
+    assert f"{folder.latest} could not be read and was written again" in warning["text"]
+
+
+def test_an_outcome_that_another_process_left_torn_explains_nothing(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = new_run()
+
+    def tear_and_fail(*_args: object) -> None:
+        RunFolder(root).outcome.write_text("{")
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(Journal, "begin", tear_and_fail)
+    with pytest.raises(RuntimeError, match="on fire"):
+        main([str(root)])
+    assert outcome_of(root).error == "RuntimeError: the disk is on fire"
+
+
 def test_a_second_trainer_touches_nothing(
     uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
