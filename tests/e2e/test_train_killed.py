@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
@@ -27,6 +28,7 @@ from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
 from cogvx.runs.saved import Pointer, folder_name
 from cogvx.store import LocalStore
 from flows.train import train
+from tasks.clients.runs import Runs
 from tasks.settings import EVERYWHERE
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks
@@ -149,6 +151,13 @@ class Training:
             return 0
         return Pointer.model_validate_json(store.read(key)).step
 
+    def status_in_mlflow(self) -> str:
+        address = f"sqlite:///{self._place.home / 'mlflow.db'}"
+        run = read_document(self.folder.spec, RunSpec)
+        run_id = Runs(address).find_run(run.recipe.name, run.run)
+        assert run_id is not None
+        return str(MlflowClient(address).get_run(run_id).info.status)
+
 
 def runs_in(home: Path) -> list[Path]:
     return [path.parent for path in (home / "runs").glob("*/run.json")]
@@ -197,6 +206,7 @@ def test_cancelling_the_flow_run_ends_all_processes_and_keeps_their_work(
     step = cancelled.require_saved()
     wait_until(lambda: cancelled.flow_run.state_name == "Cancelled", SECONDS)
     assert cancelled.stored() == step
+    wait_until(lambda: cancelled.status_in_mlflow() == "KILLED", SECONDS)
 
 
 def test_a_run_that_was_cancelled_goes_on_on_another_machine(
