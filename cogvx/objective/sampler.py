@@ -11,8 +11,8 @@ and what each position draws, do not depend on processes, on accumulation, or on
 was interrupted. An update may straddle two epochs; no window is left out at an epoch's end.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import gcd
 from typing import Self
@@ -22,6 +22,9 @@ import torch
 from cogvx.errors import DataError
 from cogvx.objective.randomness import generator
 from cogvx.recipe_sections import TrainConfig
+
+# Of each bucket: a batch may straddle two epochs, batches are drawn ahead, log lines look back.
+_EPOCHS_AT_HAND = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Sampler:
 
     buckets: tuple[tuple[int, ...], ...]
     train: TrainConfig
+    _order: Callable[[int, int, int], tuple[int, ...]] = field(
+        init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, sizes: Sequence[Hashable], train: TrainConfig) -> Self:
@@ -48,6 +54,8 @@ class Sampler:
             raise DataError(
                 "no clip is left to train on; add clips, or lower dataset.heldout_share"
             )
+        kept = lru_cache(maxsize=_EPOCHS_AT_HAND * len(self.buckets))
+        object.__setattr__(self, "_order", kept(_order))
 
     def positions(self, micro: int, rank: int) -> range:
         """Positions in the global batch of one process's micro-batch."""
@@ -63,7 +71,7 @@ class Sampler:
         bucket = self.buckets[index]
         place = (rounds * turns_a_round + turn) * self.train.global_batch + position
         epoch, at = divmod(place, len(bucket))
-        return bucket[_order(len(bucket), self.train.seed, epoch)[at]]
+        return bucket[self._order(len(bucket), self.train.seed, epoch)[at]]
 
     def epoch(self, step: int) -> float:
         """How often every window was seen after `step` updates, on average."""
@@ -91,7 +99,6 @@ def _turns(counts: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple(round_)
 
 
-@lru_cache(maxsize=4)
 def _order(windows: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = torch.randperm(windows, generator=generator(seed, "order", epoch))
     return tuple(order.tolist())

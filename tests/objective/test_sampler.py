@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +113,20 @@ def test_no_clips_is_an_error_a_person_can_mend() -> None:
 def test_an_epoch_is_counted_in_windows_seen() -> None:
     assert one_bucket(8, global_batch=2).epoch(6) == 1.5
     assert Sampler.of("aaabbbbb", train_of(global_batch=2)).epoch(6) == 1.5
+
+
+def test_an_order_is_shuffled_once_however_many_buckets_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shuffled, shuffle = [], torch.randperm
+
+    def counting(*args: Any, **settings: Any) -> torch.Tensor:
+        shuffled.append(args)
+        return shuffle(*args, **settings)
+
+    monkeypatch.setattr(torch, "randperm", counting)
+    sizes = [size for size in range(9) for _ in range(10 + size)]
+    sampler = Sampler.of(sizes, train_of(global_batch=2, micro_batch=1))
+    for step in range(len(sizes)):
+        update(sampler, step)
+    assert len(shuffled) == 2 * 9  # two epochs of each
