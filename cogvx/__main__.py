@@ -16,6 +16,7 @@ from cogvx.preflight.wording import (
     PRESETS,
     Line,
     circumstances,
+    epochs_text,
     estimate_rows,
     step_text,
     survey,
@@ -49,7 +50,9 @@ def check(
     gpu: Annotated[
         str | None, typer.Option(help="A GPU that it must fit on, such as H100 or A100-80.")
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of one GPU for an hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of one such GPU for an hour; needs --gpu.")
+    ] = None,
     clips: Annotated[int | None, typer.Option(help="How many are trained on.")] = None,
 ) -> None:
     """List every problem of a recipe, or say what it will train, and what that takes."""
@@ -60,6 +63,8 @@ def check(
     typer.echo(f"{recipe}: no problems")
     for name, fact in recipe_rows(checked):
         typer.echo(f"  {name:<9}{fact}")
+    if given.clips is not None and given.device is None:
+        typer.echo(f"  {'epochs':<9}{epochs_text(checked.recipe, given.clips)}")
     if checked.facts is None:
         return
     if given.device is not None:

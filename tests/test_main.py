@@ -119,6 +119,7 @@ def test_check_on_a_gpu_says_what_training_takes() -> None:
     assert "17,776 tokens a clip" in result.output
     assert "50 epochs, " in result.output
     assert "costs " in result.output
+    assert "7 points over 2 windows, 9 at the start and the end" in result.output
 
 
 def test_check_on_a_gpu_that_is_too_small_ends_with_all_that_is_wrong(
@@ -138,6 +139,17 @@ def test_check_refuses_options_that_cannot_be_all_at_once(
     assert '--gpu = "H10000" is no GPU that the table knows; use ' in error
     assert "--price = -1.0 is no price" in error
     assert "--clips = 0 is no number of clips" in error
+
+
+def test_check_refuses_the_price_of_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "check", str(FIVE), "--price", "2")
+    assert "--price = 2.0 is of a GPU that is not named; name it, as --gpu H100" in error
+
+
+def test_check_says_the_epochs_of_so_many_clips_without_a_gpu() -> None:
+    result = CliRunner().invoke(app, ["check", str(FIVE), "--no-files", "--clips", "80"])
+    assert result.exit_code == 0
+    assert "  epochs   50 of 80 clips\n" in result.output
 
 
 def test_check_takes_a_moment() -> None:

@@ -51,9 +51,10 @@ def estimated_numbers(found: Estimate) -> dict[str, float]:
     numbers = {
         "seconds_a_step": found.seconds_a_step,
         "memory_gib": found.needs.total,
-        "tflop_a_step": _mean([size.tflop for size in found.sizes]),
+        "tflop_a_step": sum(size.share * size.tflop for size in found.sizes),
         "adapter_parameters": float(found.adapter_parameters),
         "epochs": found.epochs,
+        "heldout_share": found.heldout.share,
         "hours": found.hours,
         "utilisation": found.utilisation,
     }
@@ -81,7 +82,8 @@ def measure_run(
     medians = {name: _median(windows, name) for name in _SPEEDS}
     samples, mfu = medians["samples_per_second"], medians["mfu"]
     # all sizes together: the ratio differs little between them
-    again = sum(size.tflop for size in found.sizes) / sum(size.model_tflop for size in found.sizes)
+    again = sum(size.share * size.tflop for size in found.sizes)
+    again /= sum(size.share * size.model_tflop for size in found.sizes)
     seen = [system["memory_gib"] for system in _systems(events) if "memory_gib" in system]
     return Measured(
         on_gpu=on_gpu,
@@ -140,7 +142,3 @@ def _timed_windows(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, flo
 def _median(windows: Sequence[Mapping[str, float]], name: str) -> float | None:
     values = [window[name] for window in windows if name in window]
     return statistics.median(values) if values else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

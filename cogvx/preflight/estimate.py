@@ -5,7 +5,8 @@ arithmetic over the share of the GPU's peak that is reached, which is assumed wh
 measured it; on a CPU no time is told, since no peak is known.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +14,7 @@ from cogvx.errors import Problem
 from cogvx.preflight.devices import Device
 from cogvx.preflight.fit import Fit, Machine, choose, misfits
 from cogvx.preflight.flops import pass_flops
+from cogvx.preflight.heldout import HeldoutWindows, passes, points
 from cogvx.preflight.memory import GIB, PeakMemory
 from cogvx.preflight.parameters import adapter_parameters, base_parameters
 from cogvx.recipe import Recipe
@@ -50,24 +52,39 @@ class Needs(_Document):
 class SizeCost(_Document):
     """One size of clip: tokens of one, and what an update of all processes computes on them.
 
-    `model_tflop` leaves out what is computed again.
+    `share` is that of the updates, which is that of the windows. `model_tflop` leaves out what is
+    computed again.
     """
 
     size: str
+    share: float
     tokens: int
     tflop: float
     model_tflop: float
     seconds: float | None
 
 
+class HeldoutCost(_Document):
+    """Held-out measurements: points between the first and the last, windows behind each and in all.
+
+    `share` is that of the time of training and measuring together.
+    """
+
+    points: int
+    curve: int
+    windows: int
+    share: float
+
+
 class Estimate(_Document):
     """What a run will take.
 
     `base_parameters` are frozen, `adapter_parameters` trained. `seconds_a_step` is the mean over
-    the sizes, as if each had as many clips. Times are None without a GPU of known speed, `cost`
-    without a price as well, and `epochs` without the number of clips. `utilisation` is the share of
-    the peak that was reckoned with, and `is_measured` says whether it was seen on such a GPU
-    before. Hours are those of training: neither of loading, compiling nor held-out measurements.
+    the updates, as if each size had as many windows where nobody has counted them. Times are None
+    without a GPU of known speed, `cost` without a price as well, and `epochs` without the number of
+    clips. `utilisation` is the share of the peak that was reckoned with, and `is_measured` says
+    whether it was seen on such a GPU before. Hours are those of training and of held-out
+    measurements, without loading and compiling.
     """
 
     device: str | None
@@ -82,6 +99,7 @@ class Estimate(_Document):
     is_measured: bool
     seconds_a_step: float | None
     steps: int
+    heldout: HeldoutCost
     epochs: float | None
     hours: float | None
     cost: float | None
@@ -95,6 +113,8 @@ class Circumstances:
         device: The GPU, or None: then memory is told as if there were enough, and no time.
         on_gpu: False on a CPU, which keeps other numbers.
         clips: Windows to train on, where they have been counted.
+        by_size: The same, by size as it is written in a recipe.
+        heldout: Windows held out, where they have been counted.
         price: Of one GPU for an hour, in whatever currency.
         utilisation: Share of the peak that was measured on such a GPU before.
     """
@@ -102,6 +122,8 @@ class Circumstances:
     device: Device | None = None
     on_gpu: bool = True
     clips: int | None = None
+    by_size: Mapping[str, int] = field(default_factory=dict)
+    heldout: HeldoutWindows | None = None
     price: float | None = None
     utilisation: float | None = None
 
@@ -131,11 +153,16 @@ def estimate(
     fit = fit or choose(recipe, facts, given.machine)
     peak = None if given.device is None else given.device.peak_flops(recipe.base.dtype)
     share = given.utilisation or UTILISATION
-    sizes = tuple(_size_cost(recipe, facts, fit, peak=peak, share=share))
+    shares = _shares(recipe, given.by_size)
+    speed = None if peak is None else peak * share
+    sizes = tuple(_size_cost(recipe, facts, fit, shares=shares, speed=speed))
     seconds = None
     if peak is not None:
-        seconds = sum(size.seconds or 0.0 for size in sizes) / len(sizes)
-    hours = None if seconds is None else seconds * recipe.train.steps / 3600
+        seconds = sum(size.share * (size.seconds or 0.0) for size in sizes)
+    heldout = _heldout_cost(recipe, facts, sizes, given)
+    hours = None
+    if seconds is not None:
+        hours = seconds * recipe.train.steps / 3600 / (1 - heldout.share)
     cost = None if hours is None or given.price is None else hours * given.price
     return Estimate(
         device=None if given.device is None else given.device.name,
@@ -150,9 +177,8 @@ def estimate(
         is_measured=peak is not None and given.utilisation is not None,
         seconds_a_step=seconds,
         steps=recipe.train.steps,
-        epochs=recipe.train.steps * recipe.train.global_batch / given.clips
-        if given.clips
-        else None,
+        heldout=heldout,
+        epochs=epochs(recipe, given.clips) if given.clips else None,
         hours=hours,
         cost=None if cost is None else cost * recipe.train.processes,
     )
@@ -174,9 +200,47 @@ def device_problems(recipe: Recipe, facts: BaseFacts, device: Device) -> list[Pr
     return problems + misfits(recipe, facts, Circumstances(device).machine)
 
 
+def epochs(recipe: Recipe, clips: int) -> float:
+    """How often each of so many windows will be seen."""
+    return recipe.train.steps * recipe.train.global_batch / clips
+
+
+def _shares(recipe: Recipe, by_size: Mapping[str, int]) -> dict[str, float]:
+    """What share of the updates is of each size."""
+    names = [str(size) for size in recipe.video.sizes]
+    windows = {name: by_size.get(name, 0) for name in names} if by_size else dict.fromkeys(names, 1)
+    return {name: count / sum(windows.values()) for name, count in windows.items()}
+
+
+def _heldout_cost(
+    recipe: Recipe, facts: BaseFacts, sizes: tuple[SizeCost, ...], given: Circumstances
+) -> HeldoutCost:
+    """Sizes are taken to be as frequent among held-out windows as among the others."""
+    windows = given.heldout or HeldoutWindows.expected(recipe, given.clips)
+    forward = sum(
+        cost.share
+        * pass_flops(facts, recipe.lora, tokens=cost.tokens, clips=1, checkpointing="none").forward
+        for cost in sizes
+    )
+    measuring = passes(recipe, windows) * forward
+    a_step = sum(cost.share * cost.tflop for cost in sizes) * 1e12 / recipe.train.processes
+    return HeldoutCost(
+        points=points(recipe),
+        curve=windows.curve,
+        windows=windows.total,
+        share=measuring / (measuring + recipe.train.steps * a_step),
+    )
+
+
 def _size_cost(
-    recipe: Recipe, facts: BaseFacts, fit: Fit, *, peak: float | None, share: float
+    recipe: Recipe,
+    facts: BaseFacts,
+    fit: Fit,
+    *,
+    shares: Mapping[str, float],
+    speed: float | None,
 ) -> list[SizeCost]:
+    """Of every size; `speed` is in FLOPs a second of one process, None where unknown."""
     train, costs = recipe.train, []
     for size in recipe.video.sizes:
         step = pass_flops(
@@ -189,10 +253,11 @@ def _size_cost(
         costs.append(
             SizeCost(
                 size=str(size),
+                share=shares[str(size)],
                 tokens=facts.tokens(size),
                 tflop=step.total / 1e12,
                 model_tflop=(step.total - step.recomputed) / 1e12,
-                seconds=None if peak is None else step.total / (peak * share * train.processes),
+                seconds=None if speed is None else step.total / (speed * train.processes),
             )
         )
     return costs

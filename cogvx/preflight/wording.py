@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.preflight.devices import COMMON, Device, named_device
-from cogvx.preflight.estimate import Circumstances, Estimate, device_problems, estimate
+from cogvx.preflight.estimate import (
+    Circumstances,
+    Estimate,
+    device_problems,
+    epochs,
+    estimate,
+)
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import ComputeConfig, Preset
 from cogvx.variants import BaseFacts
@@ -42,6 +48,9 @@ def circumstances(gpu: str | None, *, price: float | None, clips: int | None) ->
         problems += error.problems
     if price is not None and not (math.isfinite(price) and price >= 0):
         problems.append(Problem("--price", price, "is no price", "use what a GPU costs an hour"))
+    if price is not None and gpu is None:
+        wrong = "is of a GPU that is not named"
+        problems.append(Problem("--price", price, wrong, "name it, as --gpu H100"))
     if clips is not None and clips < 1:
         problems.append(Problem("--clips", clips, "is no number of clips", "use 1 or more"))
     if problems:
@@ -65,7 +74,8 @@ def estimate_rows(found: Estimate) -> list[Row]:
         ("way", f"{_KEPT[found.checkpointing]}{stored}{compiled}"),
     ]
     rows += [("a step", _size_text(found, index)) for index in range(len(found.sizes))]
-    return rows + ([("run", run_text(found))] if run_text(found) else [])
+    rows += [("run", run_text(found))] if run_text(found) else []
+    return [*rows, ("held out", heldout_text(found))]
 
 
 def run_text(found: Estimate) -> str:
@@ -83,6 +93,22 @@ def run_text(found: Estimate) -> str:
         how = "as measured before" if found.is_measured else "assumed"
         facts.append(f"at {found.utilisation:.0%} of the peak, {how}")
     return ", ".join(facts)
+
+
+def heldout_text(found: Estimate) -> str:
+    """What share of the time held-out clips take, and why."""
+    heldout = found.heldout
+    if not heldout.windows:
+        return "nothing"
+    return (
+        f"{heldout.share:.1%} of the time: {heldout.points:,} points over {heldout.curve:,} "
+        f"windows, {heldout.windows:,} at the start and the end"
+    )
+
+
+def epochs_text(recipe: Recipe, clips: int) -> str:
+    """How often each of so many clips will be seen."""
+    return f"{_number(epochs(recipe, clips))} of {clips:,} clips"
 
 
 def survey(recipe: Recipe, facts: BaseFacts, given: Circumstances) -> list[Line]:

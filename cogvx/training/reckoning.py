@@ -1,13 +1,17 @@
 """What a start of a run should take on this very machine, and in the end what it took."""
 
+from collections import Counter
+
 import torch
 
 from cogvx.preflight.compare import Measured, measure_run
 from cogvx.preflight.devices import Device, known_device
 from cogvx.preflight.estimate import Circumstances, Estimate, estimate
 from cogvx.preflight.fit import Fit
+from cogvx.preflight.heldout import HeldoutWindows
 from cogvx.runs.events import history
 from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.training.exam import curve_clips
 from cogvx.training.gauges import peak_memory_gib
 from cogvx.variants import BaseFacts, DType
 
@@ -25,8 +29,15 @@ def peak_flops(device: torch.device, dtype: DType) -> float | None:
 
 def reckon(spec: RunSpec, facts: BaseFacts, fit: Fit, device: torch.device) -> Estimate:
     """What training should take, fitted as it is to this machine."""
+    curve = curve_clips(spec.heldout, spec.recipe.train.heldout_clips)
     given = Circumstances(
-        device_here(device), on_gpu=device.type == "cuda", clips=len(spec.train) or None
+        device_here(device),
+        on_gpu=device.type == "cuda",
+        clips=len(spec.train) or None,
+        by_size=Counter(str(sample.size) for sample in spec.train),
+        heldout=HeldoutWindows(
+            curve=sum(sample.clip in curve for sample in spec.heldout), total=len(spec.heldout)
+        ),
     )
     return estimate(spec.recipe, facts, given=given, fit=fit)
 

@@ -1,10 +1,20 @@
 """Estimates agree with what is known, and what cannot fit is refused with what would."""
 
+from dataclasses import replace
+
 import pytest
 
+from cogvx.preflight.compare import estimated_numbers
 from cogvx.preflight.devices import named_device
 from cogvx.preflight.estimate import Circumstances, device_problems, estimate
-from cogvx.preflight.wording import circumstances, estimate_rows, run_text, survey
+from cogvx.preflight.heldout import HeldoutWindows, passes
+from cogvx.preflight.wording import (
+    circumstances,
+    estimate_rows,
+    heldout_text,
+    run_text,
+    survey,
+)
 from cogvx.variants import PUBLISHED
 from tests.preflight.toys import recipe
 
@@ -45,7 +55,8 @@ def test_hours_epochs_and_cost_follow_from_the_steps() -> None:
     made = recipe("CogVideoX-5b", train={"steps": 2000, "global_batch": 4, "processes": 2})
     found = estimate(made, FACTS, given=on("H100", clips=80, price=2.5))
     assert found.epochs == 2000 * 4 / 80
-    assert found.hours == pytest.approx(2000 * (found.seconds_a_step or 0) / 3600)
+    trained = 2000 * (found.seconds_a_step or 0) / 3600
+    assert found.hours == pytest.approx(trained / (1 - found.heldout.share))
     assert found.cost == pytest.approx((found.hours or 0) * 2.5 * 2)  # two GPUs
     alone = estimate(
         recipe("CogVideoX-5b", train={"steps": 2000, "global_batch": 4}), FACTS, given=on("H100")
@@ -72,6 +83,61 @@ def test_every_bucket_is_told_and_the_largest_decides_the_memory() -> None:
     assert found.needs == large.needs
     low, high = estimate(small, FACTS, given=on("H100")).seconds_a_step, large.seconds_a_step
     assert found.seconds_a_step == pytest.approx(((low or 0) + (high or 0)) / 2)
+
+
+def test_sizes_weigh_as_many_windows_as_they_have() -> None:
+    made = recipe("CogVideoX-5b", video={"frames": 17, "buckets": ("49x480x720",)})
+    windows = {"17x480x720": 30, "49x480x720": 10}
+    found = estimate(made, FACTS, given=replace(on("H100"), by_size=windows))
+    low, high = (size.seconds or 0.0 for size in found.sizes)
+    assert [size.share for size in found.sizes] == [0.75, 0.25]
+    assert found.seconds_a_step == pytest.approx(0.75 * low + 0.25 * high)
+    assert estimated_numbers(found)["tflop_a_step"] == pytest.approx(
+        0.75 * found.sizes[0].tflop + 0.25 * found.sizes[1].tflop
+    )
+
+
+def test_held_out_passes_count_in_hours_and_cost() -> None:
+    train = {"steps": 1001, "global_batch": 2, "heldout_every": 100, "heldout_strata": 8}
+    made = recipe("CogVideoX-5b", train={**train, "heldout_clips": 3})
+    counted = replace(on("H100", price=2.0), heldout=HeldoutWindows(curve=6, total=20))
+    found = estimate(made, FACTS, given=counted)
+    # ten points over six windows, and all twenty twice; forward alone is 337 TFLOP
+    seconds = 8 * (10 * 6 + 2 * 20) * 337.5e12 / (989.4e12 * 0.45)
+    trained = 1001 * (found.seconds_a_step or 0)
+    assert found.hours == pytest.approx((trained + seconds) / 3600, rel=0.005)
+    assert found.heldout.share == pytest.approx(seconds / (trained + seconds), rel=0.02)
+    assert found.cost == pytest.approx((found.hours or 0) * 2.0)
+    assert f"{found.heldout.share:.1%} of the time: 10 points over 6 windows" in heldout_text(found)
+    none = estimate(made, FACTS, given=replace(counted, heldout=HeldoutWindows(0, 0)))
+    assert none.hours == pytest.approx(trained / 3600)
+    assert heldout_text(none) == "nothing"
+
+
+def test_held_out_windows_are_shared_out_over_the_processes() -> None:
+    made = recipe(
+        "CogVideoX-5b",
+        train={"global_batch": 4, "processes": 4, "heldout_every": 100, "heldout_strata": 2},
+    )
+    assert passes(made, HeldoutWindows(curve=4, total=9)) == 2 * (9 * 1 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "most", "clips", "expected"),
+    [
+        ({}, 2, 90, HeldoutWindows(2, 10)),
+        ({}, 0, 90, HeldoutWindows(10, 10)),
+        ({}, 2, 9, HeldoutWindows(2, 2)),
+        ({}, 3, None, HeldoutWindows(3, 3)),
+        ({"heldout_share": 0.0, "min_heldout": 0}, 3, None, HeldoutWindows(0, 0)),
+        ({"heldout_share": 0.0, "min_heldout": 0}, 3, 90, HeldoutWindows(0, 0)),
+    ],
+)
+def test_clips_held_out_follow_from_those_to_train_on(
+    dataset: dict[str, float], most: int, clips: int | None, expected: HeldoutWindows
+) -> None:
+    made = recipe("CogVideoX-5b", dataset=dataset, train={"heldout_clips": most})
+    assert HeldoutWindows.expected(made, clips) == expected
 
 
 def test_on_a_cpu_memory_is_told_and_no_time_is_invented() -> None:
@@ -145,4 +211,4 @@ def test_rows_fit_on_a_screen() -> None:
     given = circumstances("H100", price=2.5, clips=80)
     rows = estimate_rows(estimate(recipe("CogVideoX-5b"), FACTS, given=given))
     assert all(len(name) < 9 and len(fact) < 110 for name, fact in rows)
-    assert [name for name, _ in rows] == ["weights", "memory", "way", "a step", "run"]
+    assert [name for name, _ in rows] == ["weights", "memory", "way", "a step", "run", "held out"]
