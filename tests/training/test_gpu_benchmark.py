@@ -21,6 +21,7 @@ def test_every_cell_is_measured_once_and_stands_in_the_table(
     assert all(cell["seconds"] > 0 and not cell["fault"] for cell in cells)
     table = (tmp_path / "table.md").read_text()
     assert sum(line.startswith("| 1.5 |") for line in table.splitlines()) == len(cells)
+    assert "| peak GiB reserved | of them allocated | estimated GiB |" in table
 
     (tmp_path / "cells.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     gpu_training.main()
