@@ -196,13 +196,18 @@ def test_an_interrupted_call_stops_the_trainer_before_it_returns(
 ) -> None:
     root = new_run(steps=2000)
     before = set(descendants(os.getpid()))
+    commands: list[str] = []
 
     def interrupt(event: Event) -> None:
         if event["kind"] == "metrics":
+            below = set(descendants(os.getpid())) - before
+            commands.extend(Path(f"/proc/{pid}/cmdline").read_text() for pid in below)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(root, interrupt)
+        launch(root, interrupt, grace=90.0)
+    assert sum("tasks.clients.supervise" in words for words in commands) == 1
+    assert sum("\0--grace\x0090.0\0" in words for words in commands) == 1
     assert trainers(root) == []
     assert set(descendants(os.getpid())) <= before
     assert read_document(RunFolder(root).outcome, TrainOutcome).status == "stopped"

@@ -49,6 +49,13 @@ def test_log_lines_after_interruptions_have_the_numbers_of_an_uninterrupted_run(
     assert logged(cut, "heldout")[0]["loss"] == logged(whole, "heldout")[0]["loss"]
 
 
+def test_a_run_beyond_its_last_update_is_done(new_run: NewRun) -> None:
+    journal = open_trainer(new_run(**WINDOWS)).journal
+    for step, done in ((6, False), (7, True), (8, True)):
+        journal.step = step
+        assert journal.is_done is done
+
+
 def test_a_log_line_says_what_its_updates_were(new_run: NewRun) -> None:
     root = new_run(**WINDOWS)
     trainer = open_trainer(root)

@@ -194,10 +194,12 @@ def same_tensors(whole: Path, path: Path) -> Iterator[bytes]:
     """What the other run has in the place of a checkpoint's file.
 
     When a stop comes after a held-out measurement, its checkpoint knows of it already; the one of
-    that very update, taken before, does not.
+    that very update, taken before, does not; before the first measurement there is none at all.
     """
     folder, step = RunFolder(whole).checkpoints, step_of(path.parent.name)
-    yield (folder / path.parent.name / path.name).read_bytes()
+    own = folder / path.parent.name / path.name
+    if own.is_file():
+        yield own.read_bytes()
     if path.stem == BEST and step % RECIPE["heldout_every"] == 0:
         yield (folder / folder_name(step + 1) / path.name).read_bytes()
 
