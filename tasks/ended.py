@@ -49,22 +49,20 @@ def ending(runs: Runs, run_id: str) -> Iterator[None]:
 
 def _try_to_end(runs: Runs, run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
     """Tell MLflow within seconds, or say that it was not told."""
-    told = threading.Event()
+    refusals: list[CogvxError] = []
 
     def tell() -> None:
         try:
             runs.end_run(run_id, status)
-            told.set()
         except CogvxError as error:
-            logger.warning("MLflow's run %s is not marked as %s: %s", run_id, status, error)
-            told.set()
+            refusals.append(error)
 
     # a daemon: the process does not wait for it either
-    threading.Thread(target=tell, name="end of run", daemon=True).start()
-    if not told.wait(_SECONDS_TO_FAIL):
-        logger.warning(
-            "MLflow's run %s is not marked as %s: MLflow has not answered for %.0f s",
-            run_id,
-            status,
-            _SECONDS_TO_FAIL,
-        )
+    thread = threading.Thread(target=tell, name="end of run", daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_FAIL)
+    why = "".join(map(str, refusals))
+    if thread.is_alive():
+        why = f"MLflow has not answered for {_SECONDS_TO_FAIL:.0f} s"
+    if why:
+        logger.warning("MLflow's run %s is not marked as %s: %s", run_id, status, why)
