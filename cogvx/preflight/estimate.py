@@ -14,7 +14,7 @@ from cogvx.errors import Problem
 from cogvx.preflight.devices import Device
 from cogvx.preflight.fit import Fit, Machine, choose, misfits
 from cogvx.preflight.flops import pass_flops
-from cogvx.preflight.heldout import HeldoutWindows, passes, points
+from cogvx.preflight.heldout import HeldoutCost, HeldoutWindows, passes, points
 from cogvx.preflight.memory import GIB, PeakMemory
 from cogvx.preflight.parameters import adapter_parameters, base_parameters
 from cogvx.recipe import Recipe
@@ -62,18 +62,6 @@ class SizeCost(_Document):
     tflop: float
     model_tflop: float
     seconds: float | None
-
-
-class HeldoutCost(_Document):
-    """Held-out measurements: points between the first and the last, windows behind each and in all.
-
-    `share` is that of the time of training and measuring together.
-    """
-
-    points: int
-    curve: int
-    windows: int
-    share: float
 
 
 class Estimate(_Document):

@@ -7,6 +7,8 @@ but at several timesteps. Processes share the windows out, and wait for whoever 
 from dataclasses import dataclass
 from math import ceil
 
+from pydantic import BaseModel, ConfigDict
+
 from cogvx.recipe import Recipe
 
 
@@ -29,6 +31,20 @@ class HeldoutWindows:
         if clips is not None:
             total = max(dataset.min_heldout, round(clips * share / (1 - share)))
         return cls(curve=min(most or total, total), total=total)
+
+
+class HeldoutCost(BaseModel):
+    """Held-out measurements: points between the first and the last, windows behind each and in all.
+
+    `share` is that of the time of training and measuring together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    points: int
+    curve: int
+    windows: int
+    share: float
 
 
 def points(recipe: Recipe) -> int:
