@@ -8,9 +8,12 @@ While another trainer works in the folder, it ends with 75 and touches nothing.
 """
 
 import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -25,8 +28,29 @@ from cogvx.training.share import from_first
 from cogvx.training.stop import Stop
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Train the run in the one folder that is named; returns the exit code."""
+def run_process(arguments: Sequence[str]) -> NoReturn:
+    """`main` as a process of its own, which ends without taking itself apart.
+
+    Freeing a model that is shared over gloo may wait for ever: a thread of the group wants Python's
+    lock to let go of a tensor, and whoever frees the model holds it and waits for the thread.
+    """
+    code, kept = 1, list[Attempt]()
+    try:
+        code = main(arguments, kept)
+    finally:
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def main(arguments: Sequence[str], kept: list[Attempt] | None = None) -> int:
+    """Train the run in the one folder that is named; returns the exit code.
+
+    `kept` gets what must not be freed before the process ends.
+    """
     if len(arguments) != 1:
         _say("usage: accelerate launch -m cogvx.training RUN_DIR")
         return ConfigError.exit_code
@@ -46,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
             explained(folder),
             attempt.short_of_memory(accelerator.device),
         ):
+            if kept is not None:
+                kept.append(attempt)
             return attempt.run(accelerator, stop, say=_say)
     except CogvxError as error:
         _say(f"{type(error).__name__}: {error}")
@@ -77,4 +103,4 @@ def _say(sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_process(sys.argv[1:])
