@@ -1,6 +1,7 @@
 """What every test may use: the toy model, a small dataset, and the S3 server's fixtures."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from cogvx.model.nano.build import build_nano
 from cogvx.model.nano.world import render_world
 
 # A suite that a shell started in the background ignores Ctrl-C, and so would all that it starts.
+_HANDLERS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
@@ -18,6 +23,16 @@ pytest_plugins = [
     "tests.fixtures.radosgw",
     "tests.fixtures.proxy",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_at_the_start() -> Iterator[None]:
+    """A trainer's entry point owns its process and takes the signals; fixtures of a module too."""
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
+    yield
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Trainers in this process: one thread, and nothing of theirs is left behind."""
 
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,10 +12,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _process_state_comes_back() -> Iterator[None]:
-    """The entry point owns its process: signals and determinism are put back here."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def _determinism_ends() -> Iterator[None]:
+    """The entry point owns its process, and makes torch deterministic."""
     yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     torch.use_deterministic_algorithms(False)
