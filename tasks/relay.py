@@ -33,7 +33,9 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "resumed": lambda event: f"trainer: goes on from step {event['step']}",
     "forked": lambda event: f"trainer: begins with step {event['step']} of run {event['run'][:12]}",
     "fit": lambda event: f"trainer: {event['why']}",
-    "heldout": lambda event: f"step {event['step']}: held-out loss {event['loss']:.4f}",
+    "heldout": lambda event: (
+        f"step {event['step']}: held-out loss {event['loss']:.4f} over {event['clips']} clip(s)"
+    ),
     "skipped": lambda event: (
         f"step {event['step']}: {event['total']} update(s) skipped so far, "
         f"{event['in_a_row']} in a row; {event['updates'][-1]['reason']}"

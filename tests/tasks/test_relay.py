@@ -173,7 +173,7 @@ def test_the_table_shows_the_first_the_best_and_the_newest_held_out_losses(
     assert training_markdown(history(folder.events)) == ""
     for step in range(0, 300, 10):
         loss = 1.0 + abs(step - 50) / 100
-        writer.write("heldout", step=step, loss=loss, by_timestep={"62": loss, "187": 2.0})
+        writer.write("heldout", step=step, loss=loss, clips=2, by_timestep={"62": loss, "187": 2.0})
     running = {"loss_t000_124_running": 0.25, "loss_t875_999_running": 0.75}
     writer.write("metrics", step=290, values={**VALUES, **running}, system={"mfu": 0.41})
     lines = training_markdown(history(folder.events)).splitlines()
@@ -201,11 +201,11 @@ def test_what_a_person_should_hear_of_is_said(
     with caplog.at_level(logging.INFO, "tasks.relay"), Relay(runs, run_id, folder) as relay:
         relay({"kind": "phase", "name": "training"})
         relay({"kind": "skipped", **skipped, "in_a_row": 1})
-        relay({"kind": "heldout", "step": 9, "loss": 0.25, "by_timestep": {}})
+        relay({"kind": "heldout", "step": 9, "loss": 0.25, "clips": 2, "by_timestep": {}})
         relay({"kind": "checkpoint", "step": 9, "folder": "step-00000009"})
     said = [(record.levelname, record.message) for record in caplog.records]
     assert said == [
         ("INFO", "trainer: training"),
         ("WARNING", "step 9: 3 update(s) skipped so far, 1 in a row; the loss is nan"),
-        ("INFO", "step 9: held-out loss 0.2500"),
+        ("INFO", "step 9: held-out loss 0.2500 over 2 clip(s)"),
     ]
