@@ -154,7 +154,8 @@ def inspect(
         typer.echo(f"base      {card.base_path} {card.base_fingerprint[:16]} in {card.base_dtype}")
         if card.image_latent_scale is not None:
             typer.echo(f"image     first frame's latent {card.image_latent_scale}, as in training")
-        typer.echo(f"made of   recipe {card.recipe[:16]}, clips {card.manifest[:16]}")
+        if card.recipe and card.manifest:
+            typer.echo(f"made of   recipe {card.recipe[:16]}, clips {card.manifest[:16]}")
     largest = max(found.norms.values(), default=0.0) or 1.0
     for layer, norm in sorted(found.norms.items()):
         typer.echo(f"layer {layer:>3} {norm:8.4f} {'#' * round(40 * norm / largest)}")

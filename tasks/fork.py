@@ -78,8 +78,8 @@ def _from_adapter(bench: Workbench, folder: RunFolder, adapter: Path) -> Fork:
     from cogvx.training.fork import weights_of_adapter, write_fork  # noqa: PLC0415 - loads torch
 
     card = read_card(adapter)
-    if card is None:
-        raise IntegrityError(f"{adapter} has no card of ours, so nobody knows its strength")
+    if card is None or card.run is None or card.steps is None:
+        raise IntegrityError(f"{adapter} was not trained here, so nobody knows how far it went")
     _require_fitting(bench, _shape_of_card(card), card.base_fingerprint)
     weights = weights_of_adapter(adapter, card)
     return write_fork(folder, weights, run=card.run, step=card.steps)

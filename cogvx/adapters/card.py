@@ -20,21 +20,39 @@ CARD_KEY = "cogvx_card"
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
+Origin = Literal["trained", "converted", "merged"]
+
+
+class Parent(BaseModel):
+    """A file that an adapter was converted from or merged of, and the weight that it has in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str
+    weight: float = 1.0
+    form: str = "diffusers"
+
+
 class AdapterCard(BaseModel):
     """What an adapter is and what it was made from.
 
     `rank` and `alpha` are those of the training; the file's own strength is always 1, because
-    alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity.
+    alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity;
+    what was not trained here has none of the three, but `parents`, and for what was merged `rank`
+    and `alpha` are those of the sum.
     `base_weights` is how the base was stored while it was trained; it serves over any.
     `image_latent_scale` is what the first frame's latent was scaled with, and must be again; None
-    for a text-to-video base.
+    for a text-to-video base. `size` and `fps` are those of the videos that it learned from, `code`
+    the version of this project that wrote it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     name: str
-    run: str
+    origin: Origin = "trained"
+    run: str | None = None
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)
     targets: tuple[str, ...] = Field(min_length=1)
@@ -44,9 +62,13 @@ class AdapterCard(BaseModel):
     base_dtype: DType
     base_weights: BaseWeights = "as_is"
     image_latent_scale: ImageScale | None = None
-    recipe: str
-    manifest: str
-    steps: int = Field(ge=0)
+    recipe: str | None = None
+    manifest: str | None = None
+    steps: int | None = Field(default=None, ge=0)
+    size: str | None = None
+    fps: int | None = Field(default=None, ge=1)
+    parents: tuple[Parent, ...] = ()
+    code: str | None = None
     warnings: tuple[str, ...] = ()
     libraries: dict[str, str] = Field(default_factory=dict)
 

@@ -13,7 +13,8 @@ from cogvx.cache.keys import VIDEO_VERSION
 from cogvx.digest import digest
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
-from cogvx.inference.session import Request, Sampling, Session
+from cogvx.inference.request import Request, Sampling
+from cogvx.inference.session import Session
 from cogvx.mp4 import write_mp4
 from cogvx.recipe_sections import VideoConfig
 from cogvx.store import ObjectStore

@@ -4,7 +4,6 @@ Adapters are never merged into the base, so taking them away gives the base back
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
 
 from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.inference.memory import AMPLE, Memory
 from cogvx.inference.mix import AdapterMix, Attached
+from cogvx.inference.request import Request
 from cogvx.model.encode import encode_prompts
 from cogvx.model.load import (
     TextEncoder,
@@ -22,30 +23,7 @@ from cogvx.model.load import (
     load_transformer,
     load_vae,
 )
-from cogvx.shapes import VideoSize
-from cogvx.variants import TRAIN_TIMESTEPS, BaseFacts, DType, Sampler, read_facts
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How noise becomes a video. `steps` divides 1000; `guidance` 1 means none."""
-
-    steps: int
-    guidance: float
-    sampler: Sampler
-    dynamic_guidance: bool = False
-
-
-@dataclass(frozen=True)
-class Request:
-    """One video to generate; `fps` is the rate that it is meant to be played at."""
-
-    prompt: str
-    seed: int
-    size: VideoSize
-    fps: int
-    sampling: Sampling
-    negative_prompt: str = ""
+from cogvx.variants import TRAIN_TIMESTEPS, BaseFacts, DType, read_facts
 
 
 class Session:
@@ -68,7 +46,7 @@ class Session:
 
     @classmethod
     def open(
-        cls, base_folder: Path, *, dtype: DType, device: str = "cpu", tiling: bool = False
+        cls, base_folder: Path, *, dtype: DType, device: str = "cpu", memory: Memory = AMPLE
     ) -> "Session":
         """Load a base model once, for any number of videos.
 
@@ -76,7 +54,7 @@ class Session:
             base_folder: The diffusers folder of a text-to-video CogVideoX.
             dtype: Precision of every part.
             device: Where every part lies.
-            tiling: Decode in tiles: less memory, slightly other pixels.
+            memory: What to give up so that it fits.
 
         Raises:
             ConfigError: The folder holds no such model.
@@ -91,7 +69,7 @@ class Session:
         pipeline = CogVideoXPipeline(
             tokenizer=text.tokenizer,
             text_encoder=text.encoder,
-            vae=load_vae(base_folder, dtype=dtype, device=device, tiling=tiling),
+            vae=load_vae(base_folder, dtype=dtype, device=device, tiling=memory.vae_tiling),
             transformer=load_transformer(base_folder, dtype=dtype, device=device),
             scheduler=load_scheduler(base_folder, facts.variant.sampler),
         )

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from cogvx.evaluation.pictures import contact_sheet
 from cogvx.files import write_bytes
-from cogvx.inference.session import Request, Sampling, Session
+from cogvx.inference.request import Request, Sampling
+from cogvx.inference.session import Session
 from cogvx.model.load import load_vae
 from cogvx.model.nano.build import FRAMES, SIDE
 from cogvx.model.nano.judge import CHANCE, TRAITS, read, right_traits

@@ -248,6 +248,9 @@ def adapter_card(spec: RunSpec, *, steps: int) -> AdapterCard:
         recipe=recipe.training_digest(),
         manifest=spec.manifest,
         steps=steps,
+        size=str(recipe.video.size),
+        fps=recipe.video.fps,
+        code=spec.code_version,
         warnings=spec.warnings,
         libraries=library_versions(),
     )

@@ -90,15 +90,15 @@ class Registry(Runs):
             IntegrityError: The file is no adapter of ours.
         """
         card = read_card(adapter_file)
-        if card is None:
-            raise IntegrityError(f"{adapter_file} has no card, so it cannot be traced; export it")
+        if card is None or card.run is None:
+            raise IntegrityError(f"{adapter_file} was not trained here, so it cannot be traced")
         known = self.find_version(name, card.run)
         if known is not None:
             if known.version == self.versions(name)[0].version:
                 self.set_alias(name, CHALLENGER, known.version)
             return self.version(name, known.version)
         all_tags = {**lineage(card), ADAPTER_TAG: sha256_file(adapter_file), **(tags or {})}
-        model = self._upload(adapter_file, run_id, serving=serving, step=card.steps)
+        model = self._upload(adapter_file, run_id, serving=serving, step=card.steps or 0)
         with self._asking(f"register {name}"):
             self._ensure_model(name)
             made = self._client.create_model_version(
@@ -273,7 +273,7 @@ class Registry(Runs):
 
 def lineage(card: AdapterCard) -> dict[str, str]:
     """A card as tags, for searching in MLflow."""
-    return {
+    told = {
         RUN_TAG: card.run,
         "cogvx.recipe": card.recipe,
         MANIFEST_TAG: card.manifest,
@@ -282,8 +282,9 @@ def lineage(card: AdapterCard) -> dict[str, str]:
         "cogvx.base_fingerprint": card.base_fingerprint,
         "cogvx.rank": str(card.rank),
         "cogvx.alpha": str(card.alpha),
-        "cogvx.steps": str(card.steps),
+        "cogvx.steps": None if card.steps is None else str(card.steps),
     }
+    return {name: text for name, text in told.items() if text is not None}
 
 
 def _version(found: ModelVersion, aliases: tuple[str, ...] | None = None) -> Version:

@@ -14,7 +14,8 @@ from diffusers.training_utils import _collate_lora_metadata
 from safetensors.torch import load_file, save_file
 
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.inference.session import Request, Sampling, Session
+from cogvx.inference.request import Request, Sampling
+from cogvx.inference.session import Session
 from cogvx.model.load import load_transformer
 from cogvx.shapes import VideoSize
 

@@ -17,7 +17,8 @@ import typer
 
 from cogvx import files
 from cogvx.evaluation.pictures import contact_sheet
-from cogvx.inference.session import Request, Session
+from cogvx.inference.request import Request
+from cogvx.inference.session import Session
 from cogvx.model.nano.build import FRAMES, SIDE
 from cogvx.model.nano.carried import carried_nano
 from cogvx.model.nano.judge import read, right_traits

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cogvx.adapters.inspect import describe
-from cogvx.inference.session import Request, Sampling, Session
+from cogvx.inference.request import Request, Sampling
+from cogvx.inference.session import Session
 from cogvx.model.nano.build import FRAMES, SIDE
 from cogvx.shapes import VideoSize
 from tests.adapters.toys import toy_adapter

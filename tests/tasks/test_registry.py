@@ -218,7 +218,7 @@ def test_a_file_without_a_card_is_not_registered(
 ) -> None:
     bare = tmp_path / ADAPTER_FILE
     save_file(load_file(adapters[0]), bare)
-    with pytest.raises(IntegrityError, match="has no card"):
+    with pytest.raises(IntegrityError, match="was not trained here"):
         register(registry, "bare", bare)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 
-from cogvx.inference.session import Request, Session
+from cogvx.inference.request import Request
+from cogvx.inference.session import Session
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.model.nano.build import FRAMES, SIDE, build_transformer, build_vae
 from cogvx.model.nano.carried import CARD_FILE, carried_nano

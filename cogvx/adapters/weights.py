@@ -1,0 +1,98 @@
+"""An adapter in memory: for each linear layer the two matrices whose product is added to it.
+
+Whatever a file calls its tensors and however it keeps alpha, this is what comes out of reading it
+and what goes into writing it: float32 on the CPU, at strength 1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cogvx.adapters.container import Header, read_header
+from cogvx.adapters.layout import DIFFUSERS_KEY, LORA_A, LORA_B, PREFIX, loaded_alpha
+from cogvx.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """One layer's share: `W + B A` is the adapted weight at strength 1.
+
+    Attributes:
+        a_ri: `(rank, inputs)`, float32 on the CPU.
+        b_or: `(outputs, rank)`, float32 on the CPU, alpha / rank multiplied into it.
+    """
+
+    a_ri: Tensor
+    b_or: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Rows of A and columns of B."""
+        return self.a_ri.shape[0]
+
+    def delta_oi(self) -> Tensor:
+        """What is added to the layer's weight, `(outputs, inputs)` in float32."""
+        return self.b_or @ self.a_ri
+
+
+Pairs = Mapping[str, LoraPair]
+"""By the module's full name inside the transformer, such as transformer_blocks.0.attn1.to_q."""
+
+
+def read_pairs(path: Path) -> dict[str, LoraPair]:
+    """Read a file in diffusers' form, as it acts when diffusers loads it at 1.
+
+    Raises:
+        IntegrityError: The file is damaged, not in that form, says nothing of its alpha, or holds
+            one of two matrices, or numbers that are not finite.
+    """
+    header = read_header(path)
+    names = _names(path, header)
+    if DIFFUSERS_KEY not in header.metadata:
+        raise IntegrityError(
+            f"{path} does not record its alpha, so nobody can tell how strong it was trained; "
+            "convert it first, saying the alpha: cogvx adapter convert"
+        )
+    pairs = {}
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for module, (first, second) in names.items():
+                a_ri, b_or = opened.get_tensor(first).float(), opened.get_tensor(second).float()
+                rank = a_ri.shape[0]
+                pairs[module] = LoraPair(a_ri, b_or * (loaded_alpha(header.metadata, rank) / rank))
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}") from error
+    broken = [name for name, pair in pairs.items() if not _is_finite(pair)]
+    if broken:
+        raise IntegrityError(f"{path}: {len(broken)} layers are not finite, such as {broken[0]}")
+    return pairs
+
+
+def _names(path: Path, header: Header) -> dict[str, tuple[str, str]]:
+    """Names of A and B by module.
+
+    Raises:
+        IntegrityError: A tensor is of another form, or has no partner.
+    """
+    found = {}
+    for name in header.tensors:
+        module = name.removesuffix(LORA_A).removesuffix(LORA_B)
+        if module == name or not name.startswith(PREFIX):
+            raise IntegrityError(
+                f"{path} is not in diffusers' form: it holds {name}; convert it first: "
+                "cogvx adapter convert"
+            )
+        first, second = module + LORA_A, module + LORA_B
+        if first not in header.tensors or second not in header.tensors:
+            raise IntegrityError(f"{path} holds one of two matrices of {module}")
+        found[module.removeprefix(PREFIX)] = (first, second)
+    if not found:
+        raise IntegrityError(f"{path} holds no adapter")
+    return found
+
+
+def _is_finite(pair: LoraPair) -> bool:
+    return bool(pair.a_ri.isfinite().all()) and bool(pair.b_or.isfinite().all())
