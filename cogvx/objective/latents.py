@@ -8,14 +8,10 @@ VAE's configuration is about the first frame of image-to-video models alone, and
 import torch
 from torch import Tensor
 
-from cogvx.errors import ConfigError, Problem, as_toml
 from cogvx.shapes import frames_to_prepend
-from cogvx.variants import ImageScale, Variant
 
 # Bounds of the posterior's log-variance, as diffusers `DiagonalGaussianDistribution` has them.
 _LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -30.0, 20.0
-
-_IMAGE_EXPONENTS: dict[ImageScale, int] = {"multiplied": 1, "divided": -1, "raw": 0}
 
 
 def draw_latents(moments_bcfhw: Tensor, noise_bcfhw: Tensor, *, scaling_factor: float) -> Tensor:
@@ -24,7 +20,8 @@ def draw_latents(moments_bcfhw: Tensor, noise_bcfhw: Tensor, *, scaling_factor: 
     Args:
         moments_bcfhw: Mean and log-variance stacked on channels, unscaled, in any precision.
         noise_bcfhw: Standard normal, of the mean's shape.
-        scaling_factor: The VAE's for a clip, 1.5 too; `image_factor` for a first frame.
+        scaling_factor: The VAE's for a clip, 1.5 too; for a first frame, that of
+            `cogvx.model.image_scale`.
 
     Returns:
         Scaled latents `(b, f, c, h, w)`, float32.
@@ -66,28 +63,6 @@ def image_track(image_bfchw: Tensor, frames: int) -> Tensor:
     """
     size, _, *rest = image_bfchw.shape
     return torch.cat([image_bfchw, image_bfchw.new_zeros(size, frames - 1, *rest)], dim=1)
-
-
-def image_factor(scale: ImageScale, scaling_factor: float) -> float:
-    """What a first frame's latent is multiplied by, given the VAE's factor."""
-    return float(scaling_factor ** _IMAGE_EXPONENTS[scale])
-
-
-def image_scale_of(variant: Variant, asked: ImageScale | None) -> ImageScale | None:
-    """The scale that a base is trained with: what was asked for, or the only one that it has.
-
-    Raises:
-        ConfigError: The base has no such scale, or has several and none was asked for.
-    """
-    allowed = variant.image_scales
-    if asked is None and len(allowed) <= 1:
-        return allowed[0] if allowed else None
-    if asked in allowed:
-        return asked
-    wrong = "is missing" if asked is None else f"is not for {variant.name}"
-    *others, last = [as_toml(scale) for scale in allowed] or ["nothing"]
-    use = f"use {', '.join(others)} or {last}" if others else f"use {last}"
-    raise ConfigError(str(Problem("base.image_latent_scale", asked, wrong, use)))
 
 
 def _to_transformer(latents_bcfhw: Tensor, scaling_factor: float) -> Tensor:

@@ -13,8 +13,8 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 
 from cogvx.errors import ConfigError
+from cogvx.model.image_scale import image_factor, image_scale_of
 from cogvx.model.rotary import rotary_tables
-from cogvx.objective.latents import image_factor, image_scale_of
 from cogvx.objective.noise import NoiseSchedule, send
 from cogvx.objective.precision import casting
 from cogvx.shapes import LatentSize

@@ -17,7 +17,7 @@ from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside, write_document
 from cogvx.model.attention import attention
-from cogvx.objective.latents import image_scale_of
+from cogvx.model.image_scale import image_scale_of
 from cogvx.preflight.compare import Measured, comparison, estimated_numbers
 from cogvx.preflight.estimate import Estimate
 from cogvx.runs.folder import RunFolder, RunSpec, StopReason, TrainOutcome
