@@ -41,6 +41,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"{event['in_a_row']} in a row; {event['updates'][-1]['reason']}"
     ),
     "measured": lambda event: f"trainer: {event['text']}",
+    "verified": lambda event: f"trainer: {event['text']}",
     "warning": lambda event: f"trainer: {event['text']}",
 }
 _ALARMING = frozenset({"skipped", "warning"})

@@ -44,6 +44,15 @@ class ExportCheck:
     strength_ratio: float
     effect: float
 
+    @property
+    def text(self) -> str:
+        """For a person, in a line."""
+        return (
+            f"the adapter file, reloaded by diffusers, acts at {self.strength_ratio:.6f} times the "
+            f"trained strength on {self.modules} linear layers; its output differs by "
+            f"{self.max_error:.1e}, and the adapter moves the base's by {self.effect:.2%}"
+        )
+
 
 @torch.no_grad()
 def verify_export(

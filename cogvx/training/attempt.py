@@ -1,6 +1,7 @@
 """One try at a run: train, export, verify, and write down how it ended, whatever ended it."""
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,7 +106,7 @@ class Attempt:
             stop.agreed()  # it may have come to only one of the processes, and late
             self._require_headway(stop.reason)
         if finished and accelerator.is_main_process:
-            self._export(heldout_after)
+            self._export(heldout_after, say)
         # once on every machine, for whoever waits there
         if not finished and accelerator.is_local_main_process and not self._is_explained():
             self._write_outcome(
@@ -140,7 +141,7 @@ class Attempt:
             text=comparison(self.measured),
         )
 
-    def _export(self, heldout_after: float | None) -> None:
+    def _export(self, heldout_after: float | None, say: Callable[[str], None]) -> None:
         assert self.trainer is not None
         folder, trainer, spec = self.folder, self.trainer, self.spec
         events = trainer.journal.events
@@ -148,12 +149,14 @@ class Attempt:
         events.write("phase", name="exporting")
         path = export_adapter(trainer.transformer, folder.adapter, card=card)
         events.write("phase", name="verifying")
-        verify_export(
+        check = verify_export(
             trainer.transformer,
             path,
             base_folder=Path(spec.base_folder),
             facts=trainer.learner.objective.facts,
         )
+        events.write("verified", values=dataclasses.asdict(check), text=check.text)
+        say(check.text)
         self._write_outcome(
             status="completed", heldout_after=heldout_after, adapter_sha256=sha256_file(path)
         )

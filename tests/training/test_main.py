@@ -94,6 +94,11 @@ def test_a_run_ends_with_an_adapter_a_card_and_an_outcome(uninterrupted: Path) -
         event["name"] for event in EventTail(folder.events).read() if event["kind"] == "phase"
     ]
     assert phases == ["loading", "training", "exporting", "verifying", "completed"]
+    (verified,) = [
+        event for event in EventTail(folder.events).read() if event["kind"] == "verified"
+    ]
+    assert verified["values"]["strength_ratio"] == pytest.approx(1, abs=1e-6)
+    assert "acts at 1.000000 times the trained strength on 24 linear layers" in verified["text"]
 
 
 def test_the_same_run_again_gives_the_same_bits(uninterrupted: Path, new_run: NewRun) -> None:
