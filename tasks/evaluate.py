@@ -105,7 +105,8 @@ def _arms(
     bench: Workbench, registry: Registry, version: Version, champion: Version | None
 ) -> "tuple[Arm, ...]":
     """Base, champion if there is one, and last the challenger."""
-    from cogvx.evaluation.render import AdapterAtWeight, Arm  # noqa: PLC0415 - loads torch
+    from cogvx.evaluation.render import Arm  # noqa: PLC0415 - loads torch
+    from cogvx.inference.batch import AdapterAtWeight  # noqa: PLC0415
 
     arms = [Arm("base")]
     for role, found in (("champion", champion), ("challenger", version)):

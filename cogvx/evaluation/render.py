@@ -6,30 +6,18 @@ can change a frame.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from cogvx.cache.keys import VIDEO_VERSION
-from cogvx.digest import digest
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
+from cogvx.inference.batch import AdapterAtWeight, Hooks, Wanted, render_videos
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
-from cogvx.mp4 import write_mp4
+from cogvx.inference.video_key import Engine, VideoKey
 from cogvx.recipe_sections import VideoConfig
 from cogvx.store import ObjectStore
 from cogvx.variants import DType
-
-CRF = 18
-
-
-@dataclass(frozen=True)
-class AdapterAtWeight:
-    """An adapter file and the weight it acts with; 1 is the strength that it was trained for."""
-
-    sha256: str
-    path: Path
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,36 +37,10 @@ class Setting:
     dtype: DType
     tiling: bool = False
 
-
-@dataclass(frozen=True)
-class VideoKey:
-    """What decides the bytes of one generated mp4; `adapters` are (sha256 of the file, weight)."""
-
-    base_fingerprint: str
-    adapters: tuple[tuple[str, float], ...]
-    prompt: str
-    seed: int
-    sampling: Sampling
-    negative_prompt: str
-    frames: int
-    height: int
-    width: int
-    fps: int
-    dtype: str
-    tiling: bool
-    codec: str = "h264-yuv420p"
-    crf: int = CRF
-    version: int = VIDEO_VERSION
-
     @property
-    def digest(self) -> str:
-        """The video's name."""
-        return digest({"kind": "video", **asdict(self)})
-
-    @property
-    def path(self) -> str:
-        """The video's place in the store."""
-        return f"videos/{self.digest[:2]}/{self.digest}.mp4"
+    def engine(self) -> Engine:
+        """What generates every arm: never fused, so that the base stays what it is."""
+        return Engine(self.base_fingerprint, self.dtype, tiling=self.tiling)
 
 
 @dataclass(frozen=True)
@@ -96,22 +58,8 @@ def video_key(
     arm: Arm, suite: Suite, prompt: PromptConfig, seed: int, setting: Setting
 ) -> VideoKey:
     """The name of one video of an arm. Adapters of weight 0 change nothing and are left out."""
-    video = setting.video
-    used = [(adapter.sha256, float(adapter.weight)) for adapter in arm.adapters if adapter.weight]
-    return VideoKey(
-        base_fingerprint=setting.base_fingerprint,
-        adapters=tuple(sorted(used)),
-        prompt=prompt.prompt,
-        seed=seed,
-        sampling=_sampling(suite),
-        negative_prompt=suite.sampling.negative_prompt,
-        frames=video.frames,
-        height=video.height,
-        width=video.width,
-        fps=video.fps,
-        dtype=setting.dtype,
-        tiling=setting.tiling,
-    )
+    wanted = Wanted(_request(suite, prompt, seed, setting), arm.adapters)
+    return wanted.key(setting.engine)
 
 
 def render_arm(
@@ -142,71 +90,23 @@ def render_arm(
     Raises:
         IntegrityError: The adapter has no effect, or its effect does not vanish at weight 0.
     """
-    wanted = [
-        (prompt, seed, video_key(arm, suite, prompt, seed, setting))
-        for prompt in suite.prompts
-        for seed in suite.seeds
-    ]
-    missing = {key.path for _, _, key in wanted if store.info(key.path) is None}
-    done = len({key.path for _, _, key in wanted}) - len(missing)
-    on_progress(done, len(wanted))
-    if missing:
-        session = open_session()
-        with _Adapted(session, arm) as weights:
-            for prompt, seed, key in wanted:
-                if key.path in missing:
-                    session.use(weights)
-                    _render(session, _request(suite, prompt, seed, setting), key, store, work)
-                    done += 1
-                    on_progress(done, len(wanted))
-    return tuple(
-        Rendered(prompt.id, seed, key.digest, store.fetch(key.path, work), key.path in missing)
-        for prompt, seed, key in wanted
+    asked = [(prompt, seed) for prompt in suite.prompts for seed in suite.seeds]
+    wanted = [Wanted(_request(suite, *each, setting), arm.adapters) for each in asked]
+    videos = render_videos(
+        open_session,
+        wanted,
+        engine=setting.engine,
+        store=store,
+        work=work,
+        hooks=Hooks(
+            videos=on_progress,
+            mix=lambda session, weights: require_effect(session, weights, arm.name),
+        ),
     )
-
-
-class _Adapted:
-    """The arm's adapters in a session, proved to act, and taken out again."""
-
-    def __init__(self, session: Session, arm: Arm) -> None:
-        self._session = session
-        self._arm = arm
-        self._names = [f"adapter{number}" for number, _ in enumerate(arm.adapters)]
-
-    def __enter__(self) -> dict[str, float]:
-        attached = []
-        try:
-            for name, adapter in zip(self._names, self._arm.adapters, strict=True):
-                self._session.attach(name, adapter.path)
-                attached.append(name)
-            weights = {
-                name: float(adapter.weight)
-                for name, adapter in zip(self._names, self._arm.adapters, strict=True)
-            }
-            if any(weights.values()):
-                require_effect(self._session, weights, self._arm.name)
-        except BaseException:
-            self._leave(attached)
-            raise
-        return weights
-
-    def __exit__(self, *_: object) -> None:
-        self._leave(self._names)
-
-    def _leave(self, names: list[str]) -> None:
-        self._session.use({})
-        for name in names:
-            self._session.detach(name)
-
-
-def _render(
-    session: Session, request: Request, key: VideoKey, store: ObjectStore, work: Path
-) -> None:
-    path = work / f"{key.digest}.mp4"
-    # No prompt in the file: its name says what made it, and captions may be private.
-    write_mp4(path, session.generate(request), fps=key.fps, crf=key.crf)
-    store.upload(path, key.path)
-    path.unlink()
+    return tuple(
+        Rendered(prompt.id, seed, made.key.digest, made.path, made.fresh)
+        for (prompt, seed), made in zip(asked, videos, strict=True)
+    )
 
 
 def _request(suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) -> Request:

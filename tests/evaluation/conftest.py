@@ -8,7 +8,8 @@ import torch
 from cogvx.adapters.card import AdapterCard
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
-from cogvx.evaluation.render import AdapterAtWeight, Setting
+from cogvx.evaluation.render import Setting
+from cogvx.inference.batch import AdapterAtWeight
 from cogvx.inference.session import Session
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.model.load import load_transformer

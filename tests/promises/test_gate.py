@@ -10,8 +10,9 @@ from cogvx.digest import sha256_file
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import ArmResult, Verdict
 from cogvx.evaluation.judge import judge
-from cogvx.evaluation.render import AdapterAtWeight, Arm
+from cogvx.evaluation.render import Arm
 from cogvx.evaluation.suite import Suite, load_suite
+from cogvx.inference.batch import AdapterAtWeight
 from cogvx.model.nano.carried import carried_nano
 from cogvx.model.nano.teach import render_lessons
 from tasks.measure import measure_arms
