@@ -151,7 +151,8 @@ def inspect(
         typer.echo(
             f"trained   {card.name}, rank {card.rank}, alpha {card.alpha}, {card.steps} steps"
         )
-        typer.echo(f"base      {card.base_path} {card.base_fingerprint[:16]} in {card.base_dtype}")
+        weights = (card.base_fingerprint or "not known")[:16]
+        typer.echo(f"base      {card.base_path} {weights} in {card.base_dtype}")
         if card.image_latent_scale is not None:
             typer.echo(f"image     first frame's latent {card.image_latent_scale}, as in training")
         if card.recipe and card.manifest:

@@ -99,7 +99,9 @@ def _shape_of_card(card: AdapterCard) -> dict[str, Any]:
     return {"rank": card.rank, "alpha": card.alpha, "targets": list(card.targets)}
 
 
-def _require_fitting(bench: Workbench, was: Mapping[str, Any], base_fingerprint: str) -> None:
+def _require_fitting(
+    bench: Workbench, was: Mapping[str, Any], base_fingerprint: str | None
+) -> None:
     """Refuse weights of another shape or strength, or of another base model, with all reasons."""
     now = bench.recipe.lora.model_dump(mode="json", include=set(_SHAPE))
     problems = [
@@ -113,7 +115,7 @@ def _require_fitting(bench: Workbench, was: Mapping[str, Any], base_fingerprint:
                 "base.path",
                 bench.recipe.base.path,
                 f"holds other weights ({bench.base_fingerprint[:12]}) than that run was trained on "
-                f"({base_fingerprint[:12]})",
+                f"({base_fingerprint[:12] if base_fingerprint else 'nobody knows which'})",
                 "use the same base model",
             )
         )

@@ -41,6 +41,7 @@ class AdapterCard(BaseModel):
     alpha / rank is baked into B. `recipe` and `manifest` are digests, `run` is the run's identity;
     what was not trained here has none of the three, but `parents`, and for what was merged `rank`
     and `alpha` are those of the sum.
+    `base_fingerprint` is None where only the base's kind was known, not its bytes.
     `base_weights` is how the base was stored while it was trained; it serves over any.
     `image_latent_scale` is what the first frame's latent was scaled with, and must be again; None
     for a text-to-video base. `size` and `fps` are those of the videos that it learned from, `code`
@@ -54,11 +55,11 @@ class AdapterCard(BaseModel):
     origin: Origin = "trained"
     run: str | None = None
     rank: int = Field(ge=1)
-    alpha: int = Field(ge=1)
+    alpha: int | float = Field(gt=0)
     targets: tuple[str, ...] = Field(min_length=1)
     base_path: str
     base_revision: str | None = None
-    base_fingerprint: str
+    base_fingerprint: str | None
     base_dtype: DType
     base_weights: BaseWeights = "as_is"
     image_latent_scale: ImageScale | None = None

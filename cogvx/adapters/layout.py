@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from cogvx.errors import IntegrityError
 from cogvx.variants import (
@@ -16,6 +17,9 @@ PREFIX = "transformer."
 LORA_A = ".lora_A.weight"
 LORA_B = ".lora_B.weight"
 DIFFUSERS_KEY = "lora_adapter_metadata"
+
+AdapterForm = Literal["diffusers", "unprefixed", "kohya", "sat", "unknown"]
+"""Whose names a file gives its tensors; only diffusers' load into a pipeline."""
 
 _PEFT_ALPHA = 8  # what peft takes when the metadata leaves alpha out
 

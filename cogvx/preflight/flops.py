@@ -12,13 +12,8 @@ Source: torch `torch.utils.flop_counter`, which counts the same way.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cogvx.preflight.parameters import (
-    BLOCK,
-    adapted_linears,
-    block_linears,
-    local_name,
-    other_linears,
-)
+from cogvx.adapters.linears import BLOCK, block_linears, local_name, other_linears
+from cogvx.preflight.parameters import adapted_linears
 from cogvx.recipe_sections import Checkpointing, LoraConfig
 from cogvx.variants import PATCH_PROJECTION, BaseFacts
 

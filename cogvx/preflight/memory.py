@@ -12,15 +12,8 @@ runs in float32, which on a GPU has `layer_norm` on it.
 
 from dataclasses import dataclass
 
-from cogvx.preflight.parameters import (
-    BLOCK,
-    LinearSize,
-    adapted_linears,
-    adapter_parameters,
-    base_parameters,
-    block_linears,
-    local_name,
-)
+from cogvx.adapters.linears import BLOCK, LinearSize, block_linears, local_name
+from cogvx.preflight.parameters import adapted_linears, adapter_parameters, base_parameters
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import BaseWeights, Checkpointing, LoraConfig, TrainConfig
 from cogvx.shapes import VideoSize

@@ -8,29 +8,10 @@ Source: diffusers `CogVideoXTransformer3DModel`, `CogVideoXBlock`, `CogVideoXPat
 from dataclasses import dataclass
 
 from cogvx.adapters.layout import adapted_modules
+from cogvx.adapters.linears import LinearSize, block_linears, local_name, other_linears
 from cogvx.recipe_sections import LoraConfig
 from cogvx.shapes import video_tokens
-from cogvx.variants import PATCH_PROJECTION, BaseFacts
-
-BLOCK = "transformer_blocks."
-_FEED_FORWARD = 4  # times D
-
-
-@dataclass(frozen=True)
-class LinearSize:
-    """Features that go into a linear layer, and that come out."""
-
-    inputs: int
-    outputs: int
-
-    @property
-    def parameters(self) -> int:
-        """Weights and biases; every linear layer of a CogVideoX has both."""
-        return (self.inputs + 1) * self.outputs
-
-    def adapter(self, rank: int) -> int:
-        """Parameters of the two matrices that stand beside it; they have no biases."""
-        return rank * (self.inputs + self.outputs)
+from cogvx.variants import BaseFacts
 
 
 @dataclass(frozen=True)
@@ -51,44 +32,6 @@ class BaseParameters:
     def total(self) -> int:
         """Parameters, as people count them; a buffer is none."""
         return self.linears + self.rest
-
-
-def block_linears(facts: BaseFacts) -> dict[str, LinearSize]:
-    """Linear layers of one block, by the ends of their names."""
-    width, time = facts.width, facts.time_dim
-    inner = _FEED_FORWARD * width
-    square, modulation = LinearSize(width, width), LinearSize(time, 6 * width)
-    return {
-        "attn1.to_q": square,
-        "attn1.to_k": square,
-        "attn1.to_v": square,
-        "attn1.to_out.0": square,
-        "ff.net.0.proj": LinearSize(width, inner),
-        "ff.net.2": LinearSize(inner, width),
-        "norm1.linear": modulation,
-        "norm2.linear": modulation,
-    }
-
-
-def other_linears(facts: BaseFacts) -> dict[str, LinearSize]:
-    """Linear layers around the blocks, by their full names.
-
-    The projection of patches counts as one; in 1.0 it is a convolution that does the same work.
-    """
-    width, time = facts.width, facts.time_dim
-    area = facts.patch**2 * (facts.patch_t or 1)
-    embedding = {"time_embedding.linear_1": LinearSize(width, time)}
-    if facts.variant.has_ofs:
-        embedding["ofs_embedding.linear_1"] = LinearSize(time, time)
-        embedding["ofs_embedding.linear_2"] = LinearSize(time, time)
-    return {
-        PATCH_PROJECTION: LinearSize(facts.in_channels * area, width),
-        "patch_embed.text_proj": LinearSize(facts.text_dim, width),
-        **embedding,
-        "time_embedding.linear_2": LinearSize(time, time),
-        "norm_out.linear": LinearSize(time, 2 * width),
-        "proj_out": LinearSize(width, facts.out_channels * area),
-    }
 
 
 def adapted_linears(facts: BaseFacts, lora: LoraConfig) -> dict[str, LinearSize]:
@@ -123,8 +66,3 @@ def _position_numbers(facts: BaseFacts) -> int:
         return 0
     latent = facts.compression.latent(facts.sample_size)
     return (facts.text_tokens + video_tokens(latent, facts.patch, None)) * facts.width
-
-
-def local_name(name: str) -> str:
-    """Name of a layer as its block knows it; of a layer outside the blocks, its own."""
-    return name.split(".", 2)[2] if name.startswith(BLOCK) else name
