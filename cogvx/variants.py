@@ -83,8 +83,8 @@ PATCH_PROJECTION = "patch_embed.proj"  # linear in 1.5, a convolution in 1.0
 class Variant:
     """What a member of the family was trained with and its configuration does not say.
 
-    `frame_step` N means N*k + 1 frames up to `max_frames`. `fixed_size` forbids any other size:
-    5b-I2V has learned positions for one size only.
+    `frame_step` N means N*k + 1 frames up to `max_frames`; `usual_size` is what it is shown with.
+    `fixed_size` forbids any other size: 5b-I2V has learned positions for one size only.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Variant:
     has_ofs: bool
     frame_step: int
     max_frames: int
-    default_frames: int
+    usual_size: VideoSize
     fps: int
     dtype: DType
     bad_dtype: DType
@@ -121,14 +121,20 @@ class Variant:
         return ("multiplied", "divided", "raw") if self.slices_rotary else ("multiplied",)
 
 
-_V1 = {"patch_t": None, "has_ofs": False, "frame_step": 8, "max_frames": 49, "default_frames": 49}
+_V1 = {
+    "patch_t": None,
+    "has_ofs": False,
+    "frame_step": 8,
+    "max_frames": 49,
+    "usual_size": VideoSize(49, 480, 720),
+}
 _V15 = {
     "rotary": True,
     "learned_positions": False,
     "patch_t": 2,
     "frame_step": 16,
     "max_frames": 161,
-    "default_frames": 81,
+    "usual_size": VideoSize(81, 768, 1360),
     "fps": 16,
     "dtype": "bfloat16",
     "bad_dtype": "float16",
@@ -224,6 +230,23 @@ class BaseFacts:
         return self.text_tokens + video_tokens(
             self.compression.latent(size), self.patch, self.patch_t
         )
+
+
+def default_size(facts: BaseFacts) -> VideoSize:
+    """The size to generate when nobody asks for another one.
+
+    The base's own, but no larger than the usual one: the configuration of 1.5 gives the grid that
+    its positions are cut out of, 2400x2400 pixels, which no GPU holds.
+    """
+    native, usual, step = facts.sample_size, facts.variant.usual_size, facts.variant.frame_step
+    if facts.variant.fixed_size:
+        return native
+    frames = min(native.frames, usual.frames)
+    return VideoSize(
+        frames - (frames - 1) % step,
+        min(native.height, usual.height),
+        min(native.width, usual.width),
+    )
 
 
 def _published(

@@ -84,7 +84,7 @@ def recipe(name: str, **sections: Any) -> Recipe:
         "base": {"path": f"zai-org/{name}", "dtype": variant.dtype},
         "dataset": {"uri": "clips"},
         "video": {
-            "frames": variant.default_frames,
+            "frames": variant.usual_size.frames,
             "height": height,
             "width": width,
             "fps": variant.fps,
