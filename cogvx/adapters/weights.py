@@ -4,10 +4,11 @@ Whatever a file calls its tensors and however it keeps alpha, this is what comes
 and what goes into writing it: float32 on the CPU, at strength 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -40,6 +41,34 @@ class LoraPair:
 
 Pairs = Mapping[str, LoraPair]
 """By the module's full name inside the transformer, such as transformer_blocks.0.attn1.to_q."""
+
+
+def stacked(parts: Sequence[tuple[float, LoraPair]]) -> LoraPair:
+    """`sum of w B A` as one pair: the B side by side, each times its weight, and the A in a pile.
+
+    So ranks add up, and nothing is lost but the rounding of `w B` in float32.
+
+    Args:
+        parts: At least one, all of the same outputs and inputs.
+    """
+    return LoraPair(
+        a_ri=torch.cat([pair.a_ri for _, pair in parts], dim=0),
+        b_or=torch.cat([weight * pair.b_or for weight, pair in parts], dim=1),
+    )
+
+
+def fused_weight(weight_oi: Tensor, parts: Sequence[tuple[float, LoraPair]]) -> Tensor:
+    """`W + sum of w B A`, in float32 on the CPU and rounded once to W's own precision.
+
+    On the CPU whatever the weight's device, so that the same adapters give the same bits on every
+    machine; 42 layers of 5b take seconds.
+
+    Args:
+        weight_oi: `(outputs, inputs)`, on the CPU.
+        parts: At least one.
+    """
+    pair = stacked(parts)
+    return torch.addmm(weight_oi.float(), pair.b_or, pair.a_ri).to(weight_oi.dtype)
 
 
 def read_pairs(path: Path) -> dict[str, LoraPair]:
