@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import load_suite
-from cogvx.limits import base_problems, generation_problems, training_problems
+from cogvx.limits import base_problems, judging_problems, training_problems
 from cogvx.preflight.devices import Device
 from cogvx.preflight.estimate import device_problems
 from cogvx.recipe import Recipe, parse_recipe, read_sections, recipe_warnings
@@ -24,7 +24,7 @@ from cogvx.variants import BaseFacts, published_facts, read_facts
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
-Purpose = Literal["cache", "train", "generate"]
+Purpose = Literal["cache", "train", "judge"]
 """The last thing that a command will do with a recipe; more bases suit an earlier one."""
 
 
@@ -113,7 +113,7 @@ def _limits(sections: Mapping[str, Section], facts: BaseFacts, purpose: Purpose)
     """What the base forbids."""
     problems = base_problems(sections, facts)
     problems += training_problems(sections, facts) if purpose != "cache" else []
-    problems += generation_problems(sections, facts) if purpose == "generate" else []
+    problems += judging_problems(sections, facts) if purpose == "judge" else []
     return problems
 
 

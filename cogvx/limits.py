@@ -61,19 +61,20 @@ def training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list
     return [Problem(where, scale, wrong, "remove it")]
 
 
-def generation_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
-    """What forbids generating, and so evaluating, with an adapter that may be trained all the same.
+def judging_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
+    """What forbids judging an adapter that may be trained and generated with all the same.
 
-    It is asked for before the chain begins, not after hours of training.
+    A suite has prompts and no first frames. It is asked for before the chain begins, not after
+    hours of training.
     """
     base, variant = sections.get("base"), facts.variant
     if not isinstance(base, BaseConfig) or not variant.image_to_video:
         return []
     wrong = (
-        f"is an image-to-video model ({variant.name}), whose adapters this version trains but "
-        "cannot generate with, and so neither registers nor evaluates"
+        f"is an image-to-video model ({variant.name}), whose adapters this version trains, "
+        "registers and generates with, but does not judge: a suite has no first frames"
     )
-    use = "use `cogvx train` and its adapter file, or a text-to-video model"
+    use = "use `cogvx train` and `cogvx register`, or a text-to-video model"
     return [Problem("base.path", base.path, wrong, use)]
 
 

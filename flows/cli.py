@@ -19,7 +19,7 @@ app.add_typer(cache_cli.app, name="cache")
 @app.command()
 def retrain(recipe: RecipePath) -> None:
     """Run the whole chain; stops at once when nothing changed since the last verdict."""
-    loaded = begin(recipe, purpose="generate")
+    loaded = begin(recipe, purpose="judge")
     from flows.retrain import retrain as flow  # noqa: PLC0415
 
     show(f"retrain {loaded.name}", summary.summary_rows(flow(loaded)))
@@ -50,7 +50,7 @@ def train(
 @app.command()
 def register(recipe: RecipePath) -> None:
     """Register the trained adapter in MLflow as the challenger."""
-    loaded = begin(recipe, purpose="generate")
+    loaded = begin(recipe)
     from flows.register import register as flow  # noqa: PLC0415
 
     show(f"register {loaded.name}", summary.register_rows(flow(loaded)))
@@ -59,7 +59,7 @@ def register(recipe: RecipePath) -> None:
 @app.command()
 def evaluate(recipe: RecipePath) -> None:
     """Judge the challenger against the champion, or against the base if there is none."""
-    loaded = begin(recipe, purpose="generate")
+    loaded = begin(recipe, purpose="judge")
     from flows.evaluate import evaluate as flow  # noqa: PLC0415
 
     show(f"evaluate {loaded.name}", summary.evaluate_rows(flow(loaded)))
@@ -73,7 +73,7 @@ def promote(
     ] = "",
 ) -> None:
     """Make the challenger the champion, if it was judged better and the recipe allows it."""
-    loaded = begin(recipe, purpose="generate")
+    loaded = begin(recipe, purpose="judge")
     from flows.promote import promote as flow  # noqa: PLC0415
 
     show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve or None)))

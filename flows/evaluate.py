@@ -18,7 +18,7 @@ def evaluate(recipe: Recipe) -> EvaluateReport:
     Records of held-out clips that turn out to be damaged are encoded again first.
     """
     try:
-        return evaluate_adapter(open_workbench(recipe, purpose="generate"))
+        return evaluate_adapter(open_workbench(recipe, purpose="judge"))
     except RecordsLost:
         run_child(cache, recipe)
-        return evaluate_adapter(open_workbench(recipe, purpose="generate"))
+        return evaluate_adapter(open_workbench(recipe, purpose="judge"))

@@ -14,4 +14,4 @@ def promote(recipe: Recipe, approval: str | None = None) -> PromoteReport:
 
     `approval` is a person's reason to promote where the recipe asks for a person.
     """
-    return promote_adapter(open_workbench(recipe, purpose="generate"), approval)
+    return promote_adapter(open_workbench(recipe, purpose="judge"), approval)

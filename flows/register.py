@@ -11,4 +11,4 @@ from tasks.workbench import open_workbench
 @flow(name="register", flow_run_name="register {recipe.name}")
 def register(recipe: Recipe) -> RegisterReport:
     """Register the recipe's newest adapter; the same run is never registered twice."""
-    return register_adapter(open_workbench(recipe, purpose="generate"))
+    return register_adapter(open_workbench(recipe))

@@ -20,8 +20,8 @@ from tasks.workbench import open_workbench
 @flow(name="retrain", flow_run_name="retrain {recipe.name}")
 def retrain(recipe: Recipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
-    preflight(recipe, purpose="generate")
-    bench = open_workbench(recipe, purpose="generate")
+    preflight(recipe, purpose="judge")
+    bench = open_workbench(recipe, purpose="judge")
     unchanged = find_unchanged(bench, in_one_piece(survey_clips(bench)))
     if unchanged is not None:
         return publish_summary(RetrainReport(unchanged=unchanged))

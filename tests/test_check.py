@@ -284,7 +284,7 @@ def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
     assert check_file(path, absent_is_fine=True).warnings == ()
 
 
-def test_an_image_to_video_base_is_cached_and_trained_but_does_not_generate(tmp_path: Path) -> None:
+def test_an_image_to_video_base_is_cached_and_trained_but_not_judged(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
     for purpose in ("cache", "train"):
@@ -292,8 +292,8 @@ def test_an_image_to_video_base_is_cached_and_trained_but_does_not_generate(tmp_
         assert check_recipe(checked.recipe, purpose=purpose).recipe == checked.recipe
     for check in (check_file, check_recipe):
         subject = path if check is check_file else checked.recipe
-        with pytest.raises(ConfigError, match=r"trains but cannot generate with.*`cogvx train`"):
-            check(subject, purpose="generate")
+        with pytest.raises(ConfigError, match=r"but does not judge: .*`cogvx register`"):
+            check(subject, purpose="judge")
 
 
 def test_first_frames_are_among_what_a_recipe_will_train(tmp_path: Path) -> None:
