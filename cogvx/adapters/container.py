@@ -8,7 +8,8 @@ Source: the safetensors format: 8 bytes of header length, a JSON header, the ten
 
 import json
 import math
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from cogvx.errors import IntegrityError
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 16 << 20  # an adapter of 42 layers has 40 KB
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1}
+_MAX_NAME = 400  # names are shown in messages, so they are short and printable
+_DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64"), 8),
+}
 
 
 @dataclass(frozen=True)
@@ -50,34 +57,69 @@ def with_metadata(packed: bytes, metadata: Mapping[str, str]) -> bytes:
 def read_header(path: Path) -> Header:
     """Read the header of a safetensors file, which may come from anywhere.
 
+    It is at least as strict as the library, so that nothing is said of a file that the library
+    would read otherwise: names and metadata once, tensors one after the other without gaps.
+
     Raises:
         IntegrityError: There is no such file, or its header does not describe its bytes.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer
+            raise IntegrityError(f"{path} is not a file")
+        size = status.st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
                 raise IntegrityError(f"{path} is not a safetensors file, or it was cut short")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
         return _checked(header, size - _LENGTH_BYTES - length)
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not a safetensors file: {error}") from error
+        raise IntegrityError(f"{path} is not a safetensors file: {_reason(error)}") from error
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that stands there twice, readers take one or the other."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in its header twice")
+    return found
 
 
 def _checked(header: dict[str, Any], body_bytes: int) -> Header:
     metadata = header.pop("__metadata__", None) or {}
-    tensors, used = {}, 0
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata is not text")
+    tensors, spans = {}, []
     for name, entry in header.items():
-        info = TensorInfo(str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]))
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise ValueError("a tensor's name is too long or not printable")
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        expected = math.prod(info.shape) * _DTYPE_BYTES.get(info.dtype, end - begin)
-        if not 0 <= begin <= end <= body_bytes or end - begin != expected:
+        if dtype not in _DTYPE_BYTES:
+            raise ValueError(f"{name} is of a type that is not known")
+        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError(f"{name} has a shape or a place that is no whole number")
+        if end - begin != math.prod(shape) * _DTYPE_BYTES[dtype] or end > body_bytes:
             raise ValueError(f"{name} does not fit into the file")
-        tensors[name] = info
-        used += end - begin
-    if used != body_bytes:
-        raise ValueError(f"tensors take {used} bytes of {body_bytes}")
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+        tensors[name] = TensorInfo(dtype, shape)
+        spans.append((begin, end))
+    reached = 0
+    for begin, end in sorted(spans):
+        if begin != reached:
+            raise ValueError("its tensors overlap or leave gaps")
+        reached = end
+    if reached != body_bytes:
+        raise ValueError(f"tensors take {reached} bytes of {body_bytes}")
+    return Header(tensors, dict(metadata))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, as a part of a sentence; Python's own words for a missing field are none."""
+    if isinstance(error, KeyError | TypeError | AttributeError):
+        return "its header is of another form"
+    if isinstance(error, RecursionError):
+        return "its header is nested too deep"
+    return str(error)

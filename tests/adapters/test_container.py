@@ -1,6 +1,7 @@
 """The container: the format that the library writes, and headers that lie."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,23 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         header_bytes({"a": {**F32, "shape": [1 << 40]}}, bytes(8)),
         header_bytes({"a": {**F32, "data_offsets": [8, 0]}}, bytes(8)),
         header_bytes({"a": {**F32, "shape": ["many"]}}, bytes(8)),
+        header_bytes({"a": {**F32, "shape": [-1, -2]}}, bytes(8)),
+        header_bytes({"a": {**F32, "shape": [2.0]}}, bytes(8)),
+        header_bytes({"a": {**F32, "data_offsets": [False, 8]}}, bytes(8)),
+        header_bytes({"a": {**F32, "data_offsets": [-8, 0]}}, bytes(8)),
+        header_bytes({"a": {**F32, "dtype": "Q99"}}, bytes(8)),
+        header_bytes({"a": {**F32, "dtype": []}}, bytes(8)),
+        header_bytes({"a": F32, "b": F32}, bytes(16)),
+        header_bytes({"a": F32, "b": {**F32, "data_offsets": [12, 20]}}, bytes(20)),
+        header_bytes({"\x1b[2J": F32}, bytes(8)),
+        header_bytes({"a" * 401: F32}, bytes(8)),
+        header_bytes(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+        header_bytes(b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{}}'),
+        header_bytes(b'{"__metadata__":{"a":"1"},"__metadata__":{"a":"2"}}'),
+        header_bytes(b'{"__metadata__":{"a":"1","a":"2"}}'),
+        header_bytes({"__metadata__": {"a": 1}}),
+        header_bytes({"__metadata__": ["a"]}),
+        header_bytes({"__metadata__": {"a": {"b": "c"}}}),
     ],
 )
 def test_a_file_that_lies_is_refused_in_a_sentence(tmp_path: Path, data: bytes) -> None:
@@ -78,6 +96,21 @@ def test_a_file_that_lies_is_refused_in_a_sentence(tmp_path: Path, data: bytes) 
 def test_an_absent_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="cannot be read: No such file"):
         read_header(tmp_path / "absent.safetensors")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(IntegrityError, match="is not a file"):
+            read_header(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.float8_e4m3fn])
+def test_every_type_that_programs_write_is_known(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(3, dtype=dtype), "b": torch.zeros((), dtype=dtype)}, path)
+    assert [info.shape for info in read_header(path).tensors.values()] in ([(3,), ()], [(), (3,)])
 
 
 @pytest.mark.parametrize("card", ["{}", "no json", '{"schema_version": 2}'])
