@@ -13,7 +13,8 @@ from cogvx.evaluation import charts, ordering
 from cogvx.evaluation.documents import ArmHeldout, EvaluationReport
 from cogvx.evaluation.metrics import METRICS
 from cogvx.evaluation.ordering import Place
-from cogvx.evaluation.pictures import Clip, contact_sheet, page_clip
+from cogvx.evaluation.pictures import Clip, page_clip
+from cogvx.pages.contact_sheet import contact_sheet
 from cogvx.pages.template import render_template
 
 MAX_PAGE_BYTES = 50 * 2**20

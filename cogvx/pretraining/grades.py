@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.evaluation.pictures import contact_sheet
 from cogvx.files import write_bytes
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
@@ -15,6 +14,7 @@ from cogvx.model.nano.build import FRAMES, SIDE
 from cogvx.model.nano.judge import CHANCE, TRAITS, read, right_traits
 from cogvx.model.nano.world import Scene, draw_scene, is_held_out, render
 from cogvx.mp4 import write_mp4
+from cogvx.pages.contact_sheet import contact_sheet
 from cogvx.pretraining.vae import UNSEEN_SEED, measure_psnr
 from cogvx.shapes import VideoSize
 

@@ -16,7 +16,6 @@ import numpy as np
 import typer
 
 from cogvx import files
-from cogvx.evaluation.pictures import contact_sheet
 from cogvx.inference.request import Request
 from cogvx.inference.session import Session
 from cogvx.model.nano.build import FRAMES, SIDE
@@ -25,6 +24,7 @@ from cogvx.model.nano.judge import read, right_traits
 from cogvx.model.nano.teach import LESSON_SEED, Topic, draw_lesson, render_lessons, shows
 from cogvx.model.nano.world import Scene, draw_scene, is_held_out
 from cogvx.mp4 import write_mp4
+from cogvx.pages.contact_sheet import contact_sheet
 from cogvx.pretraining.grades import FPS, SAMPLING
 from cogvx.pretraining.vae import UNSEEN_SEED
 from cogvx.shapes import VideoSize
