@@ -12,6 +12,8 @@ from av.video.reformatter import Colorspace
 from cogvx import files
 from cogvx.errors import DataError
 
+# bitexact leaves out the encoder's version and the time; faststart lets a browser seek.
+_CONTAINER = {"movflags": "use_metadata_tags+faststart", "fflags": "+bitexact"}
 _BT601, _LIMITED_RANGE = 6, 1  # SMPTE 170M and MPEG range, as ITU-T H.273 numbers them
 
 
@@ -70,6 +72,36 @@ def read_mp4(path: Path) -> Mp4:
     return Mp4(rgb_fhwc=np.stack(frames), fps=float(rate))
 
 
+def label_mp4(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Copy a video under other metadata; its pictures are not encoded anew.
+
+    Args:
+        source: A file of `write_mp4`, whose own metadata stays behind.
+        target: Replaced as a whole.
+        metadata: Keys and values that ffprobe shows; no value may be empty or hold a NUL.
+
+    Raises:
+        DataError: The source is no video.
+    """
+    try:
+        files.write_file(target, lambda aside: _copy(source, aside, metadata))
+    except av.FFmpegError as error:
+        raise DataError(f"{source} cannot be read as a video: {error}") from error
+
+
+def read_label(path: Path) -> dict[str, str]:
+    """The metadata of a video, without decoding a frame.
+
+    Raises:
+        DataError: The file is no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            return dict(container.metadata)
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a video: {error}") from error
+
+
 def _require_video(rgb_fhwc: np.ndarray) -> None:
     shape = "x".join(str(extent) for extent in rgb_fhwc.shape)
     if rgb_fhwc.dtype != np.uint8 or rgb_fhwc.ndim != 4 or rgb_fhwc.shape[-1] != 3:
@@ -87,9 +119,7 @@ def _require_video(rgb_fhwc: np.ndarray) -> None:
 def _encode(
     path: Path, rgb_fhwc: np.ndarray, fps: int, crf: int, metadata: Mapping[str, str]
 ) -> None:
-    # bitexact leaves out the encoder's version and the time; faststart lets a browser seek.
-    options = {"movflags": "use_metadata_tags+faststart", "fflags": "+bitexact"}
-    with av.open(str(path), "w", format="mp4", options=options) as container:
+    with av.open(str(path), "w", format="mp4", options=_CONTAINER) as container:
         container.metadata.update(metadata)
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = rgb_fhwc.shape[1:3]
@@ -107,3 +137,16 @@ def _encode(
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def _copy(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    with (
+        av.open(str(source)) as old,
+        av.open(str(path), "w", format="mp4", options=_CONTAINER) as new,
+    ):
+        new.metadata.update(metadata)
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:  # the last one only says that there are no more
+                packet.stream = stream
+                new.mux(packet)

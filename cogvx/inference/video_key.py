@@ -44,7 +44,7 @@ class VideoKey:
     height: int
     width: int
     fps: int
-    dtype: str
+    dtype: DType
     tiling: bool
     codec: str = "h264-yuv420p"
     crf: int = CRF
