@@ -1,80 +1,144 @@
 """Generate videos from one loaded base model and any number of adapters, switched by weight.
 
-Adapters are never merged into the base, so taking them away gives the base back bit for bit.
+Every kind of base is generated with as diffusers does it, but for a choice that diffusers does not
+offer: what the first frame's latent is scaled with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
-from torch import Tensor
+from diffusers import CogVideoXTransformer3DModel
+from PIL import Image
 
 from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.inference.embedding import Embedder, Prompts
 from cogvx.inference.memory import AMPLE, Memory
 from cogvx.inference.mix import AdapterMix, Attached
-from cogvx.inference.request import Request
-from cogvx.model.encode import encode_prompts
-from cogvx.model.load import (
-    TextEncoder,
-    load_scheduler,
-    load_text,
-    load_transformer,
-    load_vae,
-)
-from cogvx.variants import TRAIN_TIMESTEPS, BaseFacts, DType, read_facts
+from cogvx.inference.pipelines import Pipeline, load_pipeline
+from cogvx.inference.placement import Placement, require_offload
+from cogvx.inference.request import Request, request_problems
+from cogvx.model.identity import BASE_PARTS
+from cogvx.model.identity import fingerprint as fingerprint_of
+from cogvx.model.image_scale import image_scale_of
+from cogvx.model.load import load_scheduler
+from cogvx.model.quantise import store_base
+from cogvx.variants import BaseFacts, DType, ImageScale, read_facts
 
 
 class Session:
-    """A base model in memory, its adapters, and the weights that they act with."""
+    """A base model in memory, its adapters, and the weights that they act with.
+
+    Attributes:
+        facts: The base, as its configuration describes it.
+        fingerprint: The base, as its bytes name it.
+        image_scale: What the first frame's latent is scaled with; None for text-to-video.
+        memory: What was given up so that it fits.
+    """
 
     facts: BaseFacts
-    transformer: CogVideoXTransformer3DModel
+    fingerprint: str
+    image_scale: ImageScale | None
+    memory: Memory
+    _is_stored: bool
 
     def __init__(
-        self, base_folder: Path, facts: BaseFacts, *, text: TextEncoder, pipeline: CogVideoXPipeline
+        self,
+        base_folder: Path,
+        pipeline: Pipeline,
+        *,
+        embedder: Embedder,
+        device: str,
+        memory: Memory,
+        fingerprint: str,
+        image_scale: ImageScale | None,
     ) -> None:
         """Take loaded parts; `open` loads them."""
-        self.facts = facts
-        self.transformer = pipeline.transformer
+        self.facts = read_facts(base_folder)
+        self.fingerprint = fingerprint
+        self.image_scale = image_scale
+        self.memory = memory
         self._base_folder = base_folder
-        self._text = text
         self._pipeline = pipeline
-        self._mix = AdapterMix(pipeline)
-        self._embeddings: dict[str, Tensor] = {}
+        self._embedder = embedder
+        self._placement = Placement(pipeline, device=device, memory=memory)
+        self._mix = AdapterMix(
+            pipeline, facts=self.facts, fingerprint=fingerprint, image_scale=image_scale
+        )
+        self._is_stored = False
 
     @classmethod
     def open(
-        cls, base_folder: Path, *, dtype: DType, device: str = "cpu", memory: Memory = AMPLE
-    ) -> "Session":
+        cls,
+        base_folder: Path,
+        *,
+        dtype: DType,
+        device: str = "cpu",
+        memory: Memory = AMPLE,
+        fingerprint: str | None = None,
+        image_scale: ImageScale | None = None,
+        prompts: Prompts | None = None,
+    ) -> Self:
         """Load a base model once, for any number of videos.
 
         Args:
-            base_folder: The diffusers folder of a text-to-video CogVideoX.
+            base_folder: The diffusers folder of a CogVideoX.
             dtype: Precision of every part.
-            device: Where every part lies.
+            device: Where videos are made.
             memory: What to give up so that it fits.
+            fingerprint: The base's, where the caller knows it; otherwise every file is read for it.
+            image_scale: As the adapters were trained; 1.5 needs it said, others have only one.
+            prompts: Knows embeddings already, such as `CachedPrompts`; the text encoder is loaded
+                when one is missing.
 
         Raises:
-            ConfigError: The folder holds no such model.
+            ConfigError: The folder holds no such model, or a choice does not suit it.
         """
         facts = read_facts(base_folder)
-        if facts.variant.image_to_video:
-            raise ConfigError(
-                f"{base_folder} is {facts.variant.name}, which starts from an image; use a"
-                " text-to-video model"
-            )
-        text = load_text(base_folder, dtype=dtype, device=device)
-        pipeline = CogVideoXPipeline(
-            tokenizer=text.tokenizer,
-            text_encoder=text.encoder,
-            vae=load_vae(base_folder, dtype=dtype, device=device, tiling=memory.vae_tiling),
-            transformer=load_transformer(base_folder, dtype=dtype, device=device),
-            scheduler=load_scheduler(base_folder, facts.variant.sampler),
+        if dtype == facts.variant.bad_dtype:
+            wrong = f"overflows or loses precision on {facts.variant.name}"
+            use = f'use "{facts.variant.dtype}"'
+            raise ConfigError(str(Problem("dtype", dtype, wrong, use)))
+        require_offload(memory.offload, device)
+        scale = image_scale_of(facts.variant, image_scale, where="image_scale")
+        # what is rounded to 8 bits is rounded in main memory, after adapters were fused there
+        whole = memory.offload == "none" and memory.base_weights == "as_is"
+        pipeline = load_pipeline(
+            base_folder,
+            facts,
+            dtype=dtype,
+            device=device if whole else "cpu",
+            image_scale=scale,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        return cls(base_folder, facts, text=text, pipeline=pipeline)
+        if memory.vae_slicing:
+            pipeline.vae.enable_slicing()
+        if memory.vae_tiling:
+            pipeline.vae.enable_tiling()
+        return cls(
+            base_folder,
+            pipeline,
+            embedder=Embedder(
+                base_folder,
+                facts,
+                dtype=dtype,
+                device=device,
+                offload=memory.offload,
+                prompts=prompts,
+            ),
+            device=device,
+            memory=memory,
+            fingerprint=fingerprint or fingerprint_of(base_folder, BASE_PARTS),
+            image_scale=scale,
+        )
+
+    @property
+    def transformer(self) -> CogVideoXTransformer3DModel:
+        """The adapted transformer, ready to run."""
+        if self._is_whole:
+            self._placement.arrange()
+        return self._pipeline.transformer
 
     def attach(self, name: str, adapter_file: Path) -> Attached:
         """Load an adapter file; it changes no video before `use` gives it a weight.
@@ -103,23 +167,71 @@ class Session:
         """
         self._mix.detach(name)
 
-    def generate(self, request: Request) -> np.ndarray:
+    def swap(self, name: str, adapter_file: Path) -> Attached:
+        """Put another file in an adapter's place, under its name and at its weight.
+
+        Raises:
+            ConfigError: It is not attached, or there is no such file.
+            IntegrityError: The file is no adapter of this model; the session is as before.
+        """
+        return self._mix.swap(name, adapter_file)
+
+    def fuse(self, scale: float = 1.0) -> None:
+        """Add the adapters in use to the base's own weights, so that they cost no time.
+
+        The videos stay, but for rounding; whatever changes the adapters later is fused anew.
+
+        Raises:
+            ConfigError: The scale is not finite.
+        """
+        self._mix.fuse(scale)
+
+    def unfuse(self) -> None:
+        """Take the adapters out of the base's weights again, which are its own bits then."""
+        self._mix.unfuse()
+
+    @property
+    def fused_at(self) -> float | None:
+        """The scale that the adapters are fused at; None while they are not."""
+        return self._mix.fused_at
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """What every adapter in use acts with."""
+        return self._mix.weights
+
+    def generate(
+        self, request: Request, *, on_step: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
         """Generate one video; the same request and weights give the same pixels.
+
+        Args:
+            request: What to generate.
+            on_step: Called with steps done and steps in all.
 
         Returns:
             uint8 `(f, h, w, 3)` of exactly the request's size.
 
         Raises:
-            ConfigError: The request cannot be sampled with this model.
+            ConfigError: The request cannot be sampled with this model; with all problems.
             IntegrityError: The model gave pixels that are not finite.
         """
-        self._require_possible(request)
+        problems = request_problems(request, self.facts)
+        if problems:
+            raise ConfigError("this video cannot be generated", problems)
+        embedded = self._embed(request)
+        self._settle()
         sampling, size = request.sampling, request.size
-        guided = sampling.guidance > 1
         self._pipeline.scheduler = load_scheduler(self._base_folder, sampling.sampler)
+
+        def count(_pipeline: Pipeline, step: int, *_: object) -> dict[str, object]:
+            if on_step is not None:
+                on_step(step + 1, sampling.steps)
+            return {}
+
         video_bfhwc = self._pipeline(
-            prompt_embeds=self._embed(request.prompt),
-            negative_prompt_embeds=self._embed(request.negative_prompt) if guided else None,
+            **embedded,
+            **_image(request),
             height=size.height,
             width=size.width,
             num_frames=size.frames,
@@ -130,40 +242,38 @@ class Session:
             # on the CPU, so that a seed means the same noise on every device
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="np",
+            callback_on_step_end=count,
+            callback_on_step_end_tensor_inputs=[],
         ).frames
         if not np.isfinite(video_bfhwc).all():
             raise IntegrityError(
-                f"{self.facts.variant.name} in {self.transformer.dtype} gave pixels that are not"
+                f"{self.facts.variant.name} in {self._pipeline.vae.dtype} gave pixels that are not"
                 f" finite for seed {request.seed}"
             )
         rgb_fhwc: np.ndarray = np.rint(video_bfhwc[0] * 255).astype(np.uint8)
         return rgb_fhwc
 
-    def _require_possible(self, request: Request) -> None:
-        problems = []
-        steps, size = request.sampling.steps, request.size
-        if steps < 1 or TRAIN_TIMESTEPS % steps:
-            better = min(_divisors(TRAIN_TIMESTEPS), key=lambda divisor: abs(divisor - steps))
-            wrong = f"does not divide {TRAIN_TIMESTEPS}, so steps would overlap"
-            problems.append(Problem("sampling.steps", steps, wrong, f"use {better}"))
-        step = self.facts.variant.frame_step
-        if size.frames < 1 or (size.frames - 1) % step:
-            # the pipeline takes 5 frames and returns 8: the VAE decodes latents in pairs
-            wrong = f"has frames that are not {step}k + 1"
-            problems.append(Problem("size", str(size), wrong, f"use {step + 1} frames"))
-        side = self.facts.compression.spatial * self.facts.patch
-        if size.height < 1 or size.width < 1 or size.height % side or size.width % side:
-            wrong = f"has a side that is not a multiple of {side}"
-            problems.append(Problem("size", str(size), wrong))
-        if problems:
-            raise ConfigError("this video cannot be generated", problems)
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the transformer is stored in the form that it runs in."""
+        return self._is_stored or self.memory.base_weights == "as_is"
 
-    def _embed(self, prompt: str) -> Tensor:
-        if prompt not in self._embeddings:
-            embeds_bsd = encode_prompts(self._text, [prompt], self.facts.text_tokens)
-            self._embeddings[prompt] = embeds_bsd.to(self.transformer.dtype)
-        return self._embeddings[prompt]
+    def _settle(self) -> None:
+        """Bring everything into the form and the place that videos are made in."""
+        if not self._is_whole:
+            self._mix.seal()
+            store_base(self._pipeline.transformer, self.memory.base_weights)
+            self._is_stored = True
+        self._placement.arrange()
+
+    def _embed(self, request: Request) -> dict[str, object]:
+        """What the pipeline takes in the place of prompts; guidance needs the negative one, too."""
+        embedded: dict[str, object] = {"prompt_embeds": self._embedder.embed(request.prompt)}
+        if request.sampling.guidance > 1:
+            negative_bsd = self._embedder.embed(request.negative_prompt)
+            embedded["negative_prompt_embeds"] = negative_bsd
+        return embedded
 
 
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+def _image(request: Request) -> dict[str, object]:
+    return {} if request.image_hwc is None else {"image": Image.fromarray(request.image_hwc)}

@@ -341,19 +341,3 @@ def test_half_precision_generates_and_returns_to_the_base(
     assert not np.array_equal(session.generate(REQUEST), base)
     session.use({})
     assert np.array_equal(session.generate(REQUEST), base)
-
-
-def test_a_model_that_starts_from_an_image_is_refused(nano_base: Path, tmp_path: Path) -> None:
-    for part in ("vae", "transformer", "scheduler"):
-        (tmp_path / part).mkdir()
-        for config in (nano_base / part).glob("*.json"):
-            text = config.read_text(encoding="utf-8")
-            if part == "transformer":
-                text = text.replace('"in_channels": 8', '"in_channels": 16')
-                text = text.replace(
-                    '"use_learned_positional_embeddings": false',
-                    '"use_learned_positional_embeddings": true',
-                )
-            (tmp_path / part / config.name).write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="CogVideoX-5b-I2V, which starts from an image"):
-        Session.open(tmp_path, dtype="float32")
