@@ -35,6 +35,17 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """How much of the file it takes.
+
+        Raises:
+            IntegrityError: The type is not one of the format's.
+        """
+        if self.dtype not in _DTYPE_BYTES:
+            raise IntegrityError(f"numbers of type {self.dtype} are not known")
+        return math.prod(self.shape) * _DTYPE_BYTES[self.dtype]
+
 
 @dataclass(frozen=True)
 class Header:
