@@ -1,0 +1,90 @@
+"""Weights with adapters added into them, and the base's own bits to return to.
+
+Nothing is ever subtracted: in half precision W + D - D is not W. What is changed was copied before,
+and every change starts from the copy.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cogvx.adapters.weights import LoraPair, Pairs
+from cogvx.errors import IntegrityError
+
+Part = tuple[float, Pairs]
+"""An adapter, and what it is multiplied with."""
+
+
+def fused_weight(weight_oi: Tensor, parts: Sequence[tuple[float, LoraPair]]) -> Tensor:
+    """`W + sum of w B A`, in float32 on the CPU and rounded once to W's own precision.
+
+    On the CPU whatever the weight's device, so that the same adapters give the same bits on every
+    machine; 42 layers of 5b take seconds.
+
+    Args:
+        weight_oi: `(outputs, inputs)`, on the CPU.
+        parts: At least one.
+    """
+    b_or = torch.cat([weight * pair.b_or for weight, pair in parts], dim=1)
+    a_ri = torch.cat([pair.a_ri for _, pair in parts], dim=0)
+    return torch.addmm(weight_oi.float(), b_or, a_ri).to(weight_oi.dtype)
+
+
+class FusedLayers:
+    """The layers of a model whose weights hold adapters, each with its own bits of before.
+
+    The copies lie in main memory: 3.2 GB for 5b in bfloat16 and an adapter of its attention.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Change nothing yet."""
+        self._model = model
+        self._base: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, parts: Sequence[Part]) -> None:
+        """Make every weight the base's own plus these parts; what was added before is gone.
+
+        Weights are written into the tensors that are there, so a compiled model stays compiled.
+
+        Raises:
+            IntegrityError: A sum is not finite in the base's precision; weights of some layers may
+                hold it, until `restore` or another `add`.
+        """
+        by_module: dict[str, list[tuple[float, LoraPair]]] = {}
+        for weight, pairs in parts:
+            if weight:  # -0.0 + 0.0 is another zero
+                for module, pair in pairs.items():
+                    by_module.setdefault(module, []).append((weight, pair))
+        self._restore([module for module in self._base if module not in by_module])
+        for module, its_parts in by_module.items():
+            weight_oi = self._weight(module)
+            if module not in self._base:
+                self._base[module] = weight_oi.detach().to("cpu", copy=True)
+            fused_oi = fused_weight(self._base[module], its_parts)
+            if not fused_oi.isfinite().all():
+                raise IntegrityError(
+                    f"{module} is not finite in {fused_oi.dtype} with its adapters; use them at"
+                    " smaller weights"
+                )
+            weight_oi.copy_(fused_oi)
+
+    def restore(self) -> None:
+        """Give every layer the base's own bits again, and drop the copies."""
+        self._restore(list(self._base))
+
+    def keep(self) -> None:
+        """Drop the copies, so that there is no way back."""
+        self._base.clear()
+
+    @torch.no_grad()
+    def _restore(self, modules: Sequence[str]) -> None:
+        for module in modules:
+            self._weight(module).copy_(self._base[module])
+            del self._base[module]
+
+    def _weight(self, module: str) -> nn.Parameter:
+        weight = self._model.get_submodule(module).weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
