@@ -150,7 +150,7 @@ def try_videos(
                 left.remove(key.path)
                 session = batch.session_with(wanted[number].adapters)
                 try:
-                    rgb_fhwc = _generate(session, wanted[number].request, hooks)
+                    rgb_fhwc = session.generate(wanted[number].request, on_step=hooks.steps)
                 except IntegrityError as error:
                     failed[key.path] = error
                 else:
@@ -162,12 +162,6 @@ def try_videos(
                 yield Made(number, key, store.fetch(key.path, work), key.path in missing)
     finally:
         batch.close()
-
-
-def _generate(session: "Session", request: Request, hooks: Hooks) -> np.ndarray:
-    if hooks.steps is None:
-        return session.generate(request)
-    return session.generate(request, on_step=hooks.steps)
 
 
 def _keep(rgb_fhwc: np.ndarray, key: VideoKey, store: ObjectStore, work: Path) -> None:

@@ -23,9 +23,9 @@ class CountingSession(Session):
 
     generated: tuple = ()
 
-    def generate(self, request):
+    def generate(self, request, **more):
         type(self).generated = (*type(self).generated, request)
-        return super().generate(request)
+        return super().generate(request, **more)
 
 
 @pytest.fixture(scope="session")

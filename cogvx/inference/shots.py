@@ -1,0 +1,275 @@
+"""From what somebody wants to the videos themselves: every file's name, request and adapters.
+
+No model is loaded here, so that whatever is wrong is said at once and in seconds.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from cogvx.adapters.card import AdapterCard
+from cogvx.errors import ConfigError, Problem, UserError
+from cogvx.inference.batch import AdapterAtWeight, Wanted
+from cogvx.inference.job import AskedAdapter, GenerateJob, PromptLine
+from cogvx.inference.memory import Memory
+from cogvx.inference.provenance import UsedAdapter
+from cogvx.inference.request import Request, Sampling, request_problems
+from cogvx.inference.video_key import Engine
+from cogvx.model.image_scale import image_scale_of
+from cogvx.shapes import VideoSize
+from cogvx.variants import BaseFacts, ImageScale, default_size
+
+_SLUG = 40
+
+ReadImage = Callable[[str, VideoSize], np.ndarray]
+"""The first frame of this name at a video's size, as `Request` takes it; raises UserError."""
+
+
+@dataclass(frozen=True)
+class FoundAdapter:
+    """An adapter that was asked for, as a file on this machine."""
+
+    asked: AskedAdapter
+    path: Path
+    sha256: str
+    card: AdapterCard | None
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One video: what its file is called without suffix, its row and column in a grid."""
+
+    name: str
+    row: str
+    scale: float
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """The base that is meant: a folder or hub id, and a revision of the latter."""
+
+    path: str
+    revision: str | None
+
+
+def choose_base(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> BaseChoice:
+    """What was asked for, or what the first adapter with a card was trained on.
+
+    Raises:
+        ConfigError: Nobody says.
+    """
+    if job.base is not None:
+        return BaseChoice(job.base, job.revision)
+    for card in _cards(adapters):
+        return BaseChoice(card.base_path, card.base_revision)
+    raise ConfigError(
+        "no base is named, and no adapter's card says one; give a folder or a hub id with --base"
+    )
+
+
+def disagreements(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> list[Problem]:
+    """Adapters that cannot act together, by what their cards say."""
+    problems = []
+    told = [found for found in adapters if found.card is not None]
+    for aspect, field in (("base", "base_fingerprint"), ("image scale", "image_latent_scale")):
+        values: dict[object, str] = {}
+        for found in told:
+            value = getattr(found.card, field)
+            if value is not None:
+                values.setdefault(value, found.asked.ref)
+        if len(values) > 1:
+            each = ", ".join(f"{str(value)[:12]} of {ref}" for value, ref in values.items())
+            wrong = f"have another {aspect} each: {each}"
+            problems.append(Problem("adapters", None, wrong, "use adapters of one base"))
+    same = {found.sha256 for found in adapters}
+    if len(same) < len(adapters):
+        use = "give each once, with the sum of the weights"
+        problems.append(Problem("adapters", None, "hold the same file twice", use))
+    scale = job.image_scale
+    trained = {card.image_latent_scale for card in _cards(adapters)} - {None}
+    if scale is not None and trained and scale not in trained:
+        wrong = "is not what the adapters were trained with"
+        problems.append(Problem("image_scale", scale, wrong, f'use "{min(map(str, trained))}"'))
+    return problems
+
+
+def engine_of(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts, fingerprint: str
+) -> Engine:
+    """What generates every video of the job.
+
+    Raises:
+        ConfigError: The base cannot run like this.
+    """
+    cards, variant = _cards(adapters), facts.variant
+    dtype = job.dtype or (cards[0].base_dtype if cards else variant.dtype)
+    if dtype == variant.bad_dtype:
+        wrong = f"overflows or loses precision on {variant.name}"
+        raise ConfigError(str(Problem("dtype", dtype, wrong, f'use "{variant.dtype}"')))
+    asked: ImageScale | None = job.image_scale
+    for card in cards:
+        asked = asked or card.image_latent_scale
+    return Engine(
+        base_fingerprint=fingerprint,
+        dtype=dtype,
+        tiling=job.tiling,
+        base_weights=job.base_weights,
+        image_scale=image_scale_of(variant, asked, where="image_scale"),
+        # in 8 bits they always are
+        fused=job.fuse and job.base_weights == "as_is",
+    )
+
+
+def memory_of(job: GenerateJob) -> Memory:
+    """What the job gives up so that it fits."""
+    return Memory(offload=job.offload, vae_tiling=job.tiling, base_weights=job.base_weights)
+
+
+def used_adapters(adapters: Sequence[FoundAdapter], scale: float) -> tuple[UsedAdapter, ...]:
+    """For a video's provenance."""
+    return tuple(
+        UsedAdapter(name=found.asked.ref, sha256=found.sha256, weight=found.asked.weight * scale)
+        for found in adapters
+    )
+
+
+def find_shots(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts, read_image: ReadImage
+) -> tuple[Shot, ...]:
+    """Every video of the job: prompt after prompt, seed after seed, scale after scale.
+
+    Raises:
+        ConfigError: With everything that keeps the base from making them.
+    """
+    reading = cache(read_image)
+    found: dict[Problem, list[str]] = {}
+    shots: list[Shot] = []
+    settings = _settings(job, adapters, facts)
+    for number, line in enumerate(job.prompts, start=1):
+        for seed in job.seeds if line.seed is None else (line.seed,):
+            name = _name(line, number, seed, job)
+            request, problems = _request(job, line, seed, settings, reading)
+            if request is not None:
+                problems += request_problems(request, facts)
+                shots += _at_scales(job, adapters, name, request)
+            for problem in problems:
+                found.setdefault(problem, []).append(name)
+    count = len({shot.name for shot in shots})
+    problems = [_placed(problem, names, len(job.prompts)) for problem, names in found.items()]
+    if count < len(shots):
+        names = [shot.name for shot in shots]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        problems.append(Problem("name", twice[0], "would name two videos", "give other names"))
+    if problems:
+        raise ConfigError("these videos cannot be generated", problems)
+    return tuple(shots)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What lines that do not say otherwise are generated with."""
+
+    size: VideoSize | None
+    fps: int
+    sampling: Sampling
+
+
+def _settings(job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts) -> _Settings:
+    cards = _cards(adapters)
+    learned = next((card.size for card in cards if card.size), None)
+    size = _size(job.size or learned) if job.size or learned else default_size(facts)
+    fps = job.fps or next((card.fps for card in cards if card.fps), facts.variant.fps)
+    return _Settings(
+        size=size,
+        fps=fps,
+        sampling=Sampling(
+            steps=job.steps,
+            guidance=job.guidance,
+            sampler=job.sampler or facts.variant.sampler,
+            dynamic_guidance=job.dynamic_guidance,
+        ),
+    )
+
+
+def _request(
+    job: GenerateJob,
+    line: PromptLine,
+    seed: int,
+    settings: _Settings,
+    read_image: ReadImage,
+) -> tuple[Request | None, list[Problem]]:
+    size = _size(line.size) if line.size else settings.size
+    if size is None:
+        shown, wrong = line.size or job.size, "is not frames x height x width"
+        return None, [Problem("size", shown, wrong, 'write it like "49x480x720"')]
+    request = Request(
+        prompt=line.prompt,
+        seed=seed,
+        size=size,
+        fps=settings.fps,
+        sampling=settings.sampling,
+        negative_prompt=job.negative_prompt
+        if line.negative_prompt is None
+        else line.negative_prompt,
+    )
+    image = line.image or job.image
+    if image is None:
+        return request, []
+    try:
+        return replace(request, image_hwc=read_image(image, size)), []
+    except UserError as error:
+        return None, [Problem(f"image {image}", None, f"cannot be used: {error}")]
+
+
+def _at_scales(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], name: str, request: Request
+) -> list[Shot]:
+    row = f"{request.prompt}, seed {request.seed}"
+    return [
+        Shot(
+            name=f"{name}-scale{scale:g}" if job.scales else name,
+            row=row,
+            scale=scale,
+            wanted=Wanted(
+                request,
+                tuple(
+                    AdapterAtWeight(found.sha256, found.path, found.asked.weight * scale)
+                    for found in adapters
+                ),
+            ),
+        )
+        for scale in job.scales or (1.0,)
+    ]
+
+
+def _name(line: PromptLine, number: int, seed: int, job: GenerateJob) -> str:
+    """A line's own name; or its number, the beginning of its prompt, and the seed."""
+    if line.name is not None:
+        many = line.seed is None and len(job.seeds) > 1
+        return f"{line.name}-seed{seed}" if many else line.name
+    slug = re.sub(r"\W+", "-", line.prompt.lower()).strip("-")[:_SLUG].strip("-")
+    return f"{number:03d}-{slug}-seed{seed}" if slug else f"{number:03d}-seed{seed}"
+
+
+def _placed(problem: Problem, names: list[str], lines: int) -> Problem:
+    """A problem of all videos stands alone; one of some names the first of them."""
+    if lines == 1 or len(names) >= lines:
+        return problem
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return replace(problem, where=f"{names[0]}{more}: {problem.where}")
+
+
+def _size(text: str | None) -> VideoSize | None:
+    try:
+        return VideoSize.parse(text or "")
+    except ValueError:
+        return None
+
+
+def _cards(adapters: Sequence[FoundAdapter]) -> list[AdapterCard]:
+    return [found.card for found in adapters if found.card is not None]
