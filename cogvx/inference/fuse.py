@@ -9,26 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cogvx.adapters.weights import LoraPair, Pairs
+from cogvx.adapters.weights import LoraPair, Pairs, fused_weight
 from cogvx.errors import IntegrityError
 
 Part = tuple[float, Pairs]
 """An adapter, and what it is multiplied with."""
-
-
-def fused_weight(weight_oi: Tensor, parts: Sequence[tuple[float, LoraPair]]) -> Tensor:
-    """`W + sum of w B A`, in float32 on the CPU and rounded once to W's own precision.
-
-    On the CPU whatever the weight's device, so that the same adapters give the same bits on every
-    machine; 42 layers of 5b take seconds.
-
-    Args:
-        weight_oi: `(outputs, inputs)`, on the CPU.
-        parts: At least one.
-    """
-    b_or = torch.cat([weight * pair.b_or for weight, pair in parts], dim=1)
-    a_ri = torch.cat([pair.a_ri for _, pair in parts], dim=0)
-    return torch.addmm(weight_oi.float(), b_or, a_ri).to(weight_oi.dtype)
 
 
 class FusedLayers:
