@@ -54,22 +54,8 @@ class Workbench:
 
     @property
     def device(self) -> str:
-        """Where encoding and generation run; asking loads torch unless the settings say cpu.
-
-        Raises:
-            ConfigError: The settings ask for a GPU that is not there.
-        """
-        if self.settings.device == "cpu":
-            return "cpu"
-        import torch  # noqa: PLC0415 - only stages that need it wait for it
-
-        if torch.cuda.is_available():
-            return "cuda"
-        if self.settings.device == "cuda":
-            raise ConfigError(
-                "COGVX_DEVICE = cuda, but torch finds no CUDA device; use cpu or auto"
-            )
-        return "cpu"
+        """See `device_of`."""
+        return device_of(self.settings)
 
     @property
     def _manifests(self) -> str:
@@ -84,35 +70,16 @@ class Workbench:
         return Shelf(self.store, self._manifests)
 
     def publish(self, folder: str, document: BaseModel) -> str:
-        """Store a document under the digest of its content; returns the digest."""
-        name = digest(document)
-        self.put(f"{folder}/{name}.json", canonical_json(document))
-        return name
+        """See `publish`."""
+        return publish(self.store, folder, document)
 
     def published(self, folder: str, name: str, kind: type[DocumentT]) -> DocumentT:
-        """Read back what `publish` stored.
-
-        Raises:
-            TransientError: It is not there, or cannot be seen yet; whoever publishes it does so
-                anew in every run.
-            IntegrityError: It is not what its name says.
-        """
-        try:
-            document = read_stored(self.store, f"{folder}/{name}.json", kind)
-        except Absent as error:
-            raise TransientError(
-                f"{error}, or not yet; run again, and it is written anew"
-            ) from error
-        if digest(document) != name:
-            raise IntegrityError(
-                f"{folder}/{name}.json in {self.store.url} is damaged; remove it, and run again"
-            )
-        return document
+        """See `published`."""
+        return published(self.store, folder, name, kind=kind)
 
     def put(self, key: str, data: bytes) -> None:
-        """Store a small object, unless exactly that stands there already."""
-        if self.store.info(key) is None or self.store.read(key) != data:
-            self.store.write(key, data)
+        """See `put`."""
+        put(self.store, key, data)
 
     def latest_manifest(self) -> Manifest:
         """The manifest that the cache stage published last.
@@ -145,6 +112,55 @@ class Workbench:
                 "code": code_version(),
             }
         )
+
+
+def device_of(here: Settings) -> str:
+    """Where encoding and generation run; asking loads torch unless the settings say cpu.
+
+    Raises:
+        ConfigError: The settings ask for a GPU that is not there.
+    """
+    if here.device == "cpu":
+        return "cpu"
+    import torch  # noqa: PLC0415 - only stages that need it wait for it
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if here.device == "cuda":
+        raise ConfigError("COGVX_DEVICE = cuda, but torch finds no CUDA device; use cpu or auto")
+    return "cpu"
+
+
+def publish(store: ObjectStore, folder: str, document: BaseModel) -> str:
+    """Store a document under the digest of its content; returns the digest."""
+    name = digest(document)
+    put(store, f"{folder}/{name}.json", canonical_json(document))
+    return name
+
+
+def published(store: ObjectStore, folder: str, name: str, *, kind: type[DocumentT]) -> DocumentT:
+    """Read back what `publish` stored.
+
+    Raises:
+        TransientError: It is not there, or cannot be seen yet; whoever publishes it does so anew in
+            every run.
+        IntegrityError: It is not what its name says.
+    """
+    try:
+        document = read_stored(store, f"{folder}/{name}.json", kind)
+    except Absent as error:
+        raise TransientError(f"{error}, or not yet; run again, and it is written anew") from error
+    if digest(document) != name:
+        raise IntegrityError(
+            f"{folder}/{name}.json in {store.url} is damaged; remove it, and run again"
+        )
+    return document
+
+
+def put(store: ObjectStore, key: str, data: bytes) -> None:
+    """Store a small object, unless exactly that stands there already."""
+    if store.info(key) is None or store.read(key) != data:
+        store.write(key, data)
 
 
 def read_stored(store: ObjectStore, key: str, kind: type[DocumentT]) -> DocumentT:
