@@ -223,14 +223,14 @@ def _decode_strictly(path: Path, track: Track, start: int, last: int) -> Iterato
 
 def _stack(frames: Iterator[np.ndarray], cut: Crop, size: VideoSize, *, flip: bool) -> Tensor:
     """Frames as shown, in uint8 `hwc`, fitted to the size: RGB in [-1, 1], `cfhw`."""
-    rgb_cfhw = torch.stack([_fit(rgb_hwc, cut, size) for rgb_hwc in frames], dim=1)
+    rgb_cfhw = torch.stack([fit_frame(rgb_hwc, cut, size) for rgb_hwc in frames], dim=1)
     if flip:
         rgb_cfhw = rgb_cfhw.flip(-1)
     return rgb_cfhw.div_(127.5).sub_(1).clamp_(-1, 1)
 
 
-def _fit(rgb_hwc: np.ndarray, crop: Crop, size: VideoSize) -> Tensor:
-    """Resize one frame to cover the size, antialiased, and cut it out, still in 0..255."""
+def fit_frame(rgb_hwc: np.ndarray, crop: Crop, size: VideoSize) -> Tensor:
+    """Resize one frame to cover the size, antialiased, and cut it out: `chw`, still in 0..255."""
     rgb_chw = torch.from_numpy(rgb_hwc).permute(2, 0, 1).float()
     if rgb_chw.shape[1:] != (crop.height, crop.width):
         rgb_chw = functional.interpolate(
