@@ -21,6 +21,7 @@ class ScaledImagePipeline(CogVideoXImageToVideoPipeline):  # type: ignore[misc]
     """
 
     image_factor: float
+    vae_scaling_factor_image: float
 
     @classmethod
     def of(cls, image_factor: float, **parts: Any) -> "ScaledImagePipeline":

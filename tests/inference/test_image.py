@@ -14,7 +14,6 @@ from PIL import Image
 from cogvx.data.decode import decode_clip
 from cogvx.errors import ConfigError, DataError
 from cogvx.inference.image import load_image
-from cogvx.model.encode import to_pixels
 from cogvx.shapes import VideoSize
 from tests.data.clips import write_clip
 
@@ -37,13 +36,14 @@ def test_a_frame_of_a_clip_as_a_picture_is_what_training_decodes(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     clip = write_clip(tmp_path / "a.mp4", height=size[0], width=size[1], seed=3)
-    trained = to_pixels(decode_clip(clip, start_frame=0, size=SIZE, fps=8))[0]
+    trained_chw = decode_clip(clip, start_frame=0, size=SIZE, fps=8)[:, 0]
     with av.open(str(clip)) as container:
         first = next(container.decode(video=0)).to_ndarray(format="rgb24")
     loaded = load_image(save(tmp_path / "first.png", first), SIZE)
     assert (loaded.shape, loaded.dtype) == ((32, 48, 3), np.uint8)
     assert loaded.flags.c_contiguous
-    assert np.array_equal(loaded, trained)
+    exact_hwc = trained_chw.permute(1, 2, 0).add(1).mul(127.5).numpy()
+    assert np.abs(loaded - exact_hwc).max() <= 0.5 + 1e-4, "nothing is between them but rounding"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
