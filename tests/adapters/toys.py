@@ -7,6 +7,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx.adapters.card import AdapterCard, library_versions
 from cogvx.adapters.export import export_adapter
+from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.model.load import load_transformer
 from cogvx.model.lora import attach_lora
 from cogvx.recipe_sections import DEFAULT_TARGETS, LoraConfig
@@ -51,4 +52,5 @@ def trained(
 
 def toy_adapter(base: Path, folder: Path, *, run: str = "run-1", seed: int = 1) -> Path:
     """An exported adapter file at alpha = rank // 2."""
-    return export_adapter(trained(base, seed=seed), folder, card=toy_card(run=run))
+    card = toy_card(run=run, base_fingerprint=fingerprint(base, BASE_PARTS))
+    return export_adapter(trained(base, seed=seed), folder, card=card)
