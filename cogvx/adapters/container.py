@@ -19,6 +19,7 @@ from cogvx.errors import IntegrityError
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 16 << 20  # an adapter of 42 layers has 40 KB
+_MAX_TENSORS = 20_000  # all linear layers of 42 blocks have 700
 _MAX_NAME = 400  # names are shown in messages, so they are short and printable
 _DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -26,6 +27,9 @@ _DTYPE_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64"), 8),
 }
+
+REAL_NUMBERS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+"""Types that an adapter's matrices may have."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ def _checked(header: dict[str, Any], body_bytes: int) -> Header:
     metadata = header.pop("__metadata__", None) or {}
     if not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata is not text")
+    if len(header) > _MAX_TENSORS:
+        raise ValueError(f"it holds {len(header)} tensors, and nothing here has {_MAX_TENSORS}")
     tensors, spans = {}, []
     for name, entry in header.items():
         if len(name) > _MAX_NAME or not name.isprintable():
@@ -117,14 +123,18 @@ def _checked(header: dict[str, Any], body_bytes: int) -> Header:
             raise ValueError(f"{name} does not fit into the file")
         tensors[name] = TensorInfo(dtype, shape)
         spans.append((begin, end))
+    _require_filled(sorted(spans), body_bytes)
+    return Header(tensors, dict(metadata))
+
+
+def _require_filled(spans: Sequence[tuple[int, int]], body_bytes: int) -> None:
     reached = 0
-    for begin, end in sorted(spans):
+    for begin, end in spans:
         if begin != reached:
             raise ValueError("its tensors overlap or leave gaps")
         reached = end
     if reached != body_bytes:
         raise ValueError(f"tensors take {reached} bytes of {body_bytes}")
-    return Header(tensors, dict(metadata))
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from cogvx.errors import IntegrityError
 from cogvx.variants import (
@@ -22,6 +22,12 @@ AdapterForm = Literal["diffusers", "unprefixed", "kohya", "sat", "unknown"]
 """Whose names a file gives its tensors; only diffusers' load into a pipeline."""
 
 _PEFT_ALPHA = 8  # what peft takes when the metadata leaves alpha out
+_OTHER_STRENGTHS = (
+    *("use_rslora", "use_dora", "use_qalora"),
+    *("alpha_pattern", "lora_bias", "fan_in_fan_out"),
+)
+_MAX_ALPHA = 1_000_000
+_SHOWN = 24
 
 
 def adapted_modules(layers: int, targets: Sequence[str], *, patch_t: int | None) -> tuple[str, ...]:
@@ -88,15 +94,53 @@ def diffusers_metadata(rank: int, targets: Sequence[str]) -> dict[str, object]:
 def loaded_alpha(metadata: Mapping[str, str], rank: int) -> float:
     """The alpha that diffusers applies: what the metadata says, or the rank when there is none.
 
-    Raises:
-        IntegrityError: The metadata is there, but says nothing that can be read.
+    Settings that change the strength in other ways are refused, as alpha over rank is not all then.
 
-    Source: diffusers `get_peft_kwargs` and `_create_lora_config`.
+    Args:
+        metadata: Of the file.
+        rank: Of the matrices; what the metadata says must agree.
+
+    Raises:
+        IntegrityError: The metadata is there, but says nothing that can be relied on.
+
+    Source: diffusers `get_peft_kwargs` and `_create_lora_config`; peft `LoraLayer.update_layer`.
     """
     text = metadata.get(DIFFUSERS_KEY)
     if text is None:
         return float(rank)
+    told = _told(text)
+    settings = [name for name in _OTHER_STRENGTHS if told.get(PREFIX + name)]
+    if settings:
+        wrong = (
+            f"sets {', '.join(settings)}, which is not read here: its strength is not alpha/rank"
+        )
+        raise IntegrityError(f"{DIFFUSERS_KEY} of the adapter {wrong}")
+    said = told.get(f"{PREFIX}r", rank)
+    if said != rank and not told.get(f"{PREFIX}rank_pattern"):
+        shown = _shown(said)
+        raise IntegrityError(
+            f"{DIFFUSERS_KEY} of the adapter says rank {shown}, but its matrices are of rank {rank}"
+        )
+    alpha = told.get(f"{PREFIX}lora_alpha", _PEFT_ALPHA)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not is_number or not 0 < alpha <= _MAX_ALPHA:
+        raise IntegrityError(
+            f"{DIFFUSERS_KEY} of the adapter says alpha {_shown(alpha)}, which is no number above 0"
+            f" and up to {_MAX_ALPHA}"
+        )
+    return float(alpha)
+
+
+def _told(text: str) -> dict[str, Any]:
     try:
-        return float(json.loads(text).get(f"{PREFIX}lora_alpha", _PEFT_ALPHA))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{DIFFUSERS_KEY} of the adapter cannot be read: {error}") from error
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{DIFFUSERS_KEY} of the adapter cannot be read: no JSON") from error
+    if not isinstance(told, dict):
+        raise IntegrityError(f"{DIFFUSERS_KEY} of the adapter cannot be read: no JSON object")
+    return told
+
+
+def _shown(value: object) -> str:
+    text = ascii(value) if isinstance(value, str | int | float | None) else "of another kind"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

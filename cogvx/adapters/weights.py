@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cogvx.adapters.container import Header, read_header
+from cogvx.adapters.container import REAL_NUMBERS, Header, TensorInfo, read_header
 from cogvx.adapters.layout import DIFFUSERS_KEY, LORA_A, LORA_B, PREFIX, loaded_alpha
 from cogvx.errors import IntegrityError
 
@@ -89,8 +89,8 @@ def read_pairs(path: Path) -> dict[str, LoraPair]:
     try:
         with safe_open(path, framework="pt") as opened:
             for module, (first, second) in names.items():
+                rank = _rank(path, module, header.tensors[first], header.tensors[second])
                 a_ri, b_or = opened.get_tensor(first).float(), opened.get_tensor(second).float()
-                rank = a_ri.shape[0]
                 pairs[module] = LoraPair(a_ri, b_or * (loaded_alpha(header.metadata, rank) / rank))
     except (SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
@@ -121,6 +121,22 @@ def _names(path: Path, header: Header) -> dict[str, tuple[str, str]]:
     if not found:
         raise IntegrityError(f"{path} holds no adapter")
     return found
+
+
+def _rank(path: Path, module: str, first: TensorInfo, second: TensorInfo) -> int:
+    """The rank of a pair.
+
+    Raises:
+        IntegrityError: The two are not matrices that can be multiplied, or not of real numbers.
+    """
+    shapes = f"A is {first.shape} and B is {second.shape}"
+    if not len(first.shape) == len(second.shape) == 2 or first.shape[0] != second.shape[1]:
+        raise IntegrityError(f"{path}: {shapes} for {module}, whose ranks must agree")
+    if 0 in (*first.shape, *second.shape):
+        raise IntegrityError(f"{path}: {shapes} for {module}, which is nothing")
+    if other := {first.dtype, second.dtype} - REAL_NUMBERS:
+        raise IntegrityError(f"{path}: {module} is of {min(other)}, which no adapter is")
+    return first.shape[0]
 
 
 def _is_finite(pair: LoraPair) -> bool:
