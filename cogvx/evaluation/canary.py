@@ -13,7 +13,7 @@ from cogvx.errors import IntegrityError
 from cogvx.inference.session import Session
 from cogvx.model.rotary import rotary_tables
 from cogvx.shapes import VideoSize, frames_to_prepend
-from cogvx.variants import BaseFacts
+from cogvx.variants import OFS, BaseFacts
 
 _TIMESTEP = 500
 _SEED = 1
@@ -54,24 +54,24 @@ def _predict(session: Session) -> Tensor:
     latent = facts.compression.latent(size)
     frames = latent.frames + frames_to_prepend(latent.frames, facts.patch_t)
     generator = torch.Generator().manual_seed(_SEED)
-    place = {"device": transformer.device, "dtype": transformer.dtype}
+    place = {"device": session.device, "dtype": session.dtype}
     shape_bfchw = (1, frames, facts.in_channels, latent.height, latent.width)
     predicted_bfchw: Tensor = transformer(
         hidden_states=torch.randn(shape_bfchw, generator=generator).to(**place),
         encoder_hidden_states=torch.randn(
             (1, facts.text_tokens, facts.text_dim), generator=generator
         ).to(**place),
-        timestep=torch.tensor([_TIMESTEP], device=transformer.device),
-        ofs=torch.full((1,), 2.0, **place) if facts.variant.has_ofs else None,
-        image_rotary_emb=rotary_tables(facts, size, transformer.device),
+        timestep=torch.tensor([_TIMESTEP], device=session.device),
+        ofs=torch.full((1,), OFS, **place) if facts.variant.has_ofs else None,
+        image_rotary_emb=rotary_tables(facts, size, session.device),
         return_dict=False,
     )[0]
     return predicted_bfchw.cpu()
 
 
 def _smallest(facts: BaseFacts) -> VideoSize:
-    """A single latent frame of four by four patches; the native size where positions are fixed."""
-    if facts.variant.fixed_size or not facts.variant.rotary:
+    """One latent frame of four by four patches; the native size where positions are learned."""
+    if facts.variant.fixed_size:
         return facts.sample_size
     side = 4 * facts.patch * facts.compression.spatial
     return VideoSize(1, side, side)

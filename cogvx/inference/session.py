@@ -36,12 +36,14 @@ class Session:
         fingerprint: The base, as its bytes name it.
         image_scale: What the first frame's latent is scaled with; None for text-to-video.
         memory: What was given up so that it fits.
+        dtype: What the transformer computes in.
     """
 
     facts: BaseFacts
     fingerprint: str
     image_scale: ImageScale | None
     memory: Memory
+    dtype: torch.dtype
     _is_stored: bool
 
     def __init__(
@@ -60,6 +62,8 @@ class Session:
         self.fingerprint = fingerprint
         self.image_scale = image_scale
         self.memory = memory
+        self.dtype = pipeline.vae.dtype
+        self._device = torch.device(device)
         self._base_folder = base_folder
         self._pipeline = pipeline
         self._embedder = embedder
@@ -134,8 +138,16 @@ class Session:
         )
 
     @property
+    def device(self) -> torch.device:
+        """Where the inputs of `transformer` belong."""
+        return self._device if self._is_whole else torch.device("cpu")
+
+    @property
     def transformer(self) -> CogVideoXTransformer3DModel:
-        """The adapted transformer, ready to run."""
+        """The adapted transformer, ready to run.
+
+        A base to be stored in 8 bits is not yet, before the first video: it runs in main memory.
+        """
         if self._is_whole:
             self._placement.arrange()
         return self._pipeline.transformer
@@ -247,7 +259,7 @@ class Session:
         ).frames
         if not np.isfinite(video_bfhwc).all():
             raise IntegrityError(
-                f"{self.facts.variant.name} in {self._pipeline.vae.dtype} gave pixels that are not"
+                f"{self.facts.variant.name} in {self.dtype} gave pixels that are not"
                 f" finite for seed {request.seed}"
             )
         rgb_fhwc: np.ndarray = np.rint(video_bfhwc[0] * 255).astype(np.uint8)
