@@ -70,15 +70,35 @@ class Provenance(_Document):
     image_scale: ImageScale | None = None
 
     def rows(self) -> list[tuple[str, str]]:
-        """Facts for a person, one a line."""
-        plain = self.model_dump(exclude={"schema_version", "base", "adapters"}, exclude_none=True)
-        adapters = [
-            ("adapter", f"{used.name} at {used.weight:g}, sha256 {used.sha256[:16]}")
-            for used in self.adapters
+        """Facts for a person, one a line, of names with at most nine letters."""
+        dynamic = ", dynamic" if self.dynamic_guidance else ""
+        how = [
+            self.dtype,
+            *([] if self.base_weights == "as_is" else [f"base in {self.base_weights}"]),
+            *(["adapters fused"] if self.fused else []),
+            *(["decoded in tiles"] if self.tiling else []),
         ]
-        base = f"{self.base.path}{f' at {self.base.revision}' if self.base.revision else ''}"
-        facts = [(name.replace("_", " "), str(value)) for name, value in plain.items()]
-        return [*facts, ("base", f"{base}, {self.base.fingerprint[:16]}"), *adapters]
+        revision = f" at {self.base.revision}" if self.base.revision else ""
+        scale = f", latent {self.image_scale}" if self.image_scale else ""
+        texts = [("prompt", self.prompt), ("negative", self.negative_prompt)]
+        return [
+            *((name, text) for name, text in texts if text),
+            ("seed", str(self.seed)),
+            ("size", f"{self.size} at {self.fps} frames a second"),
+            (
+                "sampling",
+                f"{self.sampler}, {self.steps} steps, guidance {self.guidance:g}{dynamic}",
+            ),
+            *([("image", f"{self.image}{scale}")] if self.image else []),
+            ("base", f"{self.base.path}{revision}, fingerprint {self.base.fingerprint}"),
+            *(
+                ("adapter", f"{used.name} at {used.weight:g}, sha256 {used.sha256}")
+                for used in self.adapters
+            ),
+            ("in", ", ".join(how)),
+            ("video", self.video),
+            ("cogvx", self.code),
+        ]
 
 
 def describe_video(

@@ -14,7 +14,7 @@ import numpy as np
 from cogvx.adapters.card import AdapterCard
 from cogvx.errors import ConfigError, Problem, UserError
 from cogvx.inference.batch import AdapterAtWeight, Wanted
-from cogvx.inference.job import AskedAdapter, GenerateJob, PromptLine
+from cogvx.inference.job import GenerateJob, PromptLine
 from cogvx.inference.memory import Memory
 from cogvx.inference.provenance import UsedAdapter
 from cogvx.inference.request import Request, Sampling, request_problems
@@ -31,9 +31,13 @@ ReadImage = Callable[[str, VideoSize], np.ndarray]
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """An adapter that was asked for, as a file on this machine."""
+    """An adapter that was asked for, as a file on this machine.
 
-    asked: AskedAdapter
+    `name` is for people who look at the videos later: of an alias, the version that it meant.
+    """
+
+    name: str
+    weight: float
     path: Path
     sha256: str
     card: AdapterCard | None
@@ -81,7 +85,7 @@ def disagreements(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> list[Pr
         for found in told:
             value = getattr(found.card, field)
             if value is not None:
-                values.setdefault(value, found.asked.ref)
+                values.setdefault(value, found.name)
         if len(values) > 1:
             each = ", ".join(f"{str(value)[:12]} of {ref}" for value, ref in values.items())
             wrong = f"have another {aspect} each: {each}"
@@ -133,7 +137,7 @@ def memory_of(job: GenerateJob) -> Memory:
 def used_adapters(adapters: Sequence[FoundAdapter], scale: float) -> tuple[UsedAdapter, ...]:
     """For a video's provenance."""
     return tuple(
-        UsedAdapter(name=found.asked.ref, sha256=found.sha256, weight=found.asked.weight * scale)
+        UsedAdapter(name=found.name, sha256=found.sha256, weight=found.weight * scale)
         for found in adapters
     )
 
@@ -172,9 +176,10 @@ def find_shots(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What lines that do not say otherwise are generated with."""
+    """What lines are generated with by themselves; no size if what was asked for is none."""
 
     size: VideoSize | None
+    usual_size: VideoSize
     fps: int
     sampling: Sampling
 
@@ -186,6 +191,7 @@ def _settings(job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFac
     fps = job.fps or next((card.fps for card in cards if card.fps), facts.variant.fps)
     return _Settings(
         size=size,
+        usual_size=default_size(facts),
         fps=fps,
         sampling=Sampling(
             steps=job.steps,
@@ -203,10 +209,12 @@ def _request(
     settings: _Settings,
     read_image: ReadImage,
 ) -> tuple[Request | None, list[Problem]]:
+    problems = []
     size = _size(line.size) if line.size else settings.size
     if size is None:
-        shown, wrong = line.size or job.size, "is not frames x height x width"
-        return None, [Problem("size", shown, wrong, 'write it like "49x480x720"')]
+        wrong, use = "is not frames x height x width", 'write it like "49x480x720"'
+        problems.append(Problem("size", line.size or job.size, wrong, use))
+        size = settings.usual_size  # to find what else is wrong
     request = Request(
         prompt=line.prompt,
         seed=seed,
@@ -219,11 +227,12 @@ def _request(
     )
     image = line.image or job.image
     if image is None:
-        return request, []
+        return request, problems
     try:
-        return replace(request, image_hwc=read_image(image, size)), []
+        return replace(request, image_hwc=read_image(image, size)), problems
     except UserError as error:
-        return None, [Problem(f"image {image}", None, f"cannot be used: {error}")]
+        # what else is wrong is told without it, which is no fault of its own then
+        return None, [*problems, Problem(f"image {image}", None, f"cannot be used: {error}")]
 
 
 def _at_scales(
@@ -238,7 +247,7 @@ def _at_scales(
             wanted=Wanted(
                 request,
                 tuple(
-                    AdapterAtWeight(found.sha256, found.path, found.asked.weight * scale)
+                    AdapterAtWeight(found.sha256, found.path, found.weight * scale)
                     for found in adapters
                 ),
             ),

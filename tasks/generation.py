@@ -1,0 +1,263 @@
+"""From a document of what is wanted to a base and adapters on this machine, every fault at once.
+
+No model is loaded, and nothing large is fetched before all that can be known has been checked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cogvx.adapters.card import ADAPTER_FILE, read_card
+from cogvx.adapters.container import read_header
+from cogvx.adapters.layout import DIFFUSERS_KEY
+from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError, IntegrityError, Problem, UserError
+from cogvx.inference.job import (
+    AskedAdapter,
+    GenerateJob,
+    adapter_problems,
+    is_model,
+    parse_model,
+)
+from cogvx.inference.provenance import Base
+from cogvx.inference.shots import (
+    BaseChoice,
+    FoundAdapter,
+    ReadImage,
+    Shot,
+    choose_base,
+    disagreements,
+    engine_of,
+    find_shots,
+    memory_of,
+)
+from cogvx.inference.video_key import Engine
+from cogvx.model.hashes import FileHashes
+from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
+from cogvx.shapes import VideoSize
+from cogvx.variants import BaseFacts, published_facts, read_facts
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from cogvx.inference.session import Session
+
+_SUBJECT = "this cannot be generated"
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job of which everything is here and checked, but for the model in memory."""
+
+    job: GenerateJob
+    adapters: tuple[FoundAdapter, ...]
+    base: Base
+    folder: Path
+    engine: Engine
+    shots: tuple[Shot, ...]
+
+    def open_session(self, device: str) -> "Session":
+        """Load the base; takes a while."""
+        from cogvx.inference.session import Session  # noqa: PLC0415 - loads torch
+
+        return Session.open(
+            self.folder,
+            dtype=self.engine.dtype,
+            device=device,
+            memory=memory_of(self.job),
+            fingerprint=self.engine.base_fingerprint,
+            image_scale=self.engine.image_scale,
+        )
+
+
+@dataclass
+class _Faults:
+    """Problems as they are found, so that none hides another."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, where: str, error: UserError | IntegrityError) -> None:
+        """What an error says, problem by problem where it has several."""
+        if isinstance(error, ConfigError) and error.problems:
+            self.problems += error.problems
+        else:
+            self.problems.append(Problem(where, None, f"cannot be used: {error}"))
+
+    def require_none(self) -> None:
+        """Raises ConfigError with all of them."""
+        if self.problems:
+            raise ConfigError(_SUBJECT, list({str(each): each for each in self.problems}.values()))
+
+
+def read_picture(name: str, size: VideoSize) -> np.ndarray:
+    """A first frame from a file on this machine.
+
+    Raises:
+        UserError: It is no such picture.
+    """
+    from cogvx.inference.image import load_image  # noqa: PLC0415 - loads torch
+
+    return load_image(Path(name).expanduser(), size)
+
+
+def prepare(
+    job: GenerateJob,
+    here: Settings,
+    *,
+    read_image: ReadImage = read_picture,
+    problems: Sequence[Problem] = (),
+) -> Ready:
+    """Find adapters and base, and check every video against them.
+
+    Args:
+        job: With its prompts, not with the address of a file of them.
+        here: Says where the registry is, and where fetched adapters go.
+        read_image: Gives the first frames that the job names.
+        problems: What the caller has found already, to be said with all the others.
+
+    Raises:
+        ConfigError: With every problem.
+        IntegrityError: An adapter was trained on another base.
+        TransientError: The registry or the hub did not answer this time.
+    """
+    faults = _Faults([*problems, *adapter_problems(job.adapters, job.scales)])
+    adapters = _find_adapters(job.adapters, here, faults)
+    faults.problems += disagreements(job, adapters)
+    choice = _choice(job, adapters, faults)
+    facts = None if choice is None else _known_facts(choice, faults)
+    if facts is not None:
+        _check(job, adapters, facts, read_image, faults)
+    faults.require_none()
+    assert choice is not None  # otherwise there was a fault
+    folder = resolve_base(choice.path, choice.revision)
+    hashes = FileHashes(here.file_hashes)
+    named = fingerprint(folder, BASE_PARTS, hashes=hashes)
+    hashes.save()
+    _require_base(adapters, choice, named)
+    facts = read_facts(folder)
+    return Ready(
+        job=job,
+        adapters=adapters,
+        base=Base(path=choice.path, revision=choice.revision, fingerprint=named),
+        folder=folder,
+        engine=engine_of(job, adapters, facts, named),
+        shots=find_shots(job, adapters, facts, read_image),
+    )
+
+
+def _find_adapters(
+    asked: Sequence[AskedAdapter], here: Settings, faults: _Faults
+) -> tuple[FoundAdapter, ...]:
+    found = []
+    for one in asked:
+        try:
+            if not is_model(one.ref):
+                found.append(_in_file(one.ref, Path(one.ref).expanduser(), one.weight))
+            elif (named := parse_model(one.ref)) is not None:
+                found.append(_in_registry(*named, one, here))
+        except (UserError, IntegrityError) as error:
+            faults.add(f"adapter {one.ref}", error)
+    return tuple(found)
+
+
+def _in_file(name: str, path: Path, weight: float) -> FoundAdapter:
+    """A file, or the file of an adapter's folder.
+
+    Raises:
+        ConfigError: There is none.
+        IntegrityError: It is damaged, or does not record its alpha.
+    """
+    path = path / ADAPTER_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no file {path}; a weight stands after the last colon, as in "
+            "style.safetensors:0.6"
+        )
+    if DIFFUSERS_KEY not in read_header(path).metadata:
+        raise IntegrityError(
+            f"{path} does not record its alpha, so nobody can tell how strong it was trained; "
+            "convert it first: cogvx adapter convert"
+        )
+    return FoundAdapter(name, weight, path, sha256_file(path), read_card(path))
+
+
+def _in_registry(name: str, which: str | int, asked: AskedAdapter, here: Settings) -> FoundAdapter:
+    """The file of a registered version.
+
+    Raises:
+        UserError: There is no such model, version or alias.
+        IntegrityError: The file is not the one that was registered.
+        TransientError: The registry did not answer this time.
+    """
+    if not here.is_tracked:
+        raise ConfigError(
+            "nothing was registered on this machine; set COGVX_TRACKING_URI to the MLflow that "
+            "knows it"
+        )
+    from tasks.clients.registry import Registry  # noqa: PLC0415 - loads MLflow
+
+    registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
+    held = registry.get_alias(name, which) if isinstance(which, str) else None
+    number = held.version if held is not None else which
+    path = registry.download(name, number, here.work / "adapters" / f"{name}-{number}")
+    told = asked.ref if held is None else f"{held.uri} ({which})"
+    return replace(_in_file(asked.ref, path, asked.weight), name=told)
+
+
+def _choice(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], faults: _Faults
+) -> BaseChoice | None:
+    if len(adapters) < len(job.adapters) and job.base is None:
+        return None  # one that was not found might have said it
+    try:
+        return choose_base(job, adapters)
+    except ConfigError as error:
+        faults.problems.append(Problem("base", None, f"is missing: {error}"))
+        return None
+
+
+def _known_facts(choice: BaseChoice, faults: _Faults) -> BaseFacts | None:
+    """What can be said of the base before it is fetched."""
+    folder = Path(choice.path).expanduser()
+    try:
+        if folder.is_dir():
+            resolve_base(choice.path, choice.revision)  # a revision means nothing there
+            return read_facts(folder)
+    except ConfigError as error:
+        faults.add("base", error)
+        return None
+    if choice.path.count("/") != 1 or choice.path.startswith(("/", ".", "~")):
+        wrong, use = "is not a folder on this machine", "say with --base where it is"
+        faults.problems.append(Problem("base", choice.path, wrong, use))
+    return published_facts(choice.path)
+
+
+def _check(
+    job: GenerateJob,
+    adapters: Sequence[FoundAdapter],
+    facts: BaseFacts,
+    read_image: ReadImage,
+    faults: _Faults,
+) -> None:
+    try:
+        engine_of(job, adapters, facts, "")
+    except ConfigError as error:
+        faults.add("base", error)
+    try:
+        find_shots(job, adapters, facts, read_image)
+    except ConfigError as error:
+        faults.add("prompts", error)
+
+
+def _require_base(adapters: Sequence[FoundAdapter], choice: BaseChoice, named: str) -> None:
+    for found in adapters:
+        if found.card is None or found.card.base_fingerprint in (None, named):
+            continue
+        raise IntegrityError(
+            f"{found.name} was trained on {found.card.base_path} with fingerprint "
+            f"{(found.card.base_fingerprint or '')[:_SHOWN]}, and {choice.path} is "
+            f"{named[:_SHOWN]}; use the base that it was trained on"
+        )

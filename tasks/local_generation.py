@@ -1,0 +1,87 @@
+"""Generate a checked job on this machine, into files that a person names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvx.inference.batch import Hooks, render_videos
+from cogvx.inference.provenance import describe_video, write_provenance
+from cogvx.inference.shots import used_adapters
+from cogvx.store import require_writable
+from tasks.clients.stores import kept_on_disk, open_record_store
+from tasks.generation import Ready
+from tasks.outputs import claim, place, write_sweep
+from tasks.settings import Settings
+from tasks.workbench import code_version, device_of
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file at its place; `made` is False if exactly this was there before."""
+
+    path: Path
+    made: bool
+
+
+def generate_here(
+    ready: Ready,
+    out: Path,
+    here: Settings,
+    *,
+    force: bool,
+    on_videos: Progress,
+    on_steps: Progress,
+) -> tuple[Written, ...]:
+    """Make the videos that are not at their places yet; the model is loaded only for new ones.
+
+    Every video is kept in the store as soon as it is finished, so that a run that is stopped goes
+    on with the next one.
+
+    Args:
+        ready: The job.
+        out: An mp4 for one video, or a folder.
+        here: Where the store is.
+        force: Replace other files.
+        on_videos: Called with videos at hand and videos wanted.
+        on_steps: Called with steps done and steps in all, of the video under way.
+
+    Raises:
+        ConfigError: Something else stands at a place, or the store cannot be written.
+        IntegrityError: An adapter does not fit the base, or a video is not finite.
+    """
+    by_name = {shot.name: shot for shot in ready.shots}
+    wanted = {
+        shot.name: describe_video(
+            shot.wanted.request,
+            shot.wanted.key(ready.engine),
+            base=ready.base,
+            adapters=used_adapters(ready.adapters, shot.scale),
+            code=code_version(),
+            with_prompt=ready.job.with_prompt,
+        )
+        for shot in ready.shots
+    }
+    targets = claim(place(out, ready.shots), wanted, force=force)
+    left = [name for name, target in targets.items() if not target.is_there]
+    if left:
+        store = open_record_store(here)
+        require_writable(store)
+        made = render_videos(
+            lambda: ready.open_session(device_of(here)),
+            [by_name[name].wanted for name in left],
+            engine=ready.engine,
+            store=kept_on_disk(store, here),
+            work=here.work / "videos",
+            hooks=Hooks(videos=on_videos, steps=on_steps),
+        )
+        for video in made:
+            target = targets[left[video.number]]
+            write_provenance(video.path, target.path, target.provenance)
+    written = [Written(target.path, not target.is_there) for target in targets.values()]
+    if ready.job.scales and len(ready.shots) > 1:
+        names = ", ".join(f"{found.name} at {found.weight:g}" for found in ready.adapters)
+        grid = write_sweep(out, names, ready.shots, targets, force=force)
+        written += [Written(path, bool(left)) for path in grid]
+    return tuple(written)
