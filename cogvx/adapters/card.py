@@ -3,7 +3,8 @@
 It is read without torch, so that a control machine can look at adapters.
 """
 
-from importlib import metadata
+from collections.abc import Mapping
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Literal
 
@@ -81,7 +82,12 @@ class AdapterCard(BaseModel):
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide an adapter's bits, for the card."""
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    return {name: installed.version(name) for name in _LIBRARIES}
+
+
+def own_version() -> str:
+    """The version of this project that writes a card, where nobody names a commit."""
+    return installed.version("cogvx")
 
 
 def read_card(path: Path) -> AdapterCard | None:
@@ -90,7 +96,16 @@ def read_card(path: Path) -> AdapterCard | None:
     Raises:
         IntegrityError: The file is damaged, or its card is not one of ours.
     """
-    text = read_header(path).metadata.get(CARD_KEY)
+    return card_of(read_header(path).metadata, path)
+
+
+def card_of(metadata: Mapping[str, str], path: Path) -> AdapterCard | None:
+    """The card among a file's metadata, as `read_card` gives it.
+
+    Raises:
+        IntegrityError: The card is not one of ours.
+    """
+    text = metadata.get(CARD_KEY)
     if text is None:
         return None
     try:

@@ -34,6 +34,11 @@ class LoraPair:
         """Rows of A and columns of B."""
         return self.a_ri.shape[0]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number is one."""
+        return bool(self.a_ri.isfinite().all()) and bool(self.b_or.isfinite().all())
+
     def delta_oi(self) -> Tensor:
         """What is added to the layer's weight, `(outputs, inputs)` in float32."""
         return self.b_or @ self.a_ri
@@ -94,7 +99,7 @@ def read_pairs(path: Path) -> dict[str, LoraPair]:
                 pairs[module] = LoraPair(a_ri, b_or * (loaded_alpha(header.metadata, rank) / rank))
     except (SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
-    broken = [name for name, pair in pairs.items() if not _is_finite(pair)]
+    broken = [name for name, pair in pairs.items() if not pair.is_finite]
     if broken:
         raise IntegrityError(f"{path}: {len(broken)} layers are not finite, such as {broken[0]}")
     return pairs
@@ -137,7 +142,3 @@ def _rank(path: Path, module: str, first: TensorInfo, second: TensorInfo) -> int
     if other := {first.dtype, second.dtype} - REAL_NUMBERS:
         raise IntegrityError(f"{path}: {module} is of {min(other)}, which no adapter is")
     return first.shape[0]
-
-
-def _is_finite(pair: LoraPair) -> bool:
-    return bool(pair.a_ri.isfinite().all()) and bool(pair.b_or.isfinite().all())

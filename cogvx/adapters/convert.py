@@ -1,0 +1,253 @@
+"""Converting adapters: any form that is known into the one that every loader gives its strength.
+
+The base's configuration decides what an adapter must hold, so a hub id that is not on this machine
+will do; then nobody can say which bytes the adapter is for, and its card does not.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from cogvx.adapters.card import (
+    ADAPTER_FILE,
+    AdapterCard,
+    Parent,
+    library_versions,
+    own_version,
+)
+from cogvx.adapters.formats import Foreign, read_any
+from cogvx.adapters.kohya import KOHYA_FILE, packed_kohya
+from cogvx.adapters.layout import AdapterForm, adapted_modules
+from cogvx.adapters.write import check_pairs, packed_adapter
+from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.files import create_bytes
+from cogvx.model.identity import BASE_PARTS, fingerprint
+from cogvx.section import shown_text
+from cogvx.variants import BaseFacts, ImageScale, published_facts, read_facts
+
+Target = Literal["diffusers", "kohya"]
+
+_FILES: dict[Target, str] = {"diffusers": ADAPTER_FILE, "kohya": KOHYA_FILE}
+_STRENGTH_LIMIT = 1e-5  # of float32's rounding, over all of a layer's numbers
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an adapter is converted for; the fingerprint is None when only the kind is known."""
+
+    path: str
+    revision: str | None
+    facts: BaseFacts
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What came out of a conversion.
+
+    Attributes:
+        file: What was written, or stood there already with the same bytes.
+        source: What it was read from.
+        form: Whose names that had.
+        to: Whose names it has now.
+        layers: Transformer blocks of the base.
+        tensors: Matrices of the adapter, two for each module: 240 at 30 layers, 336 at 42.
+        rank: Of every pair in the new file.
+        alpha: What it was trained with.
+        recorded: What in the source told alpha; None when a person or SAT's default did.
+        norm: Of what the source adds to the weights: scale x B A over all modules.
+        strength: That norm over the written file's; 1 when they act alike.
+        card: What the new file says of itself.
+        notes: What a person should know.
+    """
+
+    file: Path
+    source: Path
+    form: AdapterForm
+    to: Target
+    layers: int
+    tensors: int
+    rank: int
+    alpha: float
+    recorded: str | None
+    norm: float
+    strength: float
+    card: AdapterCard
+    notes: tuple[str, ...]
+
+
+def find_base(path: str, revision: str | None = None) -> Base:
+    """Look at a base model's configuration, on this machine or in the table of published ones.
+
+    Nothing is downloaded; the weights of a folder are read once for their fingerprint.
+
+    Args:
+        path: A diffusers folder, or a hub id such as zai-org/CogVideoX-5b.
+        revision: Of the hub repository.
+
+    Raises:
+        ConfigError: It is neither, or no CogVideoX.
+    """
+    folder = _folder(path) or _downloaded(path, revision)
+    if folder is None:
+        facts = published_facts(path)
+        if facts is None:
+            wrong = "is neither a folder on this machine nor a published CogVideoX"
+            use = "for example zai-org/CogVideoX-5b"
+            raise ConfigError(str(Problem("--base", shown_text(path), wrong, use)))
+        return Base(path, revision, facts, None)
+    whole = all((folder / part).is_dir() for part in BASE_PARTS)
+    name = fingerprint(folder, BASE_PARTS) if whole else None
+    return Base(path, revision, read_facts(folder), name)
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    base: Base,
+    alpha: float | None = None,
+    to: Target = "diffusers",
+    image_scale: ImageScale | None = None,
+) -> Converted:
+    """Read an adapter of any form, and write it anew at strength 1.
+
+    Args:
+        path: The file, or the folder that a program wrote it into.
+        out: A folder, made if need be; the file's name in it is the one that loaders look for.
+        base: What the adapter was trained on.
+        alpha: What it was trained with, where the file does not record it.
+        to: The names to write.
+        image_scale: How first frames were scaled while it was trained, which only 1.5 I2V leaves
+            open.
+
+    Raises:
+        ConfigError: The adapter does not fit the base, nothing says its alpha, or another file
+            stands where it would be written; with all problems.
+        IntegrityError: The file is damaged or would run code, its card names another base, or what
+            was written is not as strong as what was read.
+    """
+    target = out / _FILES[to]
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder, in which {target.name} is written")
+    foreign = read_any(path, alpha=alpha, facts=base.facts)
+    card = _card(foreign, base, image_scale)
+    packed = _packed(foreign, card, base=base, to=to)
+    created = _create(target, packed)
+    try:
+        strength = _strength(foreign, read_any(target, alpha=None, facts=base.facts))
+    except IntegrityError:
+        if created:
+            target.unlink()
+        raise
+    return Converted(
+        file=target,
+        source=foreign.file,
+        form=foreign.form,
+        to=to,
+        layers=base.facts.layers,
+        tensors=2 * len(foreign.pairs),
+        rank=card.rank,
+        alpha=foreign.alpha,
+        recorded=foreign.recorded,
+        norm=foreign.norm,
+        strength=strength,
+        card=card,
+        notes=card.warnings,
+    )
+
+
+def _packed(foreign: Foreign, card: AdapterCard, *, base: Base, to: Target) -> bytes:
+    modules = adapted_modules(base.facts.layers, card.targets, patch_t=base.facts.patch_t)
+    if to == "diffusers":
+        return packed_adapter(foreign.pairs, card=card, modules=modules)
+    check_pairs(foreign.pairs, modules, card=card, allow_zero=False)
+    return packed_kohya(foreign.pairs, card=card)
+
+
+def _create(target: Path, packed: bytes) -> bool:
+    """Write the file, unless it is there already; another one is left alone."""
+    try:
+        if create_bytes(target, packed):
+            return True
+        if target.stat().st_size == len(packed) and target.read_bytes() == packed:
+            return False
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
+    raise ConfigError(f"{target} is another file and was left alone; name another folder")
+
+
+def _card(foreign: Foreign, base: Base, image_scale: ImageScale | None) -> AdapterCard:
+    """The new file's card; of what was trained here the lineage goes on."""
+    parent = Parent(file=foreign.file.name, sha256=sha256_file(foreign.file), form=foreign.form)
+    was = foreign.card
+    if was is not None:
+        if base.fingerprint and was.base_fingerprint not in (None, base.fingerprint):
+            raise IntegrityError(
+                f"{foreign.file} was trained on the weights {was.base_fingerprint} "
+                f"({was.base_path}), and {base.path} holds {base.fingerprint}"
+            )
+        changes = {"origin": "converted", "parents": (parent,), "code": own_version()}
+        return was.model_copy(update={**changes, "libraries": library_versions()})
+    scales = base.facts.variant.image_scales
+    if image_scale is not None and image_scale not in scales:
+        wrong = f"is not among those of {base.facts.variant.name}: {', '.join(scales) or 'none'}"
+        raise ConfigError(str(Problem("--image-scale", image_scale, wrong)))
+    notes = list(foreign.notes)
+    if len(scales) > 1 and image_scale is None:
+        notes.append("nobody said how first frames were scaled in its training")
+    return AdapterCard(
+        name=foreign.file.parent.name if foreign.file.name == ADAPTER_FILE else foreign.file.stem,
+        origin="converted",
+        rank=foreign.rank,
+        alpha=int(foreign.alpha) if foreign.alpha == int(foreign.alpha) else foreign.alpha,
+        targets=foreign.targets,
+        base_path=base.path,
+        base_revision=base.revision,
+        base_fingerprint=base.fingerprint,
+        base_dtype=base.facts.variant.dtype,
+        image_latent_scale=scales[0] if len(scales) == 1 else image_scale,
+        parents=(parent,),
+        code=own_version(),
+        warnings=tuple(notes),
+        libraries=library_versions(),
+    )
+
+
+def _strength(read: Foreign, written: Foreign) -> float:
+    """How strong what was read is in terms of what was written.
+
+    Raises:
+        IntegrityError: They differ in a module.
+    """
+    other = [
+        module
+        for module, norm in read.norms.items()
+        if not math.isclose(norm, written.norms.get(module, -1.0), rel_tol=_STRENGTH_LIMIT)
+    ]
+    if other or read.norms.keys() != written.norms.keys():
+        shown = other[0] if other else "other modules"
+        raise IntegrityError(f"{written.file} does not act as {read.file} does, as in {shown}")
+    return read.norm / written.norm
+
+
+def _folder(path: str) -> Path | None:
+    try:
+        folder = Path(path).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, nobody's home
+        return None
+
+
+def _downloaded(hub_id: str, revision: str | None) -> Path | None:
+    """The configuration of a hub model on this machine, if it was ever downloaded."""
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if (folder / "transformer" / "config.json").is_file() else None
