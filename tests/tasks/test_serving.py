@@ -1,31 +1,53 @@
 """The registered model, loaded as an application does: by MLflow alone, outside of this project."""
 
+import base64
 import json
+import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
-import mlflow
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
-from mlflow.exceptions import MlflowException
 
+from cogvx.adapters.export import export_adapter
+from cogvx.digest import sha256_file
+from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.shapes import VideoSize
 from tasks.clients.package import requirements
 from tasks.clients.registry import CHAMPION, Registry, Serving
-from tests.adapters.toys import toy_adapter
+from tests.adapters.toys import toy_card, trained
+from tests.fixtures.servers import free_port, listens, mlflow_server, running, wait_until
 
 SIZE = VideoSize(9, 48, 48)
 STEPS = 2
 PROMPT = "a red circle moves left"
+ROWS: list[dict[str, Any]] = [
+    {"prompt": PROMPT, "seed": 7},
+    {"prompt": PROMPT, "steps": 1, "frames": 17, "height": 32, "width": 64, "guidance": 1.0},
+    {"prompt": PROMPT, "seed": 7, "scale": 2.0},
+    {"prompt": PROMPT, "seed": 7, "scale": 0},
+    {"prompt": PROMPT, "seed": 7, "scale": 0.5, "negative_prompt": "blue"},
+]
+# What an application has not got, even where this environment has.
+FORBID = """
+import sys
 
+for name in ("cogvx", "tasks", "flows", "deployments", "tests", "prefect", "boto3"):
+    sys.modules[name] = None
+"""
 APPLICATION = """
 import json
-import sys
 
 import mlflow
 
@@ -33,9 +55,16 @@ uri, model, rows, folder = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
 loaded = mlflow.pyfunc.load_model(model)
 answers = loaded.predict(json.loads(rows), params={"output_dir": folder})
-ours = [name for name in sys.modules if name.split(".")[0] in ("cogvx", "tasks", "flows")]
-print(json.dumps({"answers": answers, "ours": ours}))
+print(json.dumps(answers))
 """
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What an application was answered, and the address of a model behind HTTP."""
+
+    answers: list[dict[str, Any]]
+    served: str
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +74,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(nano_base: Path, root: Path) -> Path:
-    return toy_adapter(nano_base, root / "adapter")
+    card = toy_card(base_fingerprint=fingerprint(nano_base, BASE_PARTS))
+    return export_adapter(trained(nano_base), root / "adapter", card=card)
 
 
 @pytest.fixture(scope="module")
-def registry(nano_base: Path, root: Path, adapter: Path) -> Registry:
-    """A registry with one champion called `style`, over the nano base."""
-    registry = Registry(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+def registry(nano_base: Path, root: Path, adapter: Path) -> Iterator[Registry]:
+    """A server with one champion called `style`, over the nano base; it hands artifacts on."""
     serving = Serving(
         base=str(nano_base),
         revision=None,
@@ -61,70 +90,110 @@ def registry(nano_base: Path, root: Path, adapter: Path) -> Registry:
         sampler="dpm",
         steps=STEPS,
         guidance=6.0,
+        max_frames=49,
     )
-    run_id = registry.start_run("style", "training", tags={})
-    version = registry.register("style", adapter, run_id=run_id, serving=serving)
-    registry.promote("style", version.version, expected_champion=None)
-    return registry
+    (root / "server").mkdir()
+    with mlflow_server(root / "server") as url:
+        registry = Registry(url)
+        run_id = registry.start_run("style", "training", tags={})
+        version = registry.register("style", adapter, run_id=run_id, serving=serving)
+        registry.promote("style", version.version, expected_champion=None)
+        yield registry
 
 
 @pytest.fixture(scope="module")
-def answers(registry: Registry, root: Path) -> list[dict[str, object]]:
-    """What the application got for two rows, one of them with everything given."""
-    elsewhere = root / "elsewhere"
+def outside(registry: Registry, root: Path) -> Iterator[Outside]:
+    """Two processes that know MLflow's address alone, in a folder with nothing in it."""
+    elsewhere, hook, log = root / "elsewhere", root / "hook", root / "served.log"
     elsewhere.mkdir()
-    rows = [
-        {"prompt": PROMPT, "seed": 7},
-        {"prompt": PROMPT, "steps": 1, "frames": 17, "height": 32, "width": 64, "guidance": 1.0},
-    ]
-    told = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-c",
-            APPLICATION,
-            registry.tracking_uri,
-            f"models:/style@{CHAMPION}",
-            json.dumps(rows),
-            str(root / "videos"),
-        ],
-        check=True,
-        cwd=elsewhere,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    reply = json.loads(told.splitlines()[-1])
-    assert reply["ours"] == []
-    assert not list(elsewhere.iterdir())
-    found: list[dict[str, object]] = reply["answers"]
-    return found
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(FORBID)
+    port, model = free_port(), f"models:/style@{CHAMPION}"
+    serve = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    serve += ["--host", "127.0.0.1", "--port", str(port), "--model-uri", model]
+    # it looks for uvicorn where a shell would
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    uri = registry.tracking_uri
+    given = {"PATH": path, "PYTHONPATH": str(hook), "MLFLOW_TRACKING_URI": uri}
+    call = [sys.executable, "-I", "-c", FORBID + APPLICATION, uri, model]
+    with ExitStack() as stack:
+        process = stack.enter_context(running(serve, log, {**os.environ, **given}))
+        told = subprocess.run(
+            [*call, json.dumps(ROWS), str(root / "videos")],
+            check=True,
+            cwd=elsewhere,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        assert not list(elsewhere.iterdir())
+        wait_until(lambda: listens(port), process, log)
+        yield Outside(json.loads(told.splitlines()[-1]), f"http://127.0.0.1:{port}/invocations")
 
 
-def test_the_champion_writes_a_playable_mp4_without_this_project(
-    answers: list[dict[str, object]], root: Path
+def ask(url: str, rows: list[dict[str, Any]], **params: str) -> tuple[int, dict[str, Any]]:
+    """What a model behind HTTP answers."""
+    body = json.dumps({"dataframe_records": rows, "params": params}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_process_with_mlflow_alone_gets_a_playable_mp4_of_the_champion(
+    outside: Outside, root: Path, adapter: Path
 ) -> None:
-    path = Path(str(answers[0]["path"]))
+    path = Path(outside.answers[0]["path"])
     assert path.parent == root / "videos"
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         assert stream.codec_context.name == "h264"
         assert stream.average_rate == 8
+        told = {
+            name: json.loads(text) for name, text in container.metadata.items() if "cogvx_" in name
+        }
     assert len(frames) == SIZE.frames
     assert frames[0].shape == (SIZE.height, SIZE.width, 3)
-    assert answers[0] == {"prompt": PROMPT, "seed": 7, "path": str(path)}
+    assert outside.answers[0] == {"prompt": PROMPT, "seed": 7, "path": str(path)}
+    assert told["cogvx_model"] == "style/1"
+    assert told["cogvx_adapters"] == [
+        {"name": "toy", "sha256": sha256_file(adapter), "weight": 1.0}
+    ]
+    assert (told["cogvx_seed"], told["cogvx_steps"], told["cogvx_prompt"]) == (7, STEPS, PROMPT)
 
 
-def test_a_row_may_choose_its_own_size_and_leave_the_rest_out(
-    answers: list[dict[str, object]],
-) -> None:
-    video = read_mp4(Path(str(answers[1]["path"])))
+def test_a_row_may_choose_its_own_size_and_leave_the_rest_out(outside: Outside) -> None:
+    video = read_mp4(Path(outside.answers[1]["path"]))
     assert video.rgb_fhwc.shape == (17, 32, 64, 3)
-    assert answers[1]["seed"] == 0
+    assert outside.answers[1]["seed"] == 0
 
 
-def test_the_video_is_what_plain_diffusers_makes_with_the_file(
-    answers: list[dict[str, object]], adapter: Path, nano_base: Path, tmp_path: Path
+def test_a_request_over_http_is_answered_with_the_same_video(outside: Outside, root: Path) -> None:
+    status, answer = ask(outside.served, ROWS[:1], output="base64")
+    assert status == 200
+    (prediction,) = answer["predictions"]
+    video = base64.b64decode(prediction["video"], validate=True)
+    assert video == Path(outside.answers[0]["path"]).read_bytes()
+    path = root / "over-http.mp4"
+    path.write_bytes(video)
+    assert read_mp4(path).rgb_fhwc.shape == (SIZE.frames, SIZE.height, SIZE.width, 3)
+
+
+def test_a_request_over_http_is_refused_with_every_problem(outside: Outside) -> None:
+    rows = [{"prompt": " "}, {"prompt": PROMPT, "steps": 3, "frames": 5}]
+    status, answer = ask(outside.served, rows, output="base64")
+    assert (status, answer["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert "rows[0].prompt is empty" in answer["message"]
+    assert "rows[1].steps = 3 does not divide 1000; use 2" in answer["message"]
+    status, answer = ask(outside.served, ROWS[:1], output_dir="/tmp/x")
+    assert status == 400
+    assert 'output_dir = "/tmp/x" is on the server; use output = "base64"' in answer["message"]
+
+
+def test_the_video_is_what_plain_diffusers_makes_at_every_scale(
+    outside: Outside, adapter: Path, nano_base: Path, tmp_path: Path
 ) -> None:
     pipeline = CogVideoXPipeline.from_pretrained(nano_base, torch_dtype=torch.float32)
     pipeline.scheduler = CogVideoXDPMScheduler.from_config(
@@ -132,9 +201,10 @@ def test_the_video_is_what_plain_diffusers_makes_with_the_file(
     )
     pipeline.set_progress_bar_config(disable=True)
 
-    def generate(path: Path) -> np.ndarray:
+    def generate(negative_prompt: str = "") -> np.ndarray:
         frames = pipeline(
             prompt=PROMPT,
+            negative_prompt=negative_prompt,
             height=SIZE.height,
             width=SIZE.width,
             num_frames=SIZE.frames,
@@ -144,34 +214,27 @@ def test_the_video_is_what_plain_diffusers_makes_with_the_file(
             generator=torch.Generator().manual_seed(7),
             output_type="np",
         ).frames[0]
-        write_mp4(path, (frames * 255).round().astype(np.uint8), fps=8)
-        return read_mp4(path).rgb_fhwc
+        write_mp4(tmp_path / "video.mp4", (frames * 255).round().astype(np.uint8), fps=8)
+        return read_mp4(tmp_path / "video.mp4").rgb_fhwc
 
-    served = read_mp4(Path(str(answers[0]["path"]))).rgb_fhwc
-    assert not np.array_equal(generate(tmp_path / "base.mp4"), served)
-    pipeline.load_lora_weights(str(adapter.parent))
-    assert np.array_equal(generate(tmp_path / "adapter.mp4"), served)
-
-
-def test_a_row_that_cannot_be_made_is_refused_by_what_is_wrong(registry: Registry) -> None:
-    mlflow.set_tracking_uri(registry.tracking_uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/style@{CHAMPION}")
-    finally:
-        mlflow.set_tracking_uri(None)
-    for row, wrong in (
-        ({"prompt": " "}, "needs a .prompt."),
-        ({"prompt": PROMPT, "frames": 5}, "frames = 5 is not a multiple of 8, plus 1"),
-        ({"prompt": PROMPT, "height": 20}, "20x48 is not in multiples of 8"),
-        ({"prompt": PROMPT, "seed": "seven"}, "not in numbers: .*'seven'"),
-        ({"seed": 1}, "prompt"),
-    ):
-        with pytest.raises(MlflowException, match=wrong):
-            loaded.predict([row])
+    full, _, double, bare, half = (
+        read_mp4(Path(answer["path"])).rgb_fhwc for answer in outside.answers
+    )
+    assert np.array_equal(generate(), bare)
+    pipeline.load_lora_weights(str(adapter.parent), adapter_name="one")
+    assert np.array_equal(generate(), full)
+    pipeline.set_adapters(["one"], [2.0])
+    assert np.array_equal(generate(), double)
+    pipeline.set_adapters(["one"], [0.5])
+    assert np.array_equal(generate("blue"), half)
+    assert not np.array_equal(bare, full)
+    assert not np.array_equal(double, full)
 
 
-def test_the_version_names_its_requirements_with_versions(registry: Registry, root: Path) -> None:
-    (listed,) = (root / "artifacts").rglob("requirements.txt")
+def test_the_version_names_its_requirements_with_versions(
+    registry: Registry, outside: Outside, root: Path
+) -> None:
+    (listed,) = (root / "server" / "artifacts").rglob("requirements.txt")
     lines = listed.read_text().splitlines()
     assert lines == requirements()
     assert {"mlflow", "torch", "diffusers", "peft", "av"} <= {line.split("==")[0] for line in lines}
