@@ -11,8 +11,9 @@ from pathlib import Path
 
 from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, Parent, read_card
 from cogvx.adapters.weights import Pairs, read_pairs
+from cogvx.adapters.write import reached_modules
 from cogvx.digest import sha256_file
-from cogvx.errors import ConfigError, Problem
+from cogvx.errors import ConfigError, IntegrityError, Problem
 
 _SHOWN = 12  # characters of a fingerprint
 
@@ -74,13 +75,29 @@ def open_shares(shares: Sequence[Share]) -> tuple[Opened, ...]:
     if problems := list(_conflicts([(merged[key], cards[key]) for key in merged])):
         raise ConfigError("the adapters cannot be put together", problems)
     opened = tuple(
-        Opened(share, sha256, card, read_pairs(share.file))
+        Opened(share, sha256, card, _whole_pairs(share.file, card))
         for sha256, share in merged.items()
         if share.weight and (card := cards[sha256]) is not None
     )
     if not opened:
         raise ConfigError("no adapter with a weight other than 0 is left; nothing would change")
     return opened
+
+
+def _whole_pairs(file: Path, card: AdapterCard) -> Pairs:
+    """The pairs of a file that holds all that its card promises: half an adapter acts otherwise.
+
+    Raises:
+        IntegrityError: It is damaged, or lacks layers.
+    """
+    pairs = read_pairs(file)
+    modules = reached_modules(pairs, card)
+    if missing := [module for module in modules if module not in pairs]:
+        raise IntegrityError(
+            f"{file} lacks {len(missing)} of {len(modules)} layers that its card's targets select, "
+            f"such as {missing[0]}"
+        )
+    return pairs
 
 
 def _by_content(shares: Sequence[Share]) -> dict[str, Share]:

@@ -77,7 +77,7 @@ def packed_adapter(
 
     Source: facts on diffusers' loader: `lora_adapter_metadata`, keys prefixed `transformer.`.
     """
-    modules = _reached(pairs, card) if modules is None else modules
+    modules = reached_modules(pairs, card) if modules is None else modules
     check_pairs(pairs, modules, card=card, allow_zero=allow_zero)
     tensors = {}
     for module, pair in padded(pairs, card.rank).items():
@@ -140,10 +140,16 @@ def _rank_problems(pairs: Pairs, rank: int) -> list[str]:
     return []
 
 
-def _reached(pairs: Pairs, card: AdapterCard) -> tuple[str, ...]:
+def reached_modules(pairs: Pairs, card: AdapterCard) -> tuple[str, ...]:
+    """What the card's targets select in as many blocks as the pairs reach.
+
+    Blocks beyond the number of pairs are not counted: some of them must be missing anyway, and a
+    name may hold any number.
+    """
     blocks = [int(found.group(1)) for name in pairs if (found := _BLOCK.match(name))]
+    count = min(max(blocks, default=-1), len(pairs)) + 1
     patch_t = 1 if PATCH_PROJECTION in pairs else None
-    return adapted_modules(max(blocks, default=-1) + 1, card.targets, patch_t=patch_t)
+    return adapted_modules(count, card.targets, patch_t=patch_t)
 
 
 def _plain(tensor: Tensor) -> Tensor:
