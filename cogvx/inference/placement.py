@@ -1,6 +1,7 @@
 """Where a pipeline's models lie: hooks of diffusers and accelerate bring them to the device.
 
-`cogvx.inference.at_rest` takes the hooks off for a while where adapters change.
+The hooks hold on to the weights that they move, or leave empty ones in their place. So they are
+taken off before weights change, and put on again before the next video.
 """
 
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from contextlib import contextmanager
 import accelerate
 import torch
 from accelerate.hooks import remove_hook_from_module
-from diffusers.hooks import apply_group_offloading
+from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import nn
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.inference.memory import Memory, Offload
 from cogvx.inference.pipelines import Pipeline
+
+# what diffusers takes off in its own loader, under names that it keeps to itself
+_GROUP_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
 def require_offload(offload: Offload, device: str) -> None:
@@ -29,7 +33,10 @@ def require_offload(offload: Offload, device: str) -> None:
 
 
 class Placement:
-    """A pipeline's models, which wait in main memory until they are arranged to run."""
+    """A pipeline's models, at rest while they may change, or arranged to run.
+
+    While nothing is offloaded both are the same.
+    """
 
     _is_arranged: bool
 
@@ -64,6 +71,18 @@ class Placement:
                 use_stream=self._device.type == "cuda",
             )
         self._is_arranged = True
+
+    def rest(self) -> None:
+        """Take the hooks off, which leaves every weight whole and in main memory."""
+        if not self._is_arranged or self._offload == "none":
+            return
+        transformer = self._pipeline.transformer
+        self._pipeline.remove_all_hooks()
+        registry = HookRegistry.check_if_exists_or_initialize(transformer)
+        for name in _GROUP_HOOKS:
+            registry.remove_hook(name, recurse=True)
+        transformer.to("cpu")
+        self._is_arranged = False
 
 
 @contextmanager

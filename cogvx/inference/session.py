@@ -159,7 +159,7 @@ class Session:
             ConfigError: There is no such file, or the name is taken.
             IntegrityError: The file is no adapter of this model; the session is as before.
         """
-        return self._mix.attach(name, adapter_file)
+        return self._changeable_mix().attach(name, adapter_file)
 
     def use(self, weights: Mapping[str, float]) -> None:
         """Set the weight of every adapter; what is not named has none, so `{}` is the base.
@@ -169,7 +169,7 @@ class Session:
         Raises:
             ConfigError: An adapter is not attached, or a weight is not finite; nothing changes.
         """
-        self._mix.use(weights)
+        self._changeable_mix().use(weights)
 
     def detach(self, name: str) -> None:
         """Remove an adapter from memory; the others keep their weights.
@@ -177,7 +177,7 @@ class Session:
         Raises:
             ConfigError: It is not attached.
         """
-        self._mix.detach(name)
+        self._changeable_mix().detach(name)
 
     def swap(self, name: str, adapter_file: Path) -> Attached:
         """Put another file in an adapter's place, under its name and at its weight.
@@ -186,7 +186,7 @@ class Session:
             ConfigError: It is not attached, or there is no such file.
             IntegrityError: The file is no adapter of this model; the session is as before.
         """
-        return self._mix.swap(name, adapter_file)
+        return self._changeable_mix().swap(name, adapter_file)
 
     def fuse(self, scale: float = 1.0) -> None:
         """Add the adapters in use to the base's own weights, so that they cost no time.
@@ -196,11 +196,11 @@ class Session:
         Raises:
             ConfigError: The scale is not finite.
         """
-        self._mix.fuse(scale)
+        self._changeable_mix().fuse(scale)
 
     def unfuse(self) -> None:
         """Take the adapters out of the base's weights again, which are its own bits then."""
-        self._mix.unfuse()
+        self._changeable_mix().unfuse()
 
     @property
     def fused_at(self) -> float | None:
@@ -269,6 +269,11 @@ class Session:
     def _is_whole(self) -> bool:
         """Whether the transformer is stored in the form that it runs in."""
         return self._is_stored or self.memory.base_weights == "as_is"
+
+    def _changeable_mix(self) -> AdapterMix:
+        """The mix, while every weight is whole and where it can be written."""
+        self._placement.rest()
+        return self._mix
 
     def _settle(self) -> None:
         """Bring everything into the form and the place that videos are made in."""
