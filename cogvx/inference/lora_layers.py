@@ -169,7 +169,7 @@ def _layout(pairs: Pairs) -> dict[str, tuple[torch.Size, torch.Size]]:
 
 
 def _of_one_rank(pairs: Pairs) -> dict[str, LoraPair]:
-    """With zeros to the largest rank: diffusers takes one alpha for all, and divides by each."""
+    """With zeros to the largest rank: some diffusers divide one alpha by every rank."""
     rank = max(pair.rank for pair in pairs.values())
     return {
         module: LoraPair(
