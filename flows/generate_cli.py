@@ -14,6 +14,7 @@ from cogvx.inference.job import GenerateJob, parse_adapter
 from cogvx.inference.prompt_file import parse_prompts
 from cogvx.section import parse_section
 from flows.terminal import log_to_terminal, show
+from tasks import summary
 from tasks.settings import prepare_process, settings
 
 _SUBJECT = "this cannot be generated"
@@ -37,6 +38,14 @@ def generate(  # noqa: PLR0913 - these are the command's options
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated; else 0.")] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="One mp4, or a folder for several.")
+    ] = None,
+    into_store: Annotated[
+        Text,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of -o: run the flow, on the pool of COGVX_GENERATE_DEPLOYMENT if that is "
+            "set, into generated/NAME of the store, with a page.",
+        ),
     ] = None,
     scale: Annotated[
         Text, typer.Option(help="Such as 0,0.5,1: every video at each, and a labelled grid.")
@@ -87,7 +96,7 @@ def generate(  # noqa: PLR0913 - these are the command's options
     problems: list[Problem] = []
     lines = [{"prompt": text} for text in prompt or ()]
     document = {
-        "name": "videos",
+        "name": into_store or "videos",
         "base": base,
         "revision": revision,
         "adapters": tuple(parse_adapter(text) for text in adapter or ()),
@@ -110,18 +119,27 @@ def generate(  # noqa: PLR0913 - these are the command's options
         "offload": offload,
         "with_prompt": not without_prompt,
     }
-    _generate(document, out, problems, force=force)
-
-
-def _generate(
-    document: dict[str, Any], out: Path | None, problems: list[Problem], *, force: bool
-) -> None:
     prepare_process()
     log_to_terminal()
-    from tasks.generation import prepare  # noqa: PLC0415 - reads every kind of document
-    from tasks.local_generation import generate_here  # noqa: PLC0415
-    from tasks.outputs import early_problems  # noqa: PLC0415
+    job = _parse(document, problems)
+    if into_store is None:
+        _generate(job, out, problems, force=force)
+        return
+    if out is not None:
+        problems.append(Problem("-o", str(out), "goes with no --into-store", "use one of them"))
+    if problems:
+        raise ConfigError(_SUBJECT, problems)
+    from flows.generate import generate as flow  # noqa: PLC0415 - Prefect is slow to import
 
+    show(f"generate {into_store}", summary.generate_rows(flow(job)))
+
+
+def _parse(document: dict[str, Any], problems: list[Problem]) -> GenerateJob:
+    """The job; if it has faults, as much of it as can be checked further.
+
+    Raises:
+        ConfigError: Nothing else can be checked.
+    """
     given = {name: value for name, value in document.items() if value is not None}
     job, found = parse_section(given, GenerateJob, "")
     problems += found
@@ -132,12 +150,20 @@ def _generate(
         job, _ = parse_section(rest, GenerateJob, "")
     if not given["prompts"] and not problems:
         problems.append(Problem("prompt", None, "is missing", "give --prompt or --prompts FILE"))
+    if not isinstance(job, GenerateJob):
+        raise ConfigError(_SUBJECT, problems)
+    return job
+
+
+def _generate(job: GenerateJob, out: Path | None, problems: list[Problem], *, force: bool) -> None:
+    from tasks.generation import prepare  # noqa: PLC0415 - reads every kind of document
+    from tasks.local_generation import generate_here  # noqa: PLC0415
+    from tasks.outputs import early_problems  # noqa: PLC0415
+
     if out is None:
         problems.append(Problem("-o", None, "is missing", "name an mp4, or a folder for several"))
     else:
         problems += early_problems(out, force=force)
-    if not isinstance(job, GenerateJob):
-        raise ConfigError(_SUBJECT, problems)
     ready = prepare(job, settings(), problems=problems)
     assert out is not None  # otherwise there was a problem
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

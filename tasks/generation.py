@@ -38,6 +38,7 @@ from cogvx.inference.video_key import Engine
 from cogvx.model.hashes import FileHashes
 from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
 from cogvx.shapes import VideoSize
+from cogvx.store import ObjectStore
 from cogvx.variants import BaseFacts, published_facts, read_facts
 from tasks.settings import Settings
 
@@ -92,6 +93,11 @@ class _Faults:
             raise ConfigError(_SUBJECT, list({str(each): each for each in self.problems}.values()))
 
 
+def adapter_key(sha256: str) -> str:
+    """Where an adapter's file lies in the store."""
+    return f"adapters/{sha256}/{ADAPTER_FILE}"
+
+
 def read_picture(name: str, size: VideoSize) -> np.ndarray:
     """A first frame from a file on this machine.
 
@@ -108,6 +114,7 @@ def prepare(
     here: Settings,
     *,
     read_image: ReadImage = read_picture,
+    store: ObjectStore | None = None,
     problems: Sequence[Problem] = (),
 ) -> Ready:
     """Find adapters and base, and check every video against them.
@@ -116,6 +123,7 @@ def prepare(
         job: With its prompts, not with the address of a file of them.
         here: Says where the registry is, and where fetched adapters go.
         read_image: Gives the first frames that the job names.
+        store: Where adapters lie that the job names by their bytes.
         problems: What the caller has found already, to be said with all the others.
 
     Raises:
@@ -124,7 +132,7 @@ def prepare(
         TransientError: The registry or the hub did not answer this time.
     """
     faults = _Faults([*problems, *adapter_problems(job.adapters, job.scales)])
-    adapters = _find_adapters(job.adapters, here, faults)
+    adapters = _find_adapters(job.adapters, here, store, faults)
     faults.problems += disagreements(job, adapters)
     choice = _choice(job, adapters, faults)
     facts = None if choice is None else _known_facts(choice, faults)
@@ -136,7 +144,7 @@ def prepare(
     hashes = FileHashes(here.file_hashes)
     named = fingerprint(folder, BASE_PARTS, hashes=hashes)
     hashes.save()
-    _require_base(adapters, choice, named)
+    _require_base(job, adapters, choice, named)
     facts = read_facts(folder)
     return Ready(
         job=job,
@@ -149,12 +157,14 @@ def prepare(
 
 
 def _find_adapters(
-    asked: Sequence[AskedAdapter], here: Settings, faults: _Faults
+    asked: Sequence[AskedAdapter], here: Settings, store: ObjectStore | None, faults: _Faults
 ) -> tuple[FoundAdapter, ...]:
     found = []
     for one in asked:
         try:
-            if not is_model(one.ref):
+            if one.sha256 is not None and store is not None:
+                found.append(_in_store(one, one.sha256, store, here))
+            elif not is_model(one.ref):
                 found.append(_in_file(one.ref, Path(one.ref).expanduser(), one.weight))
             elif (named := parse_model(one.ref)) is not None:
                 found.append(_in_registry(*named, one, here))
@@ -182,6 +192,18 @@ def _in_file(name: str, path: Path, weight: float) -> FoundAdapter:
             "convert it first: cogvx adapter convert"
         )
     return FoundAdapter(name, weight, path, sha256_file(path), read_card(path))
+
+
+def _in_store(asked: AskedAdapter, sha256: str, store: ObjectStore, here: Settings) -> FoundAdapter:
+    """The exact file, from the store.
+
+    Raises:
+        IntegrityError: It is absent or damaged.
+    """
+    path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
+    if sha256_file(path) != sha256:
+        raise IntegrityError(f"{adapter_key(sha256)} in {store.url} is damaged; remove it")
+    return _in_file(asked.ref, path, asked.weight)
 
 
 def _in_registry(name: str, which: str | int, asked: AskedAdapter, here: Settings) -> FoundAdapter:
@@ -252,7 +274,14 @@ def _check(
         faults.add("prompts", error)
 
 
-def _require_base(adapters: Sequence[FoundAdapter], choice: BaseChoice, named: str) -> None:
+def _require_base(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], choice: BaseChoice, named: str
+) -> None:
+    if job.fingerprint not in (None, named):
+        raise IntegrityError(
+            f"{choice.path} on this machine is {named[:_SHOWN]}, and {job.fingerprint[:_SHOWN]} "
+            "is meant; put the same base on every machine"
+        )
     for found in adapters:
         if found.card is None or found.card.base_fingerprint in (None, named):
             continue

@@ -92,15 +92,17 @@ def write_sweep(
     """
     scales = list(dict.fromkeys(shot.scale for shot in shots))
     rows: dict[str, dict[float, Path]] = {}
+    labels: dict[str, str] = {}
     for shot in shots:
-        stem = shot.name.removesuffix(f"-scale{shot.scale:g}")
-        rows.setdefault(f"{stem}\n{shot.row}", {})[shot.scale] = targets[shot.name].path
+        request = shot.wanted.request
+        labels[shot.stem] = f"{request.prompt}, seed {request.seed}"
+        rows.setdefault(shot.stem, {})[shot.scale] = targets[shot.name].path
     grid = Grid(
         title=title,
         columns=tuple(f"scale {scale:g}" for scale in scales),
         rows=tuple(
-            Row(name.partition("\n")[2], tuple(cells.get(scale) for scale in scales))
-            for name, cells in rows.items()
+            Row(labels[stem], tuple(cells.get(scale) for scale in scales))
+            for stem, cells in rows.items()
         ),
     )
     made_of = digest([[target.provenance.video, name] for name, target in targets.items()])

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     """About how long one worker encodes before it takes the next share of the work."""
     encode_deployment: str = ""
     """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
+    generate_deployment: str = ""
+    """Deployment by which videos are generated, as generate-shard/gpu-generate; empty: in this
+    process."""
+    generate_shard_videos: int = Field(default=8, ge=1)
+    """How many videos one worker of that deployment generates before it takes the next share."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
     """How long shards wait while no worker is there to encode them."""
     gpu: str = ""

@@ -10,6 +10,7 @@ from tasks.documents import (
     TrainReport,
     Unchanged,
 )
+from tasks.generate_documents import GenerateReport
 
 Row = tuple[str, str]
 
@@ -88,4 +89,16 @@ def _unchanged_rows(unchanged: Unchanged) -> list[Row]:
         ("unchanged", "neither the clips, nor the recipe, nor the base model changed"),
         ("registry", f"{version}, aliases: {aliases}, verdict {unchanged.verdict}"),
         ("next", "add clips or edit the recipe; nothing was encoded, trained or rendered"),
+    ]
+
+
+def generate_rows(report: GenerateReport) -> list[Row]:
+    """Videos and where they are; those that could not be made by name."""
+    there = report.videos - report.made - len(report.failed)
+    counts = f"{report.made} made, {there} there before, {len(report.failed)} failed"
+    return [
+        ("videos", counts),
+        ("folder", report.folder),
+        ("page", report.page),
+        *(("failed", f"{video.name}: {video.why}") for video in report.failed),
     ]

@@ -25,6 +25,7 @@ Kind = Literal[
     "tilings",
     "speeds",
     "pages",
+    "generated",
     "leftovers",
     "other",
 ]
@@ -52,6 +53,7 @@ _PLACES: dict[Kind, str] = {
     "tilings": rf"tilings/{_HALF}/[0-9x]+\.json",
     "speeds": r"speeds/[a-z0-9.-]+\.json",
     "pages": rf"pages/{_DIGEST}/{_DIGEST}\.html",
+    "generated": r"generated/[\w.-]+/(?:job\.json|index\.(?:jsonl|html)|(?:videos|images)/[\w.-]+)",
     # as `cogvx.files` names what it writes aside
     "leftovers": r"(?:[^/\n]+/)*\.aside-[0-9a-f]{12}-[^/\n]+",
 }

@@ -2,7 +2,6 @@
 
 import math
 import re
-from typing import Literal
 
 from pydantic import Field
 
@@ -39,6 +38,8 @@ class AskedAdapter(Section):
     ref: str = Field(min_length=1)
     """A file, models:/name@alias or models:/name/version."""
     weight: float = 1.0
+    sha256: str | None = None
+    """Of the exact file, which lies in the store; nothing else is looked for then."""
 
 
 class GenerateJob(Section):
@@ -54,6 +55,8 @@ class GenerateJob(Section):
     """A folder or a hub id; else what the first adapter was trained on."""
     revision: str | None = Field(default=None, min_length=1)
     """Of a hub id."""
+    fingerprint: str | None = None
+    """Of the exact base; another one is refused."""
     adapters: tuple[AskedAdapter, ...] = ()
     scales: tuple[float, ...] = ()
     """Every video once for each: all adapters' weights are multiplied by it."""
@@ -84,9 +87,6 @@ class GenerateJob(Section):
     offload: Offload = "none"
     with_prompt: bool = True
     """Whether the files say their prompt."""
-
-
-ModelPart = Literal["alias", "version"]
 
 
 def parse_adapter(text: str) -> AskedAdapter:
@@ -126,7 +126,7 @@ def adapter_problems(
             "use models:/name@alias or models:/name/version",
         )
         for asked in adapters
-        if is_model(asked.ref) and parse_model(asked.ref) is None
+        if asked.sha256 is None and is_model(asked.ref) and parse_model(asked.ref) is None
     ]
     problems += [
         Problem(

@@ -45,10 +45,13 @@ class FoundAdapter:
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """One video: what its file is called without suffix, its row and column in a grid."""
+    """One video: what its file is called without suffix, and its column in a grid.
+
+    `stem` is the name without the scale: videos that share it stand in one row.
+    """
 
     name: str
-    row: str
+    stem: str
     scale: float
     wanted: Wanted
 
@@ -238,11 +241,10 @@ def _request(
 def _at_scales(
     job: GenerateJob, adapters: Sequence[FoundAdapter], name: str, request: Request
 ) -> list[Shot]:
-    row = f"{request.prompt}, seed {request.seed}"
     return [
         Shot(
             name=f"{name}-scale{scale:g}" if job.scales else name,
-            row=row,
+            stem=name,
             scale=scale,
             wanted=Wanted(
                 request,
@@ -261,7 +263,7 @@ def _name(line: PromptLine, number: int, seed: int, job: GenerateJob) -> str:
     if line.name is not None:
         many = line.seed is None and len(job.seeds) > 1
         return f"{line.name}-seed{seed}" if many else line.name
-    slug = re.sub(r"\W+", "-", line.prompt.lower()).strip("-")[:_SLUG].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", line.prompt.lower()).strip("-")[:_SLUG].strip("-")
     return f"{number:03d}-{slug}-seed{seed}" if slug else f"{number:03d}-seed{seed}"
 
 

@@ -1,0 +1,37 @@
+"""Generate the videos of a document, here or on a pool of GPUs."""
+
+from prefect import flow
+
+from cogvx.inference.job import GenerateJob
+from tasks.dispatch import in_one_piece, run_children
+from tasks.generate import (
+    generate_videos,
+    leave_video_report,
+    plan_videos,
+    settle_videos,
+    videos_elsewhere,
+)
+from tasks.generate_documents import GenerateReport, VideoShardReport
+
+
+@flow(name="generate-shard", flow_run_name="generate {job}, shard {part}")
+def generate_shard(job: str, shard: str, part: str = "1 of 1") -> VideoShardReport:  # noqa: ARG001
+    """Make the videos of one published shard that are still missing; run twice, it does nothing.
+
+    `shard` is the digest of its plan in the store; `job` and `part` say to people which it is.
+    """
+    return leave_video_report(generate_videos(shard, part))
+
+
+@flow(name="generate", flow_run_name="generate {job.name}")
+def generate(job: GenerateJob) -> GenerateReport:
+    """Make every video of a job, with an index and a page to look at.
+
+    Run twice, the second run generates nothing; killed anywhere, the next run finishes it. A video
+    that cannot be made is named in the report, the index and the page.
+    """
+    work = plan_videos(in_one_piece(job))
+    ended = run_children(
+        generate_shard, work.shards, what="generate videos", elsewhere=videos_elsewhere()
+    )
+    return settle_videos(in_one_piece(work), in_one_piece(ended))
