@@ -4,13 +4,14 @@ Nothing heavy is imported, so that a control machine can plan without a GPU stac
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from cogvx.errors import ConfigError, Problem, TransientError
+from cogvx.errors import ConfigError, IntegrityError, Problem, TransientError
 from cogvx.model.hashes import FileHashes
 
 VAE_PARTS = ("vae",)
@@ -18,6 +19,8 @@ TEXT_PARTS = ("text_encoder", "tokenizer")
 BASE_PARTS = ("transformer", "scheduler", "vae", "text_encoder", "tokenizer")
 
 _CONTENT_SUFFIXES = (".json", ".safetensors", ".model", ".txt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHOWN = 16
 _BUSY = (408, 429, 500, 502, 503, 504)
 
 
@@ -71,6 +74,48 @@ def fingerprint(folder: Path, parts: Sequence[str], *, hashes: FileHashes | None
             name = path.relative_to(folder).as_posix()
             hasher.update(f"{name} {hashes.sha256(path)}\n".encode())
     return hasher.hexdigest()
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a base was downloaded at, whatever branch or tag was asked for.
+
+    Source: huggingface_hub, whose cache keeps every commit in a folder named after it.
+    """
+    name = folder.name
+    return name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(name) else None
+
+
+def require_base(
+    folder: Path,
+    expected: str,
+    *,
+    revision: str | None = None,
+    hashes: FileHashes | None = None,
+) -> None:
+    """Refuse a base whose bytes are not those that something was made for.
+
+    Args:
+        folder: What is about to be loaded.
+        expected: The fingerprint that it must have.
+        revision: The commit that had it, for the message.
+        hashes: As for `fingerprint`.
+
+    Raises:
+        ConfigError: The folder holds no base at all.
+        IntegrityError: It holds another one.
+    """
+    found = fingerprint(folder, BASE_PARTS, hashes=hashes)
+    if found != expected:
+        raise IntegrityError(
+            f"{_base_in_words(str(folder), found, commit_of(folder))} is not"
+            f" {_base_in_words('the base', expected, revision)} that this was made for; bring that"
+            " one back, or begin anew over this one"
+        )
+
+
+def _base_in_words(name: str, found: str, revision: str | None) -> str:
+    at = f", revision {revision}" if revision else ""
+    return f"{name} (fingerprint {found[:_SHOWN]}{at})"
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

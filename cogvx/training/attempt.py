@@ -18,6 +18,7 @@ from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside, write_document
 from cogvx.model.attention import attention
+from cogvx.model.identity import commit_of
 from cogvx.model.image_scale import image_scale_of
 from cogvx.preflight.compare import Measured, comparison, estimated_numbers
 from cogvx.preflight.estimate import Estimate
@@ -241,7 +242,7 @@ def adapter_card(spec: RunSpec, *, steps: int) -> AdapterCard:
         alpha=recipe.lora.alpha,
         targets=recipe.lora.targets,
         base_path=recipe.base.path,
-        base_revision=recipe.base.revision,
+        base_revision=commit_of(Path(spec.base_folder)) or recipe.base.revision,
         base_fingerprint=spec.base_fingerprint,
         base_dtype=recipe.base.dtype,
         base_weights=recipe.compute.stored_weights,

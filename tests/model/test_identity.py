@@ -9,16 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from cogvx.errors import ConfigError
-from cogvx.model.identity import BASE_PARTS, VAE_PARTS, fingerprint, resolve_base
-from tests.model.hub import Hub
+from cogvx.errors import ConfigError, IntegrityError
+from cogvx.model.hashes import FileHashes
+from cogvx.model.identity import (
+    BASE_PARTS,
+    VAE_PARTS,
+    commit_of,
+    fingerprint,
+    require_base,
+    resolve_base,
+)
+from tests.model.hub import COMMIT, Hub
 
 _RESOLVE = """
 import sys
 from cogvx.errors import CogvxError
-from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
+from cogvx.model.identity import BASE_PARTS, commit_of, fingerprint, resolve_base
 try:
-    print(fingerprint(resolve_base("me/nano", sys.argv[1] or None), BASE_PARTS))
+    base = resolve_base("me/nano", sys.argv[1] or None)
+    print(fingerprint(base, BASE_PARTS))
+    print(commit_of(base))
 except CogvxError as error:
     print(type(error).__name__, error)
 print("torch" in sys.modules)
@@ -46,6 +56,7 @@ def resolve_elsewhere(endpoint: str, home: Path, revision: str = "") -> list[str
 
 def test_a_folder_is_itself(nano_base: Path) -> None:
     assert resolve_base(str(nano_base), None) == nano_base
+    assert commit_of(nano_base) is None
 
 
 def test_a_folder_has_no_revision(nano_base: Path) -> None:
@@ -63,7 +74,7 @@ def test_a_hub_model_has_the_fingerprint_of_its_folder_and_loads_no_torch(
     hub: Hub, nano_base: Path, tmp_path: Path
 ) -> None:
     printed = resolve_elsewhere(hub.url, tmp_path, revision="v1")
-    assert printed == [fingerprint(nano_base, BASE_PARTS), "False"]
+    assert printed == [fingerprint(nano_base, BASE_PARTS), COMMIT, "False"]
     assert "/api/models/me/nano/revision/v1" in hub.asked
     fetched = {path.rpartition("/resolve/")[2].partition("/")[2] for path in hub.asked}
     assert "vae/config.json" in fetched
@@ -138,3 +149,20 @@ def test_any_change_of_contents_changes_the_fingerprint(
 def test_a_missing_part_is_named(nano_base: Path) -> None:
     with pytest.raises(ConfigError, match="image_encoder/ is missing"):
         fingerprint(nano_base, ("vae", "image_encoder"))
+
+
+def test_a_base_is_the_one_that_it_was_or_both_are_named(nano_base: Path, tmp_path: Path) -> None:
+    wanted, hashes = fingerprint(nano_base, BASE_PARTS), FileHashes()
+    copy = tmp_path / "models--me--nano" / "snapshots" / COMMIT
+    shutil.copytree(nano_base, copy)
+    require_base(copy, wanted, revision="b" * 40, hashes=hashes)
+    config = copy / "vae/config.json"
+    config.write_bytes(config.read_bytes() + b"\n")
+    with pytest.raises(IntegrityError) as caught:
+        require_base(copy, wanted, revision="b" * 40, hashes=hashes)
+    found = fingerprint(copy, BASE_PARTS)
+    sentence = str(caught.value)
+    assert f"{copy} (fingerprint {found[:16]}, revision {COMMIT}) is not" in sentence
+    assert f"the base (fingerprint {wanted[:16]}, revision {'b' * 40})" in sentence
+    with pytest.raises(ConfigError, match="transformer/ is missing"):
+        require_base(tmp_path, wanted)
