@@ -19,7 +19,7 @@ from typing import Any
 
 from cogvx.errors import IntegrityError
 
-_MAX_STEPS = 2_000_000  # a checkpoint of CogVideoX with its captions' encoder takes 100,000
+_MAX_STEPS = 500_000  # a checkpoint of CogVideoX with its captions' encoder takes 100,000
 _MAX_RANK = 8
 
 # Storages of torch, by safetensors' names of what they hold, and bytes of a number.
@@ -35,6 +35,12 @@ _STORAGES = {
     "torch.ByteStorage": ("U8", 1),
     "torch.BoolStorage": ("BOOL", 1),
 }
+
+# Named in settings that stand beside the tensors, never called.
+_DTYPES = frozenset(
+    f"torch.{name}"
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+)
 
 NOTHING = (
     "argparse.Namespace",
@@ -246,7 +252,7 @@ def _plain_key(key: Any) -> Any:
 
 
 def _known(name: str) -> _Global:
-    if name in _STORAGES or name in _CALLS or name in NOTHING or name.startswith("torch.float"):
+    if name in _STORAGES or name in _CALLS or name in NOTHING or name in _DTYPES:
         return _Global(name)
     shown = name if name.isprintable() and len(name) <= 100 else "something"
     raise IntegrityError(

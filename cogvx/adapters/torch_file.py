@@ -32,6 +32,7 @@ _MAX_PICKLE = 16 << 20
 _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
 _MAX_DEPTH = 4
+_MAX_NAME = 400
 
 Place = tuple[str, ...]
 """Keys that lead to a dictionary of tensors: ("module",) in what DeepSpeed writes."""
@@ -60,20 +61,13 @@ def torch_dictionaries(path: Path) -> dict[Place, dict[str, TensorInfo]]:
     try:
         with zipfile.ZipFile(_bounded(path)) as archive:
             found = _outline(archive, path.stat().st_size)
+        return {place: _infos(holder) for place, holder in _holders(found)}
     except IntegrityError as error:
         raise IntegrityError(f"{path} is refused: {error}") from error
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    return {
-        place: {
-            name: TensorInfo(value.dtype, value.shape)
-            for name, value in holder.items()
-            if isinstance(name, str) and isinstance(value, StoredTensor) and not value.expanded
-        }
-        for place, holder in _holders(found)
-    }
 
 
 @contextmanager
@@ -176,9 +170,26 @@ def _holders(root: Any) -> Iterator[tuple[Place, dict[Any, Any]]]:
         if not isinstance(value, dict) or id(value) in seen:
             continue
         seen.add(id(value))
-        if any(isinstance(item, StoredTensor) for item in value.values()):
+        tensors = [name for name, item in value.items() if isinstance(item, StoredTensor)]
+        if any(isinstance(name, str) and not _is_plain(name) for name in tensors):
+            raise IntegrityError("it has a name that is too long or not printable")
+        if tensors:
             yield place, value
         if len(place) < _MAX_DEPTH:
             queue.extend(
                 ((*place, name), item) for name, item in value.items() if isinstance(name, str)
             )
+
+
+def _infos(holder: Mapping[Any, Any]) -> dict[str, TensorInfo]:
+    """A dictionary's tensors; one that repeats its numbers could be as large as it likes."""
+    return {
+        name: TensorInfo(value.dtype, value.shape)
+        for name, value in holder.items()
+        if isinstance(name, str) and isinstance(value, StoredTensor) and not value.expanded
+    }
+
+
+def _is_plain(name: str) -> bool:
+    """Names are shown in messages."""
+    return len(name) <= _MAX_NAME and name.isprintable()
