@@ -1,13 +1,13 @@
 """The command line of what needs no server: `python -m cogvx`, and the first half of `cogvx`."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cogvx import adapter_cli
 from cogvx.check import check_file, recipe_rows
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside
@@ -21,6 +21,7 @@ from cogvx.preflight.wording import (
     step_text,
     survey,
 )
+from cogvx.terminal import writing_to
 
 app = typer.Typer(
     help="Retrain, evaluate and promote CogVideoX LoRA adapters.",
@@ -28,8 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-adapter_app = typer.Typer(help="Look at adapter files.", no_args_is_help=True)
-app.add_typer(adapter_app, name="adapter")
+app.add_typer(adapter_cli.app, name="adapter")
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides what is drawn.")]
@@ -97,7 +97,7 @@ def nano(
     seed: Seed = 0,
 ) -> None:
     """Build the toy CogVideoX that the demo runs on, as an ordinary diffusers folder."""
-    with _writing_to(folder):
+    with writing_to(folder):
         if folder.exists():
             raise ConfigError(f"{folder} exists already and was left alone; name another folder")
         from cogvx.model.nano.build import build_nano  # noqa: PLC0415 - loads torch
@@ -117,7 +117,7 @@ def world(
     ] = "",
 ) -> None:
     """Draw small captioned clips: flat shapes that move over flat backgrounds."""
-    with _writing_to(folder):
+    with writing_to(folder):
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is no folder and was left alone; name a folder")
         from cogvx.model.nano import teach as lessons  # noqa: PLC0415 - loads the codecs
@@ -132,47 +132,6 @@ def world(
             raise ConfigError(f'--teach = "{teach}" is not a topic; use one of {known}')
     found = sum(1 for file in folder.glob("*.mp4") if not is_aside(file))
     typer.echo(f"{found} captioned clips written to {folder}")
-
-
-@adapter_app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)],
-) -> None:
-    """Say what an adapter file is, and how strong it will act when it is loaded."""
-    from cogvx.adapters.inspect import describe  # noqa: PLC0415 - loads torch
-
-    found = describe(file)
-    typer.echo(f"form      {found.format}: {found.modules} pairs in {found.layers} layers")
-    typer.echo(
-        f"strength  rank {found.rank}, loads with alpha {found.loaded_alpha}: {found.strength}"
-    )
-    if found.card is not None:
-        card = found.card
-        typer.echo(
-            f"trained   {card.name}, rank {card.rank}, alpha {card.alpha}, {card.steps} steps"
-        )
-        weights = (card.base_fingerprint or "not known")[:16]
-        typer.echo(f"base      {card.base_path} {weights} in {card.base_dtype}")
-        if card.image_latent_scale is not None:
-            typer.echo(f"image     first frame's latent {card.image_latent_scale}, as in training")
-        if card.recipe and card.manifest:
-            typer.echo(f"made of   recipe {card.recipe[:16]}, clips {card.manifest[:16]}")
-    largest = max(found.norms.values(), default=0.0) or 1.0
-    for layer, norm in sorted(found.norms.items()):
-        typer.echo(f"layer {layer:>3} {norm:8.4f} {'#' * round(40 * norm / largest)}")
-    for problem in found.problems:
-        typer.secho(f"PROBLEM: {problem}", fg="yellow")
-
-
-@contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    """Whatever the system refuses below the folder that a person named is theirs to mend."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{folder} cannot be written: a part of it is a file") from error
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def guarded(command: Callable[[], None]) -> None:

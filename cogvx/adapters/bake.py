@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from cogvx.adapters.card import Parent, library_versions
+from cogvx.adapters.card import Parent, library_versions, own_version
 from cogvx.adapters.sharded import Stored, reader, stored_tensors, write_tensors
 from cogvx.adapters.shares import Opened, Share, base_name, open_shares
 from cogvx.adapters.weights import LoraPair, fused_weight
@@ -48,7 +48,7 @@ class Provenance(BaseModel):
     base_fingerprint: str
     image_latent_scale: ImageScale | None
     adapters: tuple[Parent, ...]
-    code: str | None
+    code: str
     libraries: dict[str, str]
 
 
@@ -92,7 +92,6 @@ def bake(
     out: Path,
     *,
     form: Form | None = None,
-    code: str | None = None,
     progress: Progress | None = None,
 ) -> Baked:
     """Write a base whose weights are `W + sum of w B A`, rounded once, each in its own precision.
@@ -105,7 +104,6 @@ def bake(
         shares: At least one adapter with a weight other than 0.
         out: Must not exist.
         form: None for the defaults.
-        code: Version of this project, for the provenance.
         progress: Called after each tensor.
 
     Raises:
@@ -122,7 +120,7 @@ def bake(
     num_bytes = sum(tensor.info.num_bytes for tensor in stored.values())
     _require_room(out, num_bytes)
     _require_base(base, parts)
-    provenance = _provenance(parts, code)
+    provenance = _provenance(parts)
 
     def fill(aside: Path) -> None:
         (aside / TRANSFORMER).mkdir()
@@ -226,7 +224,7 @@ def _require_base(base: Path, parts: Sequence[Opened]) -> None:
         )
 
 
-def _provenance(parts: Sequence[Opened], code: str | None) -> Provenance:
+def _provenance(parts: Sequence[Opened]) -> Provenance:
     card = parts[0].card
     assert card.base_fingerprint is not None
     return Provenance(
@@ -235,7 +233,7 @@ def _provenance(parts: Sequence[Opened], code: str | None) -> Provenance:
         base_fingerprint=card.base_fingerprint,
         image_latent_scale=card.image_latent_scale,
         adapters=tuple(part.parent for part in parts),
-        code=code,
+        code=own_version(),
         libraries=library_versions(),
     )
 

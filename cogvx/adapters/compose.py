@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, library_versions
+from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, library_versions, own_version
 from cogvx.adapters.shares import Opened, Share, open_shares
 from cogvx.adapters.weights import LoraPair, stacked
 from cogvx.adapters.write import write_adapter
@@ -66,7 +66,6 @@ def merge(
     *,
     rank: int | None = None,
     name: str | None = None,
-    code: str | None = None,
     progress: Progress | None = None,
 ) -> Merged:
     """Write the sum of adapters, each times its weight, as one adapter file that acts at 1.
@@ -76,7 +75,6 @@ def merge(
         out: Folder of the new file, made if need be.
         rank: Reduce the sum to its best approximation of this rank; None keeps the exact sum.
         name: For the card; None takes that of `out`.
-        code: Version of this project, for the card.
         progress: Called after each layer.
 
     Raises:
@@ -103,7 +101,7 @@ def merge(
     worst = max(losses.items(), key=lambda item: item[1].share, default=None)
     loss = _together(losses.values())
     kept = max(pair.rank for pair in pairs.values())
-    card = _card(parts, rank=kept, name=name or out.name, loss=loss, code=code)
+    card = _card(parts, rank=kept, name=name or out.name, loss=loss)
     return Merged(
         path=write_adapter(pairs, out, card=card),
         card=card,
@@ -163,9 +161,7 @@ def _together(losses: Iterable[Loss]) -> Loss:
     )
 
 
-def _card(
-    parts: Sequence[Opened], *, rank: int, name: str, loss: Loss, code: str | None
-) -> AdapterCard:
+def _card(parts: Sequence[Opened], *, rank: int, name: str, loss: Loss) -> AdapterCard:
     """The card of the sum: what all parts agree on, and the parts."""
     cards = [part.card for part in parts]
     agreed = {
@@ -185,7 +181,7 @@ def _card(
         base_dtype=cards[0].base_dtype,
         image_latent_scale=cards[0].image_latent_scale,
         parents=tuple(part.parent for part in parts),
-        code=code,
+        code=own_version(),
         warnings=(lost,) if loss.lost else (),
         libraries=library_versions(),
         **agreed,

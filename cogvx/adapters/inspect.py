@@ -1,55 +1,72 @@
 """What an adapter file is, told from the file alone: its form, its strength, its layers, its card.
 
-Files of other programs are described too, since a person asks before they convert or load one.
+Files of other programs are described too, since a person asks before they convert or load one. What
+is wrong with a file is listed rather than raised, unless nothing of it can be relied on.
 """
 
 import math
 import re
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict
 
-from cogvx.adapters.card import AdapterCard, read_card
-from cogvx.adapters.container import Header, read_header
-from cogvx.adapters.layout import DIFFUSERS_KEY, LORA_A, LORA_B, PREFIX, loaded_alpha
-from cogvx.errors import IntegrityError
+from cogvx.adapters.card import AdapterCard
+from cogvx.adapters.contents import Contents, contents_of
+from cogvx.adapters.convert import Base
+from cogvx.adapters.layout import AdapterForm
+from cogvx.adapters.linears import local_name
+from cogvx.adapters.measure import Size, size_of
+from cogvx.adapters.remarks import base_problems, notes, problems, targets_of
+from cogvx.adapters.tensors import adapter_file, open_tensors
 
-Format = Literal["diffusers", "unprefixed", "kohya", "unknown"]
-
-_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
-_KOHYA = "lora_unet__"
-_SHOWN = 3
+_KeyT = TypeVar("_KeyT", int, str)
+_BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
+_ATTENTION = "attn1."
 
 
-@dataclass(frozen=True)
-class AdapterDescription:
+class AdapterDescription(BaseModel):
     """What a file holds and what a loader makes of it.
 
     Attributes:
-        format: Whose names the tensors have; only `diffusers` loads into a pipeline.
-        rank: The usual rank of its pairs; None when it has none.
-        loaded_alpha: The alpha that diffusers applies; the strength is this over the rank.
+        path: The file itself, where a folder was named.
+        form: Whose names the tensors have; only `diffusers` loads into a pipeline.
+        rank: The largest of its pairs'; None when it has none.
+        alpha: What the file records, or a program's unwritten rule; what it was trained with,
+            unless there is a card.
+        alpha_from: Where the file records it; None when it does not.
+        loaded_alpha: The alpha that diffusers applies; None when it loads nothing.
         modules: Pairs of matrices.
+        targets: Ends of the names of its modules, in the model's order.
         layers: Transformer blocks that have at least one pair.
-        norms: For each block, the norm of everything that the adapter adds to it, as loaded.
+        norms: By block, the norm of everything that the adapter adds to it, as it is loaded.
+        target_norms: The same by target.
+        effective_rank: How many ranks hold 99 % of a layer's squared norm, in the middle layer.
         card: Ours, when the file has one.
         problems: What keeps the file from acting as it was trained, a sentence each.
+        notes: What else a person may want to know, a sentence each.
     """
 
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
     path: Path
-    format: Format
+    form: AdapterForm
     rank: int | None
+    alpha: float | None
+    alpha_from: str | None
     loaded_alpha: float | None
     modules: int
+    targets: tuple[str, ...]
     layers: int
-    norms: Mapping[int, float]
+    norms: dict[int, float]
+    target_norms: dict[str, float]
+    effective_rank: int | None
     card: AdapterCard | None
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def strength(self) -> float | None:
@@ -59,94 +76,64 @@ class AdapterDescription:
         return self.loaded_alpha / self.rank
 
 
-def describe(path: Path) -> AdapterDescription:
-    """Describe an adapter file; one pair of matrices is in memory at a time.
+def describe(path: Path, base: Base | None = None) -> AdapterDescription:
+    """Describe an adapter file of any form; one pair of matrices is in memory at a time.
+
+    Args:
+        path: A file, or the folder that it lies in.
+        base: What it should fit; None looks at the file alone.
 
     Raises:
-        IntegrityError: The file is no safetensors file.
+        ConfigError: There is no such file.
+        IntegrityError: The file is damaged, or would run code.
     """
-    header = read_header(path)
-    form, pairs = _format(header), _pairs(header)
-    ranks = [header.tensors[first].shape[0] for first, _ in pairs.values()]
-    rank = max(set(ranks), key=ranks.count) if ranks else None
-    # kohya keeps alpha in tensors that diffusers refuses, so it loads at no strength at all.
-    alpha = loaded_alpha(header.metadata, rank) if rank and form == "diffusers" else None
-    norms, broken = _norms(path, pairs, 1.0 if not rank or alpha is None else alpha / rank)
+    file = adapter_file(path)
+    with open_tensors(file) as tensors:
+        contents = contents_of(tensors, file)
+        sizes = {
+            module: size_of(tensors.read(names.a), tensors.read(names.b))
+            for module, names in contents.pairs.items()
+        }
+    found = list(problems(contents, sizes))
+    if base is not None and contents.form != "unknown":
+        found += base_problems(file, contents, base)
+    is_told = contents.is_recorded or contents.form == "sat"
+    effective = [size.effective_rank for size in sizes.values() if size.effective_rank]
     return AdapterDescription(
-        path=path,
-        format=form,
-        rank=rank,
-        loaded_alpha=alpha,
-        modules=len(pairs),
-        layers=len({block for block in norms if block >= 0}),
-        norms={block: norms[block] for block in sorted(norms) if block >= 0},
-        card=read_card(path),
-        problems=tuple(_problems(header, form, pairs=pairs, broken=broken)),
+        path=file,
+        form=contents.form,
+        rank=contents.rank,
+        alpha=contents.recorded.alpha if contents.rank and is_told else None,
+        alpha_from=contents.recorded.where if contents.is_recorded else None,
+        loaded_alpha=contents.loaded_alpha,
+        modules=len(contents.pairs),
+        targets=targets_of(contents),
+        layers=len({_block(module) for module in contents.pairs} - {None}),
+        norms=_summed(contents, sizes, by=_block),
+        target_norms=_summed(contents, sizes, by=_target),
+        effective_rank=round(statistics.median(effective)) if effective else None,
+        card=contents.card,
+        problems=tuple(found),
+        notes=tuple(notes(contents)),
     )
 
 
-def _format(header: Header) -> Format:
-    names = [name for name in header.tensors if "lora" in name]
-    if names and all(name.startswith(_KOHYA) for name in names):
-        return "kohya"
-    if names and all(name.endswith((LORA_A, LORA_B)) for name in names):
-        if all(name.startswith(PREFIX) for name in names):
-            return "diffusers"
-        if not any(name.startswith(PREFIX) for name in names):
-            return "unprefixed"
-    return "unknown"
+def _summed(
+    contents: Contents, sizes: Mapping[str, Size], *, by: Callable[[str], _KeyT | None]
+) -> dict[_KeyT, float]:
+    """Norms of what is added to each block, or by each target; in the model's order."""
+    squares: dict[_KeyT, float] = defaultdict(float)
+    for module, size in sizes.items():
+        key = by(module)
+        if key is not None:
+            squares[key] += (contents.scale(module) * size.norm) ** 2
+    return {key: math.sqrt(square) for key, square in squares.items()}
 
 
-def _pairs(header: Header) -> dict[str, tuple[str, str]]:
-    """Names of the two matrices by module, those without a partner left out."""
-    endings = ((LORA_A, LORA_B), (".lora_down.weight", ".lora_up.weight"))
-    return {
-        name.removesuffix(first): (name, name.removesuffix(first) + second)
-        for name in header.tensors
-        for first, second in endings
-        if name.endswith(first) and name.removesuffix(first) + second in header.tensors
-    }
+def _block(module: str) -> int | None:
+    found = _BLOCK.match(module)
+    return int(found.group(1)) if found else None
 
 
-def _norms(
-    path: Path, pairs: Mapping[str, tuple[str, str]], scale: float
-) -> tuple[dict[int, float], list[str]]:
-    """Norm of B A by block (-1 for what is in none), and modules that are not finite."""
-    squares: dict[int, float] = defaultdict(float)
-    broken = []
-    try:
-        with safe_open(path, framework="pt") as opened:
-            for module, (first, second) in pairs.items():
-                square = _square_norm(opened.get_tensor(first), opened.get_tensor(second))
-                if not math.isfinite(square):
-                    broken.append(module)
-                found = _BLOCK.search(module)
-                squares[int(found.group(1)) if found else -1] += square
-    except (SafetensorError, RuntimeError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
-    return {block: scale * math.sqrt(square) for block, square in squares.items()}, broken
-
-
-def _square_norm(a_ri: Tensor, b_or: Tensor) -> float:
-    """`||B A||^2` as the sum of `(B'B) * (A A')`, which never makes the large product."""
-    a_ri, b_or = a_ri.double(), b_or.double()
-    square = float(((b_or.T @ b_or) * (a_ri @ a_ri.T)).sum())
-    return square if math.isnan(square) else max(square, 0.0)
-
-
-def _problems(
-    header: Header, form: Format, *, pairs: Mapping[str, tuple[str, str]], broken: list[str]
-) -> Iterable[str]:
-    if form == "unprefixed":
-        yield f'names lack "{PREFIX}", so a pipeline loads nothing and only warns'
-    if form == "kohya":
-        yield "names are kohya's, which diffusers does not read for CogVideoX"
-    if form == "unknown":
-        yield "names are of no kind that is known"
-    if form == "diffusers" and DIFFUSERS_KEY not in header.metadata and pairs:
-        yield "alpha is not recorded: it loads at 1.0, whatever it was trained at"
-    single = sum("lora" in name and not name.endswith(".alpha") for name in header.tensors)
-    if single != 2 * len(pairs):
-        yield f"{single - 2 * len(pairs)} matrices have no partner"
-    if broken:
-        yield f"{len(broken)} modules are not finite: {', '.join(broken[:_SHOWN])}"
+def _target(module: str) -> str:
+    return local_name(module).removeprefix(_ATTENTION)

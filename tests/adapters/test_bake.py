@@ -11,6 +11,7 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from cogvx.adapters.bake import PROVENANCE_FILE, Form, Provenance, bake
+from cogvx.adapters.card import own_version
 from cogvx.adapters.compose import merge
 from cogvx.adapters.sharded import WEIGHTS
 from cogvx.adapters.shares import Share
@@ -262,14 +263,14 @@ def test_the_transformer_alone_is_written_when_asked_for(
 def test_the_folder_says_what_it_was_made_of(
     nano_base: Path, tmp_path: Path, adapters: list[Share]
 ) -> None:
-    found = bake(nano_base, adapters, tmp_path / "out", code="0.1.0")
+    found = bake(nano_base, adapters, tmp_path / "out")
     written = read_document(tmp_path / "out" / PROVENANCE_FILE, Provenance)
     assert written == found.provenance
     assert written.base_fingerprint == fingerprint(nano_base, BASE_PARTS)
     assert [(part.sha256, part.weight) for part in written.adapters] == [
         (sha256_file(share.file), share.weight) for share in adapters
     ]
-    assert (written.code, written.image_latent_scale) == ("0.1.0", None)
+    assert (written.code, written.image_latent_scale) == (own_version(), None)
 
 
 def test_progress_counts_tensors(nano_base: Path, tmp_path: Path, adapters: list[Share]) -> None:

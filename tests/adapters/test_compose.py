@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cogvx.adapters.card import ADAPTER_FILE, read_card
+from cogvx.adapters.card import ADAPTER_FILE, own_version, read_card
 from cogvx.adapters.compose import merge, reduced
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.shares import Share
@@ -165,13 +165,13 @@ def test_a_weight_of_zero_adds_neither_rank_nor_a_parent(tmp_path: Path) -> None
 def test_the_card_says_what_was_merged_and_what_all_agree_on(tmp_path: Path) -> None:
     first = written(tmp_path / "a", 1, size="49x480x720", fps=8, base_revision="abc")
     second = written(tmp_path / "b", 2, size="49x480x720", fps=16, base_revision="abc")
-    found = merge([Share(first, 0.8), Share(second, 0.5)], tmp_path / "style", code="0.1.0")
+    found = merge([Share(first, 0.8), Share(second, 0.5)], tmp_path / "style")
     card = read_card(found.path)
     assert card == found.card
     assert (card.name, card.origin, card.rank, card.alpha) == ("style", "merged", 6, 6)
     assert (card.run, card.recipe, card.manifest, card.steps) == (None, None, None, None)
     assert (card.base_path, card.base_revision, card.base_fingerprint) == ("base", "abc", "f" * 64)
-    assert (card.size, card.fps, card.code) == ("49x480x720", None, "0.1.0")
+    assert (card.size, card.fps, card.code) == ("49x480x720", None, own_version())
     assert [(parent.sha256, parent.weight) for parent in card.parents] == [
         (sha256_file(first), 0.8),
         (sha256_file(second), 0.5),
