@@ -22,7 +22,7 @@ def parse_prompts(data: bytes, name: str) -> tuple[PromptLine, ...]:
         ConfigError: With all problems, each with the number of its line.
     """
     try:
-        lines = data.decode("utf-8-sig").splitlines()
+        lines = data.decode("utf-8-sig").split("\n")  # not at what JSON may hold as it is
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8 text: {error}") from error
     is_json = PurePath(name).suffix.lower() in (".jsonl", ".ndjson", ".json")
