@@ -4,6 +4,7 @@ from prefect import runtime
 
 from cogvx.digest import digest
 from cogvx.evaluation.suite import Suite
+from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder
 from tasks.workbench import Workbench, code_version
@@ -21,6 +22,7 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
     tags = {
         "cogvx.code": code_version(),
         "cogvx.base_fingerprint": bench.base_fingerprint,
+        "cogvx.base_revision": commit_of(bench.base) or "",
         "cogvx.dataset": bench.dataset.url,
         "cogvx.run_folder": str(folder.root.resolve()),
     }

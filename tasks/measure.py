@@ -95,7 +95,12 @@ def measure_arms(
 
 def _open_session(bench: Workbench) -> Session:
     logger.info("load %s for generation", bench.recipe.base.path)
-    return Session.open(bench.base, dtype=bench.recipe.base.dtype, device=bench.device)
+    return Session.open(
+        bench.base,
+        dtype=bench.recipe.base.dtype,
+        device=bench.device,
+        fingerprint=bench.base_fingerprint,
+    )
 
 
 def _heldout(

@@ -15,6 +15,7 @@ from cogvx.cache.plan import record_paths
 from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
+from cogvx.model.identity import commit_of
 from cogvx.runs.carry import bring_checkpoint, newest_in
 from cogvx.runs.folder import Fork, RunFolder, RunSpec, TrainOutcome
 from cogvx.runs.lock import hold
@@ -189,6 +190,8 @@ def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
         manifest=index.manifest,
         base_folder=str(bench.base.resolve()),
         base_fingerprint=bench.base_fingerprint,
+        base_revision=commit_of(bench.base),
+        file_hashes=str(bench.settings.file_hashes.resolve()),
         code_version=code_version(),
         train=index.train,
         heldout=index.heldout,

@@ -5,6 +5,7 @@ through the transformer finds out, at a hundredth of the cost of a video.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def _predict(session: Session) -> Tensor:
     latent = facts.compression.latent(size)
     frames = latent.frames + frames_to_prepend(latent.frames, facts.patch_t)
     generator = torch.Generator().manual_seed(_SEED)
-    place = {"device": session.device, "dtype": session.dtype}
+    place: dict[str, Any] = {"device": session.device, "dtype": session.dtype}
     shape_bfchw = (1, frames, facts.in_channels, latent.height, latent.width)
     predicted_bfchw: Tensor = transformer(
         hidden_states=torch.randn(shape_bfchw, generator=generator).to(**place),

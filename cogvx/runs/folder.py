@@ -27,6 +27,8 @@ from cogvx.cache.plan import Sample
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import read_document
+from cogvx.model.hashes import FileHashes
+from cogvx.model.identity import require_base
 from cogvx.preflight.compare import Measured
 from cogvx.recipe import Recipe
 
@@ -58,6 +60,8 @@ class RunSpec(_Document):
     """Everything that decides an adapter's bits, in one document.
 
     `run` is the digest of recipe, manifest, base and code version: the run's identity.
+    `base_revision` is the commit of a base that came from a hub; `file_hashes` is where this
+    machine remembers what the base's files hashed to.
     """
 
     schema_version: Literal[1] = 1
@@ -66,12 +70,30 @@ class RunSpec(_Document):
     manifest: str
     base_folder: str
     base_fingerprint: str
+    base_revision: str | None = None
+    file_hashes: str | None = None
     code_version: str
     train: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     empty_prompt: str
     fork: Fork | None = None
     warnings: tuple[str, ...] = ()
+
+    def require_base(self) -> None:
+        """Refuse a base folder that does not hold the run's base, or holds it no more.
+
+        Raises:
+            ConfigError: It holds no base at all.
+            IntegrityError: It holds another one; the message names both.
+        """
+        hashes = FileHashes(None if self.file_hashes is None else Path(self.file_hashes))
+        require_base(
+            Path(self.base_folder),
+            self.base_fingerprint,
+            revision=self.base_revision,
+            hashes=hashes,
+        )
+        hashes.save()
 
 
 class TrainOutcome(_Document):

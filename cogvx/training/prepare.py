@@ -64,7 +64,7 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
         ConfigError: The base cannot be trained, the processes are not those of the recipe, the
             optimiser is not installed, or the checkpoint belongs to another run.
         DataError: There is no clip to train on.
-        IntegrityError: Records are absent, or the checkpoint is damaged.
+        IntegrityError: Records are absent, the checkpoint is damaged, or the base is not the run's.
     """
     recipe, train = spec.recipe, spec.recipe.train
     base, device = Path(spec.base_folder), accelerator.device
@@ -73,6 +73,8 @@ def prepare(folder: RunFolder, spec: RunSpec, *, accelerator: Accelerator, stop:
     checkpoints = Checkpoints.of(folder, spec)
     # refuses another run's checkpoint first of all, with what has changed
     found, weights = from_first(accelerator, lambda: _beginning(folder, spec, checkpoints))
+    if accelerator.is_local_main_process and not accelerator.is_main_process:
+        spec.require_base()  # the first process has looked on its own machine
 
     objective = Objective.of(
         base, image_scale=recipe.base.image_latent_scale, min_snr_gamma=train.min_snr_gamma
@@ -169,6 +171,7 @@ def _beginning(
     with explained(folder):  # in here, so that the others hear of it too
         checkpoints.tidy()
         found = checkpoints.newest()
+        spec.require_base()
         return (found, None) if found is not None else (None, read_fork(folder, spec))
 
 

@@ -95,12 +95,13 @@ def make_proof(folder: RunFolder, order: ProofOrder) -> Path:
         The folder, whole.
 
     Raises:
-        IntegrityError: A record is absent or damaged.
+        IntegrityError: A record is absent or damaged, or the base is not the run's.
         ConfigError: The base's VAE cannot be loaded.
     """
     if folder.first_batch.is_dir():
         return folder.first_batch
     spec = folder.read_spec()
+    spec.require_base()
     batches = _batches(spec, folder)
     count = len(first_samples(spec))
     of = spec.recipe.train.global_batch

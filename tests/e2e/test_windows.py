@@ -20,6 +20,7 @@ from cogvx.data.manifest import Clip, Manifest
 from cogvx.data.windows import crop_rule
 from cogvx.encoding import Encoders, encode_missing
 from cogvx.files import read_document, write_document
+from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder, RunSpec, TrainOutcome
 from cogvx.shapes import cover_and_crop
@@ -189,7 +190,7 @@ def train(recipe: Recipe, manifest: Manifest, base: Path, root: Path, store: Mem
         recipe=recipe,
         manifest=manifest.content_digest(),
         base_folder=str(base),
-        base_fingerprint="f",
+        base_fingerprint=fingerprint(base, BASE_PARTS),
         code_version="0",
         train=samples(manifest.train, recipe, facts=facts, ids=IDS),
         heldout=samples(manifest.heldout, recipe, facts=facts, ids=IDS),

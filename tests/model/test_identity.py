@@ -164,5 +164,5 @@ def test_a_base_is_the_one_that_it_was_or_both_are_named(nano_base: Path, tmp_pa
     sentence = str(caught.value)
     assert f"{copy} (fingerprint {found[:16]}, revision {COMMIT}) is not" in sentence
     assert f"the base (fingerprint {wanted[:16]}, revision {'b' * 40})" in sentence
-    with pytest.raises(ConfigError, match="transformer/ is missing"):
+    with pytest.raises(ConfigError, match="is not a complete CogVideoX model"):
         require_base(tmp_path, wanted)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cogvx.adapters.export import export_adapter
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_document
+from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.model.lora import lora_state
 from cogvx.runs.carry import put_checkpoint
 from cogvx.runs.events import history
@@ -58,7 +59,7 @@ def forking(bench: Workbench, nano_base: Path) -> Workbench:
         bench,
         recipe=make_recipe(nano_base, fork_of=OLD, **SHORT),
         base=nano_base,
-        base_fingerprint="fingerprint",
+        base_fingerprint=fingerprint(nano_base, BASE_PARTS),
     )
 
 
@@ -180,7 +181,7 @@ def test_what_does_not_fit_is_spelt_out_at_once(trained: Path, forking: Workbenc
         '  - lora.targets = ["to_q"] is not what that run has; '
         'use ["to_q", "to_k", "to_v", "to_out.0"]\n'
         f'  - base.path = "{forking.base}" holds other weights (x) than that run was trained on '
-        "(fingerprint); use the same base model"
+        f"({forking.base_fingerprint[:12]}); use the same base model"
     )
 
 

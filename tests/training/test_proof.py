@@ -15,6 +15,7 @@ from cogvx.cache.plan import EMPTY_CAPTION, prompt_key, record_paths, samples
 from cogvx.data.manifest import Clip
 from cogvx.errors import IntegrityError
 from cogvx.files import read_document, write_bytes, write_document
+from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.mp4 import read_mp4
 from cogvx.objective.batch import Batches
 from cogvx.objective.objective import Objective
@@ -57,7 +58,7 @@ def run(
         recipe=recipe,
         manifest="manifest",
         base_folder=str(NANO),
-        base_fingerprint="fingerprint",
+        base_fingerprint=fingerprint(NANO, BASE_PARTS),
         code_version="0",
         train=train,
         heldout=(),
