@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from cogvx.adapters.card import AdapterCard, read_card
@@ -27,12 +28,14 @@ class LoadedBase:
     Attributes:
         facts: Of its configuration.
         layers: Inputs and outputs of every linear layer, by its full name.
+        dtype: What they are multiplied in.
         fingerprint: Of its bytes, which cards are compared with where both are known.
         image_scale: What a first frame's latent is scaled with here; None for text-to-video.
     """
 
     facts: BaseFacts
     layers: Mapping[str, tuple[int, int]]
+    dtype: torch.dtype
     fingerprint: str | None = None
     image_scale: ImageScale | None = None
 
@@ -71,7 +74,7 @@ def load_adapter(path: Path, base: LoadedBase) -> LoadedAdapter:
     Raises:
         ConfigError: There is no such file.
         IntegrityError: It is damaged, of another form, of another base, does not record its alpha,
-            or holds numbers that are not finite.
+            or holds numbers that are not finite in the base's precision.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such adapter file")
@@ -85,7 +88,18 @@ def load_adapter(path: Path, base: LoadedBase) -> LoadedAdapter:
     pairs = {
         module: LoraPair(pair.a_ri.clone(), pair.b_or) for module, pair in read_pairs(path).items()
     }
+    _require_finite(path, pairs, base.dtype)
     return LoadedAdapter(path=path, card=card, pairs=pairs)
+
+
+def _require_finite(path: Path, pairs: Pairs, dtype: torch.dtype) -> None:
+    """Refuse what is finite as it was read, and not as it is used: float16 ends at 65504."""
+    largest = torch.finfo(dtype).max
+    for module, pair in pairs.items():
+        if max(pair.a_ri.abs().max(), pair.b_or.abs().max()) > largest:
+            raise IntegrityError(
+                f"{path} does not fit the base model: {module} is not finite in {dtype}"
+            )
 
 
 def _other_base(card: AdapterCard, base: LoadedBase) -> Iterator[str]:

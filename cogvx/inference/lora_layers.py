@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
 from torch.nn import functional
 
 from cogvx.adapters.layout import LORA_A, LORA_B, PREFIX
@@ -85,7 +84,7 @@ class LoraLayers:
             # diffusers draws an adapter before it fills one in
             with _several_on_purpose(), torch.random.fork_rng(devices=[]):
                 self._pipeline.load_lora_weights(
-                    {name: self._rounded(name, tensor) for name, tensor in state.items()},
+                    {name: tensor.to(self._transformer.dtype) for name, tensor in state.items()},
                     adapter_name=key,
                 )
             self._require_all(key, pairs)
@@ -95,12 +94,6 @@ class LoraLayers:
                 raise IntegrityError(f"diffusers cannot load the adapter: {error}") from error
             raise
         return key
-
-    def _rounded(self, name: str, tensor: Tensor) -> Tensor:
-        rounded = tensor.to(self._transformer.dtype)
-        if not rounded.isfinite().all():
-            raise IntegrityError(f"{name} of the adapter is not finite in {rounded.dtype}")
-        return rounded
 
     def _require_all(self, key: str, pairs: Pairs) -> None:
         scales = {name: float(layer.scaling[key]) for name, layer in self._layers(key)}
@@ -114,9 +107,8 @@ class LoraLayers:
     def _overwrite(self, key: str, pairs: Pairs) -> None:
         padded = _of_one_rank(pairs)
         for name, layer in self._layers(key):
-            a_ri, b_or = layer.lora_A[key].weight, layer.lora_B[key].weight
-            a_ri.copy_(self._rounded(name, padded[name].a_ri))
-            b_or.copy_(self._rounded(name, padded[name].b_or))
+            layer.lora_A[key].weight.copy_(padded[name].a_ri)
+            layer.lora_B[key].weight.copy_(padded[name].b_or)
 
     def _weigh(self, weights: Mapping[str, float]) -> None:
         """Make the layers act with these weights; zero is no adapter at all."""
@@ -141,10 +133,6 @@ class LoraLayers:
         with _several_on_purpose():
             for key in sorted(others):
                 self._transformer.delete_adapters(key)
-        if others and self._acting is not None:
-            # peft may have activated another in place of what it deleted
-            acting, self._acting = self._acting, None
-            self._weigh(acting)
 
     def _layers(self, key: str) -> Iterator[tuple[str, LoraLayer]]:
         for name, part in self._transformer.named_modules():

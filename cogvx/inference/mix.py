@@ -80,6 +80,7 @@ class AdapterMix:
         self._base = LoadedBase(
             facts=facts,
             layers=linear_layers(pipeline.transformer),
+            dtype=pipeline.transformer.dtype,
             fingerprint=fingerprint,
             image_scale=image_scale,
         )

@@ -95,6 +95,12 @@ def weights_of(model: CogVideoXTransformer3DModel) -> dict[str, np.ndarray]:
     return found
 
 
+def held(model: CogVideoXTransformer3DModel) -> int:
+    """How many adapters take memory beside a model's weights."""
+    layers = [part for part in model.modules() if isinstance(part, LoraLayer)]
+    return len({key for layer in layers for key in layer.lora_A})
+
+
 def furthest(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
     """The largest difference of two sets of weights."""
     assert found.keys() == wanted.keys()

@@ -23,6 +23,7 @@ from tests.inference.mixes import (
     deltas,
     files_of,
     furthest,
+    held,
     kinds,
     open_mix,
     predict,
@@ -145,6 +146,7 @@ def test_a_mix_is_what_was_said_last(world: World, first: list[tuple], acts: lis
         assert furthest(weights_of(model), wanted) < ROUNDING, act
         assert world.mix.fused_at == said.fused_at
         assert list(world.mix.attached) == list(said.files)
+        assert held(model) == (len(said.files) if said.fused_at is None else 0), act
         if said.fused_at is not None:
             assert kinds(model) == parts, "LoRA layers are in the way of a fused model"
             if not said.fused_at or not any(said.weights.values()):
