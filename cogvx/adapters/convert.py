@@ -26,7 +26,7 @@ from cogvx.adapters.write import check_pairs, packed_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem
 from cogvx.files import create_bytes
-from cogvx.model.identity import BASE_PARTS, fingerprint
+from cogvx.model.identity import BASE_PARTS, commit_of, fingerprint
 from cogvx.section import shown_text
 from cogvx.variants import BaseFacts, ImageScale, published_facts, read_facts
 
@@ -93,7 +93,11 @@ def find_base(path: str, revision: str | None = None) -> Base:
     Raises:
         ConfigError: It is neither, or no CogVideoX.
     """
-    folder = _folder(path) or _downloaded(path, revision)
+    folder = _folder(path)
+    if folder is not None and revision is not None:
+        wrong = "means nothing for a folder"
+        raise ConfigError(str(Problem("--revision", revision, wrong, "leave it out")))
+    folder = folder or _downloaded(path, revision)
     if folder is None:
         facts = published_facts(path)
         if facts is None:
@@ -103,7 +107,7 @@ def find_base(path: str, revision: str | None = None) -> Base:
         return Base(path, revision, facts, None)
     whole = all((folder / part).is_dir() for part in BASE_PARTS)
     name = fingerprint(folder, BASE_PARTS) if whole else None
-    return Base(path, revision, read_facts(folder), name)
+    return Base(path, commit_of(folder) or revision, read_facts(folder), name)
 
 
 def convert(

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from cogvx.adapters.card import AdapterCard, card_of
+from cogvx.adapters.container import REAL_NUMBERS
 from cogvx.adapters.layout import AdapterForm, adapted_modules
 from cogvx.adapters.linears import linear_sizes, local_name
 from cogvx.adapters.sat import SAT_TARGETS
 from cogvx.adapters.spelling import Spelling, StoredPair, blocks_of, spelling_of
 from cogvx.adapters.strength import NOT_RECORDED, Recorded, settle
 from cogvx.adapters.tensors import Tensors, adapter_file, open_tensors
-from cogvx.adapters.weights import LoraPair, Pairs
+from cogvx.adapters.weights import MAX_RANK, LoraPair, Pairs
 from cogvx.errors import ConfigError, IntegrityError, Problem
 from cogvx.variants import BaseFacts
 
-_REAL = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _SHOWN = 8
 _ATTENTION = "attn1."
 
@@ -132,12 +132,12 @@ def _fit_problems(
     expected = [names for module in modules if (names := spelling.names(module))]
     wanted = [name for names in expected for name in (names.a, names.b)]
     if missing := [name for name in wanted if name not in tensors.infos]:
-        wrong = f"{len(missing)} of {len(wanted)} are missing: {_some(missing)}"
-        yield Problem("tensors", None, wrong)
+        where = f"{len(missing)} of {len(wanted)} tensors"
+        yield Problem(where, None, f"are missing: {_some(missing)}")
     known = {*wanted, *(names.alpha for names in expected)}
     concerned = [name for name in tensors.infos if spelling.concerns(name)]
     if unknown := [name for name in concerned if name not in known]:
-        yield Problem("tensors", None, f"{len(unknown)} belong to no module: {_some(unknown)}")
+        yield Problem(f"{len(unknown)} tensors", None, f"belong to no module: {_some(unknown)}")
     reached = blocks_of(concerned)
     if reached != facts.layers:
         wrong = f"is not what {facts.variant.name} has here, which is {facts.layers}"
@@ -154,7 +154,7 @@ def _shape_problems(
 ) -> Iterator[Problem]:
     first, second = tensors.infos[names.a], tensors.infos[names.b]
     for name, info in ((names.a, first), (names.b, second)):
-        if info.dtype not in _REAL:
+        if info.dtype not in REAL_NUMBERS:
             yield Problem(name, None, f"is of {info.dtype}, which no adapter is")
     fits = len(first.shape) == len(second.shape) == 2 and first.shape[0] == second.shape[1] > 0
     if not fits or first.shape[1] != inputs or second.shape[0] != outputs:
@@ -163,6 +163,8 @@ def _shape_problems(
             f"needs rank x {inputs} and {outputs} x rank"
         )
         yield Problem(names.a, None, wrong)
+    elif first.shape[0] > MAX_RANK:
+        yield Problem(names.a, None, f"is of rank {first.shape[0]}, above {MAX_RANK}")
 
 
 def _read(

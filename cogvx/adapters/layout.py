@@ -21,7 +21,7 @@ DIFFUSERS_KEY = "lora_adapter_metadata"
 AdapterForm = Literal["diffusers", "unprefixed", "kohya", "sat", "unknown"]
 """Whose names a file gives its tensors; only diffusers' load into a pipeline."""
 
-_PEFT_ALPHA = 8  # what peft takes when the metadata leaves alpha out
+PEFT_ALPHA = 8  # what peft takes when the metadata leaves alpha out
 _OTHER_STRENGTHS = (
     *("use_rslora", "use_dora", "use_qalora"),
     *("alpha_pattern", "lora_bias", "fan_in_fan_out"),
@@ -121,7 +121,7 @@ def loaded_alpha(metadata: Mapping[str, str], rank: int) -> float:
         raise IntegrityError(
             f"{DIFFUSERS_KEY} of the adapter says rank {shown}, but its matrices are of rank {rank}"
         )
-    alpha = told.get(f"{PREFIX}lora_alpha", _PEFT_ALPHA)
+    alpha = told.get(f"{PREFIX}lora_alpha", PEFT_ALPHA)
     is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not is_number or not 0 < alpha <= _MAX_ALPHA:
         raise IntegrityError(

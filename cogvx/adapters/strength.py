@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvx.adapters.card import CARD_KEY
-from cogvx.adapters.layout import DIFFUSERS_KEY, PREFIX, AdapterForm
+from cogvx.adapters.layout import DIFFUSERS_KEY, PEFT_ALPHA, PREFIX, AdapterForm
 from cogvx.adapters.sat import SAT_ALPHA
 from cogvx.adapters.spelling import StoredPair
 from cogvx.adapters.tensors import Tensors
@@ -28,8 +28,8 @@ NOT_RECORDED = "nothing in the file"
 
 _TRAINER_KEY = "lora_config"  # finetrainers' own, which diffusers ignores
 _KOHYA_ALPHA = "ss_network_alpha"
-_PEFT_ALPHA = 8  # what peft takes when a configuration leaves alpha out
 _MAX_CONFIG = 1 << 20
+_SHOWN_DIGITS = 20
 _LARGEST = 1e9
 _SHOWN = 4
 _REGEX = re.compile(r"[\\*+?()\[\]{}|$]")
@@ -210,7 +210,7 @@ def _of_config(config: Mapping[str, Any], where: str) -> Recorded:
     rank = config.get("r")
     return Recorded(
         where=where,
-        alpha=_number(config.get("lora_alpha", _PEFT_ALPHA), where),
+        alpha=_number(config.get("lora_alpha", PEFT_ALPHA), where),
         rank=None if rank is None else int(_number(rank, where)),
         alphas={key: _number(value, where) for key, value in alphas.items()},
         ranks={key: int(_number(value, where)) for key, value in ranks.items()},
@@ -223,7 +223,7 @@ def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise IntegrityError(f"{where} has an alpha or a rank that is no number")
     if not 0 < value < _LARGEST:  # a NaN fails
-        raise IntegrityError(f"{where} has an alpha or a rank of {value:g}")
+        raise IntegrityError(f"{where} has an alpha or a rank of {str(value)[:_SHOWN_DIGITS]}")
     return value
 
 

@@ -15,24 +15,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - the name of torch's refusal only
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from cogvx.adapters.container import TensorInfo
-from cogvx.adapters.pickled import NOTHING, StoredTensor, outline
+from cogvx.adapters.pickled import outline
+from cogvx.adapters.pickled_values import NOTHING, StoredTensor
 from cogvx.errors import IntegrityError
 
 ZIP_MAGIC = b"PK\x03\x04"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
-_MAX_DIRECTORY = 64 << 20  # of the zip; a checkpoint of 3,000 tensors has 0.3 MB
+_MAX_DIRECTORY = 4 << 20  # of the zip; a checkpoint of 3,000 tensors has 0.4 MB
 _MAX_PICKLE = 16 << 20
 _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
 _MAX_DEPTH = 4
 _MAX_NAME = 400
+
+_REFUSALS = (UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
 
 Place = tuple[str, ...]
 """Keys that lead to a dictionary of tensors: ("module",) in what DeepSpeed writes."""
@@ -88,7 +92,7 @@ def open_torch(path: Path, place: Place, infos: Mapping[str, TensorInfo]) -> Ite
                 loaded = loaded[key]
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+    except _REFUSALS as error:
         raise IntegrityError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
     yield TorchTensors(path, infos, {}, loaded)
 
@@ -120,15 +124,19 @@ def _bounded(path: Path) -> Path:
     end = tail[-_END_SIZE:]
     if len(end) < _END_SIZE or not end.startswith(_END):
         raise IntegrityError("it is no zip, or it was cut short")
-    directory, comment = struct.unpack("<I4xH", end[12:])
+    directory, start, comment = struct.unpack("<IIH", end[12:])
+    reached = size - _END_SIZE
     locator = tail[-_END_SIZE - _LOCATOR_SIZE : -_END_SIZE]
     if locator.startswith(_LOCATOR_64):
         (there,) = struct.unpack("<Q", locator[8:16])
-        if not tail.startswith(_END_64) or there != size - length:
+        directory, start = struct.unpack("<QQ", tail[40:56])
+        reached = size - length
+        if not tail.startswith(_END_64) or there != reached:
             raise IntegrityError("its zip's end is not where it says")
-        (directory,) = struct.unpack("<Q", tail[40:48])
-    if comment or directory > min(size, _MAX_DIRECTORY):
+    if directory > _MAX_DIRECTORY:
         raise IntegrityError("its zip's directory is larger than a checkpoint's")
+    if comment or start + directory != reached:  # readers differ in what they make of a gap
+        raise IntegrityError("its zip's directory is not where it says")
     return path
 
 

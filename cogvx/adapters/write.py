@@ -93,13 +93,14 @@ def packed_adapter(
 
 def padded(pairs: Pairs, rank: int) -> dict[str, LoraPair]:
     """The same changes of the weights at one rank: rows of A and columns of B that are zero."""
-    return {
-        module: LoraPair(
-            _plain(pad(pair.a_ri, (0, 0, 0, rank - pair.rank))),
-            _plain(pad(pair.b_or, (0, rank - pair.rank))),
-        )
-        for module, pair in pairs.items()
-    }
+    return {module: _padded(pair, rank - pair.rank) for module, pair in pairs.items()}
+
+
+def _padded(pair: LoraPair, more: int) -> LoraPair:
+    a_ri, b_or = _plain(pair.a_ri), _plain(pair.b_or)
+    return (
+        LoraPair(pad(a_ri, (0, 0, 0, more)), pad(b_or, (0, more))) if more else LoraPair(a_ri, b_or)
+    )
 
 
 def check_pairs(

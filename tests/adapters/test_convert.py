@@ -218,7 +218,7 @@ def test_sat_holds_eight_tensors_for_each_of_the_bases_layers(
     lost = f"model.diffusion_model.transformer.layers.{layers - 1}.attention.dense.matrix_B.0"
     del state[lost]
     torch.save({"module": state}, tmp_path / "lora.pt")
-    with pytest.raises(ConfigError, match=f"1 of {tensors} are missing: {lost}"):
+    with pytest.raises(ConfigError, match=f"1 of {tensors} tensors are missing: {lost}"):
         convert(tmp_path / "lora.pt", tmp_path / "other", base=base)
     assert not (tmp_path / "other").exists()
 
@@ -381,9 +381,9 @@ def test_all_that_is_wrong_is_told_at_once(base: Base, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         convert(source, tmp_path / "out", base=base)
     text = str(caught.value)
-    assert "1 of 16 are missing" in text
+    assert "1 of 16 tensors are missing" in text
     assert f"{stem}q.lora_up.weight" in text
-    assert "2 belong to no module: lora_te_text_model_q.lora_down.weight" in text
+    assert "2 tensors belong to no module: lora_te_text_model_q.lora_down.weight" in text
     assert "to_v.dora_scale" in text
     assert f"{stem}k.lora_down.weight is 6 x 5 and its partner 32 x 6" in text
     assert "is of I32, which no adapter is" in text
@@ -423,7 +423,9 @@ def test_an_adapter_of_another_base_is_refused_by_its_layers(
     ):
         convert(source, tmp_path / "out", base=base)
     source = _sat(tmp_path / "two", Trained(matrices(base.facts), 1.0))
-    with pytest.raises(ConfigError, match=r"24 of 40 are missing(.|\n)*layers = 2 is not what"):
+    with pytest.raises(
+        ConfigError, match=r"24 of 40 tensors are missing(.|\n)*layers = 2 is not what"
+    ):
         convert(source, tmp_path / "out", base=deeper)
 
 

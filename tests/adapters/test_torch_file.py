@@ -295,7 +295,9 @@ def test_names_like_paths_are_only_names_and_endless_ones_are_refused(
     found = read_any(tmp_path / "x.pt", alpha=None, facts=base.facts)
     assert len(found.pairs) == len(trained.matrices)
     torch.save({**state, "../../x.matrix_A.y": torch.ones(1)}, tmp_path / "x.pt")
-    with pytest.raises(ConfigError, match=r"1 belong to no module: \.\./\.\./x\.matrix_A\.y"):
+    with pytest.raises(
+        ConfigError, match=r"1 tensors belong to no module: \.\./\.\./x\.matrix_A\.y"
+    ):
         read_any(tmp_path / "x.pt", alpha=None, facts=base.facts)
     for name in ("matrix_A.\x1b[31m", "z" * 9999):
         torch.save({**state, name: torch.ones(1)}, tmp_path / "x.pt")
