@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, library_versions, own_version
 from cogvx.adapters.shares import Opened, Share, open_shares
-from cogvx.adapters.weights import LoraPair, stacked
+from cogvx.adapters.weights import MAX_RANK, LoraPair, stacked
 from cogvx.adapters.write import write_adapter
 from cogvx.errors import ConfigError, IntegrityError, Problem
 
@@ -90,6 +90,9 @@ def merge(
     if rank is not None and not 1 <= rank <= exact_rank:
         problem = Problem("--rank", rank, f"is not from 1 to {exact_rank}", "which is exact")
         raise ConfigError(str(problem))
+    if (rank or exact_rank) > MAX_RANK:
+        wrong = f"is missing: the exact sum is of rank {exact_rank}, above {MAX_RANK}"
+        raise ConfigError(str(Problem("--rank", None, wrong, "use the width of the model at most")))
     is_exact = rank is None or rank == exact_rank
     pairs, losses = {}, {}
     for number, module in enumerate(modules, start=1):

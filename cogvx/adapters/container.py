@@ -20,7 +20,7 @@ from cogvx.errors import IntegrityError
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 16 << 20  # an adapter of 42 layers has 40 KB
 _MAX_TENSORS = 20_000  # all linear layers of 42 blocks have 700
-_MAX_NAME = 400  # names are shown in messages, so they are short and printable
+_MAX_NAME = 200  # names are shown in messages, so they are short and printable
 _DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),

@@ -10,6 +10,7 @@ from cogvx.adapters.layout import AdapterForm, linear_modules, loaded_alpha
 from cogvx.adapters.spelling import Spelling, StoredPair, blocks_of, spelling_of
 from cogvx.adapters.strength import NOT_RECORDED, Recorded, settle
 from cogvx.adapters.tensors import Tensors
+from cogvx.adapters.weights import MAX_RANK
 from cogvx.errors import IntegrityError
 
 _ANY_PATCHING = 1  # counts the projection of patches as a layer, which it is in 1.5
@@ -25,7 +26,7 @@ class Contents:
         ranks: Rank of each of those.
         blocks: How many transformer blocks the names reach.
         halves: Modules that have one of two matrices.
-        odd: Modules whose matrices cannot be multiplied with each other.
+        odd: Modules whose matrices cannot be multiplied with each other, or are of no sane rank.
         unknown: Tensors that belong to no linear layer of a CogVideoX.
         recorded: What tells the alpha; `where` is NOT_RECORDED when nothing does.
         loaded_alpha: What diffusers applies; None when it loads nothing.
@@ -69,7 +70,7 @@ def contents_of(tensors: Tensors, file: Path) -> Contents:
         IntegrityError: It holds several adapters, or metadata that cannot be read.
     """
     try:
-        spelling = spelling_of(tensors.infos)
+        spelling = spelling_of(file, tensors.infos)
     except IntegrityError as error:
         raise IntegrityError(f"{file}: {error}") from error
     form: AdapterForm = "unknown" if spelling is None else spelling.form
@@ -123,4 +124,4 @@ def _multiply(tensors: Tensors, names: StoredPair) -> bool:
     first, second = tensors.infos[names.a], tensors.infos[names.b]
     are_matrices = len(first.shape) == len(second.shape) == 2
     are_real = {first.dtype, second.dtype} <= REAL_NUMBERS
-    return are_matrices and are_real and first.shape[0] == second.shape[1] > 0
+    return are_matrices and are_real and 0 < first.shape[0] == second.shape[1] <= MAX_RANK

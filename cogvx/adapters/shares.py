@@ -70,6 +70,8 @@ def open_shares(shares: Sequence[Share]) -> tuple[Opened, ...]:
     """
     if problems := [share.problem for share in shares if share.problem]:
         raise ConfigError("the adapters cannot be put together", problems)
+    for share in shares:
+        read_card(share.file)  # what is no adapter is refused before gigabytes of it are hashed
     merged = _by_content(shares)
     cards = {sha256: read_card(share.file) for sha256, share in merged.items()}
     if problems := list(_conflicts([(merged[key], cards[key]) for key in merged])):

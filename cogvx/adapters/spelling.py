@@ -7,6 +7,7 @@ have, and what is left over is of another base, or not understood.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from cogvx.adapters.kohya import ALPHA, DOWN, UP, kohya_prefix, kohya_stem
 from cogvx.adapters.layout import LORA_A, LORA_B, PREFIX, AdapterForm
@@ -18,7 +19,9 @@ _DOTTED = re.compile(
     r"(?P<prefix>(?:\w+\.){0,8}?)transformer_blocks\.\d+\.[\w.]+?"
     r"(?P<end>\.lora_A(?:\.\w+)?\.weight|\.lora_down\.weight)"
 )
-_BLOCK = re.compile(r"(?:transformer_blocks|layers)[._](\d{1,6})[._]")
+_BLOCK = re.compile(
+    r"(?:transformer_blocks|layers)[._](\d{1,3})[._]"
+)  # a name may claim any number, and memory follows
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Spelling:
         return is_sat_matrix(name) if self.form == "sat" else True
 
 
-def spelling_of(names: Iterable[str]) -> Spelling | None:
+def spelling_of(path: Path, names: Iterable[str]) -> Spelling | None:
     """The one spelling of a file's tensors; None when it is of no form that is known.
 
     Raises:
@@ -64,7 +67,7 @@ def spelling_of(names: Iterable[str]) -> Spelling | None:
     found |= {_dotted(match) for name in names if (match := _DOTTED.fullmatch(name))}
     if len(found) > 1:
         starts = ", ".join(sorted(f'"{spelling.prefix}" ({spelling.form})' for spelling in found))
-        raise IntegrityError(f"it holds several adapters, whose names begin with {starts}")
+        raise IntegrityError(f"{path} holds several adapters, whose names begin with {starts}")
     return next(iter(found), None)
 
 

@@ -16,6 +16,9 @@ from cogvx.adapters.container import REAL_NUMBERS, Header, TensorInfo, read_head
 from cogvx.adapters.layout import DIFFUSERS_KEY, LORA_A, LORA_B, PREFIX, loaded_alpha
 from cogvx.errors import IntegrityError
 
+MAX_RANK = 4096
+"""Above the width of any CogVideoX; what is made of a pair takes memory with its rank squared."""
+
 
 @dataclass(frozen=True)
 class LoraPair:
@@ -139,6 +142,8 @@ def _rank(path: Path, module: str, first: TensorInfo, second: TensorInfo) -> int
         raise IntegrityError(f"{path}: {shapes} for {module}, whose ranks must agree")
     if 0 in (*first.shape, *second.shape):
         raise IntegrityError(f"{path}: {shapes} for {module}, which is nothing")
+    if first.shape[0] > MAX_RANK:
+        raise IntegrityError(f"{path}: {module} is of rank {first.shape[0]}, above {MAX_RANK}")
     if other := {first.dtype, second.dtype} - REAL_NUMBERS:
         raise IntegrityError(f"{path}: {module} is of {min(other)}, which no adapter is")
     return first.shape[0]

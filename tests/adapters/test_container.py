@@ -76,7 +76,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         header_bytes({"a": F32, "b": F32}, bytes(16)),
         header_bytes({"a": F32, "b": {**F32, "data_offsets": [12, 20]}}, bytes(20)),
         header_bytes({"\x1b[2J": F32}, bytes(8)),
-        header_bytes({"a" * 401: F32}, bytes(8)),
+        header_bytes({"a" * 201: F32}, bytes(8)),
         header_bytes(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
         header_bytes(b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{}}'),
         header_bytes(b'{"__metadata__":{"a":"1"},"__metadata__":{"a":"2"}}'),
