@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cogvx.adapters.export import export_adapter
-from cogvx.digest import sha256_file
+from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import IntegrityError
 from cogvx.inference.batch import (
     AdapterAtWeight,
@@ -27,7 +28,9 @@ from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
+from cogvx.variants import ImageScale
 from tests.adapters.toys import toy_card, trained
+from tests.fixtures.family import IMAGE_MEMBERS, TEXT_TOKENS, TEXT_WIDTH, BaseOf, Member
 
 REQUEST = Request(
     prompt="a large red circle moves left over a blue background",
@@ -269,3 +272,32 @@ def test_an_adapter_of_another_base_ends_the_batch(bench: Bench, tmp_path: Path)
     with pytest.raises(IntegrityError, match="fingerprint"):
         bench.render(wanted, MemoryStore(), tmp_path)
     assert bench.asked == []
+
+
+@pytest.mark.parametrize("member", IMAGE_MEMBERS, ids=str)
+def test_image_to_video_is_kept_under_its_first_frame(
+    base_of: BaseOf, tmp_path: Path, member: Member
+) -> None:
+    scale: ImageScale = "raw" if "1.5" in member.name else "multiplied"
+    named = fingerprint(base_of(member), BASE_PARTS)
+    engine = Engine(named, "float32", image_scale=scale)
+    pictures = [
+        np.full((member.size.height, member.size.width, 3), light, np.uint8) for light in (40, 200)
+    ]
+    wanted = [Wanted(replace(REQUEST, size=member.size, image_hwc=picture)) for picture in pictures]
+
+    def open_session() -> Session:
+        return Session.open(
+            base_of(member),
+            dtype="float32",
+            fingerprint=named,
+            image_scale=scale,
+            prompts=lambda _: torch.zeros(TEXT_TOKENS, TEXT_WIDTH),
+        )
+
+    store = LocalStore(tmp_path / "store")
+    dark, light = render_videos(open_session, wanted, engine=engine, store=store, work=tmp_path)
+    assert dark.key.image == sha256_bytes(pictures[0].tobytes())
+    assert not np.array_equal(frames(dark), frames(light))
+    again = render_videos(open_session, wanted[::-1], engine=engine, store=store, work=tmp_path)
+    assert [one.fresh for one in again] == [False, False]
