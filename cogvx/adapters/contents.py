@@ -69,10 +69,7 @@ def contents_of(tensors: Tensors, file: Path) -> Contents:
     Raises:
         IntegrityError: It holds several adapters, or metadata that cannot be read.
     """
-    try:
-        spelling = spelling_of(file, tensors.infos)
-    except IntegrityError as error:
-        raise IntegrityError(f"{file}: {error}") from error
+    spelling = spelling_of(file, tensors.infos)
     form: AdapterForm = "unknown" if spelling is None else spelling.form
     named = {} if spelling is None else _named(spelling, tensors)
     both = {

@@ -70,8 +70,9 @@ def form_of(path: Path) -> AdapterForm:
         IntegrityError: The file is damaged, or would run code.
         ConfigError: There is no such file.
     """
-    with open_tensors(adapter_file(path)) as tensors:
-        spelling = spelling_of(tensors.infos)
+    file = adapter_file(path)
+    with open_tensors(file) as tensors:
+        spelling = spelling_of(file, tensors.infos)
     return "unknown" if spelling is None else spelling.form
 
 
@@ -90,10 +91,7 @@ def read_any(path: Path, *, alpha: float | None, facts: BaseFacts) -> Foreign:
     """
     file = adapter_file(path)
     with open_tensors(file) as tensors:
-        try:
-            spelling = spelling_of(tensors.infos)
-        except IntegrityError as error:
-            raise IntegrityError(f"{file}: {error}") from error
+        spelling = spelling_of(file, tensors.infos)
         if spelling is None:
             raise ConfigError(f"{file} holds no LoRA of a CogVideoX in a form that is known")
         stored = _stored(tensors, spelling, facts)

@@ -97,7 +97,7 @@ def open_tensors(path: Path) -> Iterator[Tensors]:
     """
     if _is_zip(path):
         dictionaries = torch_dictionaries(path)
-        places = [place for place, infos in dictionaries.items() if spelling_of(infos)]
+        places = [place for place, infos in dictionaries.items() if spelling_of(path, infos)]
         if len(places) > 1:
             wrong = "holds several adapters: " + ", ".join(".".join(place) for place in places)
             raise ConfigError(str(Problem(str(path), None, wrong, "save the one that is meant")))

@@ -36,7 +36,11 @@ _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
 _MAX_DEPTH = 4
 _MAX_NAME = 400
 
-_REFUSALS = (UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
+# What torch's restricted loading raises for what it does not take, or does not expect.
+_REFUSALS = (
+    *(UnpicklingError, RuntimeError, ValueError, TypeError, EOFError, struct.error),
+    *(AssertionError, AttributeError, LookupError, OverflowError),
+)
 
 Place = tuple[str, ...]
 """Keys that lead to a dictionary of tensors: ("module",) in what DeepSpeed writes."""
@@ -93,8 +97,13 @@ def open_torch(path: Path, place: Place, infos: Mapping[str, TensorInfo]) -> Ite
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     except _REFUSALS as error:
-        raise IntegrityError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise IntegrityError(f"{path} cannot be loaded: {_first_line(error)}") from error
     yield TorchTensors(path, infos, {}, loaded)
+
+
+def _first_line(error: Exception) -> str:
+    """The reason alone; advice on how to trust a file, which torch goes on with, helps nobody."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:_MAX_NAME]
 
 
 def _stand_in(name: str) -> type:
