@@ -12,7 +12,7 @@ from cogvx.errors import Problem
 from cogvx.recipe_sections import BaseConfig, LoraConfig, VideoConfig
 from cogvx.section import Section, shown_text
 from cogvx.shapes import VideoSize
-from cogvx.variants import BaseFacts
+from cogvx.variants import BaseFacts, dtype_problems
 
 
 def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
@@ -20,20 +20,12 @@ def base_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Pro
     problems: list[Problem] = []
     base, video, lora = sections.get("base"), sections.get("video"), sections.get("lora")
     if isinstance(base, BaseConfig):
-        problems += _dtype_problems(base, facts)
+        problems += dtype_problems(facts.variant, base.dtype, where="base.dtype")
     if isinstance(video, VideoConfig):
         problems += _video_problems(video, facts)
     if isinstance(lora, LoraConfig):
         problems += _rank_problems(lora, facts) + _target_problems(lora, facts)
     return problems
-
-
-def _dtype_problems(base: BaseConfig, facts: BaseFacts) -> list[Problem]:
-    variant = facts.variant
-    if base.dtype != variant.bad_dtype:
-        return []
-    wrong = f"overflows or loses precision on {variant.name}, which was trained otherwise"
-    return [Problem("base.dtype", base.dtype, wrong, f'use "{variant.dtype}"')]
 
 
 def training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, Problem
 from cogvx.shapes import Compression, VideoSize, video_tokens
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -230,6 +230,14 @@ class BaseFacts:
         return self.text_tokens + video_tokens(
             self.compression.latent(size), self.patch, self.patch_t
         )
+
+
+def dtype_problems(variant: Variant, dtype: DType, *, where: str) -> list[Problem]:
+    """Why a base must not run in this precision; `where` names the setting."""
+    if dtype != variant.bad_dtype:
+        return []
+    wrong = f"overflows or loses precision on {variant.name}, which was trained otherwise"
+    return [Problem(where, dtype, wrong, f'use "{variant.dtype}"')]
 
 
 def default_size(facts: BaseFacts) -> VideoSize:

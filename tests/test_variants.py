@@ -1,6 +1,7 @@
 """A checkpoint is recognised by its configuration, and the table agrees with the real classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from cogvx.adapters.layout import linear_modules
 from cogvx.errors import ConfigError
-from cogvx.variants import PUBLISHED, VARIANTS, published_facts, read_facts
+from cogvx.shapes import VideoSize
+from cogvx.variants import PUBLISHED, VARIANTS, BaseFacts, default_size, published_facts, read_facts
 
 TRAITS: dict[str, dict[str, Any]] = {
     "CogVideoX-2b": {},
@@ -96,3 +98,19 @@ def test_a_folder_that_is_no_cogvideox_is_refused_with_its_missing_part(tmp_path
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "Other"}))
     with pytest.raises(ConfigError, match="describes Other"):
         read_facts(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "facts"), PUBLISHED.items())
+def test_the_default_size_is_the_published_one_and_never_the_grid_of_positions(
+    name: str, facts: BaseFacts
+) -> None:
+    usual = VideoSize(81, 768, 1360) if "1.5" in name else VideoSize(49, 480, 720)
+    assert default_size(facts) == usual
+    if "1.5" in name:  # a copy of its configuration gives the size in the grid's place
+        assert default_size(replace(facts, sample_size=usual)) == usual
+    small = VideoSize(17, 64, 96)
+    assert default_size(replace(facts, sample_size=small)) == small
+    if not facts.variant.fixed_size:
+        odd = VideoSize(facts.variant.frame_step + 5, 64, 96)
+        rounded = default_size(replace(facts, sample_size=odd))
+        assert rounded == VideoSize(facts.variant.frame_step + 1, 64, 96)

@@ -13,7 +13,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
-from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.errors import ConfigError, IntegrityError
 from cogvx.inference.embedding import Embedder, Prompts
 from cogvx.inference.memory import AMPLE, Memory
 from cogvx.inference.mix import AdapterMix, Attached
@@ -25,7 +25,7 @@ from cogvx.model.identity import fingerprint as fingerprint_of
 from cogvx.model.image_scale import image_scale_of
 from cogvx.model.load import load_scheduler
 from cogvx.model.quantise import store_base
-from cogvx.variants import BaseFacts, DType, ImageScale, read_facts
+from cogvx.variants import BaseFacts, DType, ImageScale, dtype_problems, read_facts
 
 
 class Session:
@@ -101,10 +101,8 @@ class Session:
             ConfigError: The folder holds no such model, or a choice does not suit it.
         """
         facts = read_facts(base_folder)
-        if dtype == facts.variant.bad_dtype:
-            wrong = f"overflows or loses precision on {facts.variant.name}"
-            use = f'use "{facts.variant.dtype}"'
-            raise ConfigError(str(Problem("dtype", dtype, wrong, use)))
+        if problems := dtype_problems(facts.variant, dtype, where="dtype"):
+            raise ConfigError(f"{base_folder} cannot be opened", problems)
         require_offload(memory.offload, device)
         scale = image_scale_of(facts.variant, image_scale, where="image_scale")
         # what is rounded to 8 bits is rounded in main memory, after adapters were fused there

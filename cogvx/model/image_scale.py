@@ -33,6 +33,7 @@ def image_scale_of(
     if asked in allowed:
         return asked
     wrong = "is missing" if asked is None else f"is not for {variant.name}"
-    *others, last = [as_toml(scale) for scale in allowed] or ["nothing"]
+    *others, last = [as_toml(scale) for scale in allowed] or [""]
     use = f"use {', '.join(others)} or {last}" if others else f"use {last}"
+    use = use if allowed else "leave it out, as it starts from text alone"
     raise ConfigError(str(Problem(where, asked, wrong, use)))
