@@ -260,9 +260,8 @@ def test_layers_of_other_ranks_are_converted_exactly(tmp_path: Path, base: Path)
 def test_back_in_kohyas_form_it_acts_the_same_with_and_without_alpha(
     tmp_path: Path, base: Path
 ) -> None:
-    ours = export_adapter(
-        trained(base, rank=RANK, alpha=3), tmp_path / "ours", card=toy_card(rank=RANK, alpha=3)
-    )
+    card = toy_card(rank=RANK, alpha=3, base_fingerprint=find_base(str(base)).fingerprint)
+    ours = export_adapter(trained(base, rank=RANK, alpha=3), tmp_path / "ours", card=card)
     state = load_file(ours)
     found = converted(ours, tmp_path / "out", base, to="kohya")
     assert found.file == tmp_path / "out" / KOHYA_FILE
@@ -373,7 +372,8 @@ def test_our_own_file_is_not_baked_twice(tmp_path: Path, base: Path) -> None:
         for name, layer in transformer.named_modules()
         if isinstance(layer, LoraLayer)
     }
-    ours = export_adapter(transformer, tmp_path / "ours", card=toy_card(rank=RANK, alpha=3))
+    its_card = toy_card(rank=RANK, alpha=3, base_fingerprint=find_base(str(base)).fingerprint)
+    ours = export_adapter(transformer, tmp_path / "ours", card=its_card)
     again = converted(ours, tmp_path / "again", base)
     assert_diffusers_adds(tmp_path / "again", base, wanted)
     kohya = converted(again.file, tmp_path / "kohya", base, to="kohya")
