@@ -1,5 +1,7 @@
 """The command line of what needs no server: `python -m cogvx`, and the first half of `cogvx`."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,8 @@ from cogvx.preflight.wording import (
     step_text,
     survey,
 )
-from cogvx.terminal import writing_to
+from cogvx.section import shown_text
+from cogvx.terminal import printable, writing_to
 
 app = typer.Typer(
     help="Retrain, evaluate and promote CogVideoX LoRA adapters.",
@@ -30,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(adapter_cli.app, name="adapter")
+
+_REFUSED = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC)
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides what is drawn.")]
@@ -135,12 +140,21 @@ def world(
 
 
 def guarded(command: Callable[[], None]) -> None:
-    """Run a command line; an error that we raised on purpose becomes its sentence and exit code."""
+    """Run a command line; an error that we raised on purpose becomes its sentence and exit code.
+
+    So does what the system refuses of a path that a person may name: too long, not theirs to read.
+    """
     try:
         command()
     except CogvxError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(printable(f"error: {error}"), fg="red", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _REFUSED or not isinstance(error.filename, str | bytes):
+            raise
+        name = shown_text(os.fsdecode(error.filename))
+        typer.secho(printable(f"error: {name}: {error.strerror}"), fg="red", err=True)
+        sys.exit(ConfigError.exit_code)
 
 
 if __name__ == "__main__":

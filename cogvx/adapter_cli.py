@@ -12,7 +12,7 @@ import typer
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.inference.job import is_model, parse_adapter
-from cogvx.terminal import progress_bar, writing_to
+from cogvx.terminal import printable, progress_bar, writing_to
 from cogvx.variants import ImageScale
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ def inspect(
         return
     _show([*description_rows(found), *chart_rows(found)])
     for note in found.notes:
-        typer.echo(f"NOTE: {note}")
+        typer.echo(printable(f"NOTE: {note}"))
     for problem in found.problems:
-        typer.secho(f"PROBLEM: {problem}", fg="yellow")
+        typer.secho(printable(f"PROBLEM: {problem}"), fg="yellow")
 
 
 @app.command()
@@ -113,7 +113,7 @@ def convert(
         ]
     )
     for note in found.notes:
-        typer.echo(f"NOTE: {note}")
+        typer.echo(printable(f"NOTE: {note}"))
 
 
 @app.command()
@@ -212,6 +212,9 @@ def parse_shares(texts: Iterable[str]) -> list[tuple[Path, float]]:
     """
     problems, found = [], []
     for text in texts:
+        if not text:
+            problems.append(Problem("adapter", text, "names nothing", "name a file"))
+            continue
         asked = parse_adapter(text)
         if is_model(asked.ref):
             wrong = "is in the registry, which this command does not ask"
@@ -262,4 +265,4 @@ def _shares(given: Iterable[tuple[Path, float]]) -> "list[Share]":
 
 def _show(rows: Iterable[tuple[str, str]]) -> None:
     for name, fact in rows:
-        typer.echo(f"{name:<10}{fact}")
+        typer.echo(printable(f"{name:<10}{fact}"))

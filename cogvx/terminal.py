@@ -10,6 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cogvx.errors import ConfigError
 
 
+def printable(text: str) -> str:
+    """A text whose characters a terminal only shows: names in files may hold any others."""
+    shown = (char if char.isprintable() or char == "\n" else "?" for char in text)
+    return "".join(shown)
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Whatever the system refuses below the folder that a person named is theirs to mend."""

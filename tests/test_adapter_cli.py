@@ -241,3 +241,32 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert found.stdout.strip() == "set()"
+
+
+def test_a_base_is_not_baked_into_itself(
+    nano_base: Path, adapters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for inside in ("new", "transformer/new"):
+        told = refused(capsys, 2, "bake", nano_base, adapters / "a", "-o", nano_base / inside)
+        assert "lies inside the base" in told
+        assert not (nano_base / inside).exists()
+
+
+def test_what_names_in_files_hold_moves_no_cursor(adapters: Path, tmp_path: Path) -> None:
+    said("merge", adapters / "a", "-o", tmp_path / "out", "--name", "\x1b[2J\x07red")
+    lines = said("inspect", tmp_path / "out")
+    assert "merged    ?[2J?red: rank 8" in lines
+
+
+@pytest.mark.parametrize("command", ["inspect", "merge", "convert"])
+def test_a_name_that_no_file_can_have_is_refused_in_a_sentence(
+    nano_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    options = {
+        "inspect": (),
+        "merge": ("-o", tmp_path / "out"),
+        "convert": ("-o", tmp_path / "out", "--base", nano_base),
+    }
+    told = refused(capsys, 2, command, "x" * 5000, *options[command])
+    assert "File name too long" in told
+    assert len(told) < 400

@@ -107,13 +107,16 @@ def bake(
         progress: Called after each tensor.
 
     Raises:
-        ConfigError: `out` exists, the disk is too small, or the adapters cannot act together.
+        ConfigError: `out` exists or lies in the base, the disk is too small, or the adapters
+            cannot act together.
         IntegrityError: The base is not the one of the adapters, lacks a layer of theirs, or a sum
             is not finite in its precision.
     """
     form = form or Form()
     if out.exists():
         raise ConfigError(f"{out} exists already and was left alone; name another folder")
+    if out.resolve().is_relative_to(base.resolve()):
+        raise ConfigError(f"{out} lies inside the base, which stays as it is; name another folder")
     parts = open_shares(shares)
     stored = stored_tensors(base / TRANSFORMER)
     by_weight = _by_weight(parts, stored)

@@ -88,7 +88,9 @@ def merge(
     modules = tuple(dict.fromkeys(module for part in parts for module in part.pairs))
     exact_rank = max(_exact_rank(module, parts) for module in modules)
     if rank is not None and not 1 <= rank <= exact_rank:
-        problem = Problem("--rank", rank, f"is not from 1 to {exact_rank}", "which is exact")
+        problem = Problem(
+            "--rank", rank, "is no rank of the sum", f"use 1 to {exact_rank}, which is exact"
+        )
         raise ConfigError(str(problem))
     if (rank or exact_rank) > MAX_RANK:
         wrong = f"is missing: the exact sum is of rank {exact_rank}, above {MAX_RANK}"
@@ -104,7 +106,7 @@ def merge(
     worst = max(losses.items(), key=lambda item: item[1].share, default=None)
     loss = _together(losses.values())
     kept = max(pair.rank for pair in pairs.values())
-    card = _card(parts, rank=kept, name=name or out.name, loss=loss)
+    card = _card(parts, rank=kept, name=name or out.absolute().name, loss=loss)
     return Merged(
         path=write_adapter(pairs, out, card=card),
         card=card,

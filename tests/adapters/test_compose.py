@@ -252,7 +252,7 @@ def test_files_that_are_not_there_and_weights_that_are_none_are_refused(tmp_path
 @pytest.mark.parametrize("rank", [0, -1, 7])
 def test_a_rank_that_the_sum_does_not_have_is_refused(tmp_path: Path, rank: int) -> None:
     shares = [Share(written(tmp_path / "a", 1)), Share(written(tmp_path / "b", 2))]
-    with pytest.raises(ConfigError, match=f"--rank = {rank} is not from 1 to 6"):
+    with pytest.raises(ConfigError, match=f"--rank = {rank} is no rank of the sum; use 1 to 6"):
         merge(shares, tmp_path / "c", rank=rank)
 
 
