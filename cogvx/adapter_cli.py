@@ -16,6 +16,7 @@ from cogvx.terminal import printable, progress_bar, writing_to
 from cogvx.variants import ImageScale
 
 if TYPE_CHECKING:
+    from cogvx.adapters.convert import Base
     from cogvx.adapters.shares import Share
 
 app = typer.Typer(
@@ -62,11 +63,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say what an adapter file is, how strong it will act when it is loaded, and what is wrong."""
-    from cogvx.adapters.convert import find_base  # noqa: PLC0415 - loads torch
-    from cogvx.adapters.inspect import describe  # noqa: PLC0415
+    from cogvx.adapters.inspect import describe  # noqa: PLC0415 - loads torch
     from cogvx.adapters.wording import chart_rows, description_rows  # noqa: PLC0415
 
-    found = describe(file, None if base is None else find_base(base, revision))
+    found = describe(file, None if base is None else _find_base(base, revision))
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
@@ -99,9 +99,8 @@ def convert(
     form = _one_of("--to", to, _FORMS)
     scale = None if image_scale is None else _one_of("--image-scale", image_scale, _SCALES)
     from cogvx.adapters.convert import convert as convert_file  # noqa: PLC0415 - loads torch
-    from cogvx.adapters.convert import find_base  # noqa: PLC0415
 
-    its_base = find_base(base, revision)
+    its_base = _find_base(base, revision)
     found = convert_file(file, out, base=its_base, alpha=alpha, to=form, image_scale=scale)
     by = f"by {found.recorded}" if found.recorded else "as said" if alpha else "SAT's own"
     _show(
@@ -261,6 +260,14 @@ def _shares(given: Iterable[tuple[Path, float]]) -> "list[Share]":
     from cogvx.adapters.tensors import adapter_file  # noqa: PLC0415
 
     return [Share(adapter_file(path) if path.is_dir() else path, weight) for path, weight in given]
+
+
+def _find_base(path: str, revision: str | None) -> "Base":
+    """Look at a base, saying so: naming the bytes of a folder may take a minute."""
+    from cogvx.adapters.convert import find_base  # noqa: PLC0415 - loads torch
+
+    typer.echo(f"looking at {path}", err=True)
+    return find_base(path, revision)
 
 
 def _show(rows: Iterable[tuple[str, str]]) -> None:

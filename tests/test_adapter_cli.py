@@ -34,7 +34,7 @@ def said(*arguments: object) -> str:
     """What a command prints that goes well."""
     result = CliRunner().invoke(app, ["adapter", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
