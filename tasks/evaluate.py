@@ -13,6 +13,7 @@ from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.judge import judge
 from cogvx.evaluation.suite import Suite, load_suite, overlap_problems
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Point, Registry, Version
+from tasks.describe import describe_judged, page_of
 from tasks.documents import EvaluateReport
 from tasks.lineage import JUDGED_TAG, NO_CHAMPION, REFERENCE_TAG, VERDICT_TAG, judgement
 from tasks.register import open_registry, registered_version
@@ -150,6 +151,8 @@ def _write(
     files = write_report(report, videos, folder)
     registry.log_artifact(version.run_id, folder, folder="evaluation")
     registry.log_metrics(version.run_id, _points(report))
+    page = page_of(bench, arms[-1].arm.adapters[0].path)
+    describe_judged(registry, version, page, report, videos)
     return files
 
 

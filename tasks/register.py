@@ -9,7 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.data.manifest import Manifest
 from cogvx.errors import ConfigError
 from cogvx.evaluation.suite import load_suite
+from tasks.clients.model_card import ModelPage
 from tasks.clients.registry import CHAMPION, Registry, Serving, Version
+from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
 from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG, judgement
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -39,14 +41,18 @@ def register_adapter(bench: Workbench) -> RegisterReport:
         raise ConfigError(
             f"nothing was trained yet for {recipe.name} with these clips; run `cogvx train` first"
         )
+    adapter = fetch_adapter(bench, outcome)
+    page = page_of(bench, adapter)
     before = registry.find_version(recipe.name, run)
     # also when it is there: a registration that was killed is finished by the next one
     version = registry.register(
         recipe.name,
-        fetch_adapter(bench, outcome),
+        adapter,
         run_id=recall_run(bench, registry, run, outcome),
-        serving=_serving(bench),
+        serving=_serving(bench, page),
     )
+    if VERDICT_TAG not in version.tags:
+        describe_registered(registry, version, page)
     return RegisterReport(
         name=version.name,
         version=version.version,
@@ -97,11 +103,11 @@ def registered_version(bench: Workbench, registry: Registry) -> Version:
     return version
 
 
-def _serving(bench: Workbench) -> Serving:
+def _serving(bench: Workbench, page: ModelPage) -> Serving:
     recipe, suite = bench.recipe, load_suite(Path(bench.recipe.evaluation.suite))
     return Serving(
         base=recipe.base.path,
-        revision=recipe.base.revision,
+        revision=page.card.base_revision,
         dtype=recipe.base.dtype,
         size=recipe.video.size,
         fps=recipe.video.fps,
@@ -110,4 +116,6 @@ def _serving(bench: Workbench) -> Serving:
         guidance=suite.sampling.guidance,
         dynamic_guidance=suite.sampling.dynamic_guidance,
         negative_prompt=suite.sampling.negative_prompt,
+        max_frames=bench.facts.variant.max_frames,
+        pages=pages_of(page),
     )

@@ -10,7 +10,7 @@ import base64
 import io
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class Serving:
     """What a version generates with, unless the caller says otherwise.
 
     `base` is a folder or a hub id; a folder is kept as its absolute path. `revision` is the hub's
-    commit. `max_frames` is the longest video that the base was trained for.
+    commit. `max_frames` is the longest video that the base was trained for. `pages` are texts for a
+    person that lie beside the model, by the names of their files.
     """
 
     base: str
@@ -72,6 +73,7 @@ class Serving:
     dynamic_guidance: bool = False
     negative_prompt: str = ""
     max_frames: int | None = None
+    pages: Mapping[str, str] = field(default_factory=dict)
 
     def model_config(self, card: AdapterCard, adapter_sha256: str) -> dict[str, object]:
         """The fields of `tasks.serving.Settings`."""
@@ -106,16 +108,14 @@ def write_package(
     *,
     serving: Serving,
     identity: Mapping[str, str],
-    pages: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the folder of an MLflow model below `folder`, touching no server and no run.
 
     Args:
         folder: An empty folder for what is written.
         adapter_file: Goes in unchanged, as ADAPTER_PATH.
-        serving: Defaults of the generation.
+        serving: Defaults of the generation, and pages.
         identity: `model_id`, `run_id` and `artifact_path`, as the server gave them.
-        pages: Texts for a person, by the names of their files.
 
     Returns:
         The model's folder.
@@ -145,7 +145,7 @@ def write_package(
             # Named, since MLflow would otherwise load the model to find out, which takes the base.
             pip_requirements=requirements(),
         )
-    for name, text in {"card.json": canonical_json(card).decode(), **(pages or {})}.items():
+    for name, text in {"card.json": canonical_json(card).decode(), **serving.pages}.items():
         write_bytes(package / name, text.encode())
     return package
 

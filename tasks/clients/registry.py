@@ -203,6 +203,11 @@ class Registry(Runs):
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, str(version), key, value)
 
+    def describe_version(self, name: str, version: int, text: str) -> None:
+        """Show a text, in Markdown, on a version's page, instead of what stood there."""
+        with self._asking(f"describe version {version} of {name}"):
+            self._client.update_model_version(name, str(version), text)
+
     def download(self, name: str, which: int | str, folder: Path) -> Path:
         """The adapter file of a version or an alias, put into `folder` and verified.
 

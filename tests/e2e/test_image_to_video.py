@@ -1,10 +1,13 @@
-"""An image-to-video base is cached and trained by the real commands, and goes no further."""
+"""An image-to-video base is cached, trained and registered by the real commands, not judged."""
 
 from pathlib import Path
 
+import mlflow
 import pytest
+from PIL import Image
 
 from cogvx.adapters.card import ADAPTER_FILE, read_card
+from cogvx.mp4 import read_label, read_mp4
 from tests.data.clips import write_clip
 from tests.e2e.conftest import make_place
 from tests.encoding.benches import build_image_to_video
@@ -40,7 +43,7 @@ suite = "{suite}"
 
 
 @pytest.mark.timeout(600)
-def test_an_image_to_video_base_is_cached_and_trained_and_not_generated_with(
+def test_an_image_to_video_base_is_cached_trained_and_registered_and_not_judged(
     forks: Forks, nano_base: Path, prefect_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "base").mkdir()
@@ -82,7 +85,19 @@ def test_an_image_to_video_base_is_cached_and_trained_and_not_generated_with(
     card = read_card(adapter)
     assert card is not None
     assert (card.image_latent_scale, card.base_dtype, card.steps) == ("raw", "bfloat16", 4)
-    for command in ("register", "evaluate", "promote", "retrain"):
+    for command in ("evaluate", "promote", "retrain"):
         status, printed = call(command)
         assert status == 2
-        assert "whose adapters this version trains but cannot generate with" in printed
+        assert "registers and generates with, but does not judge" in printed
+    status, printed = call("register")
+    assert status == 0, printed
+
+    model = mlflow.pyfunc.load_model(
+        str(next((place.home / "mlflow-artifacts").rglob("MLmodel")).parent)
+    )
+    picture = tmp_path / "first.png"
+    Image.new("RGB", (90, 60), "navy").save(picture)
+    row = {"prompt": "circle", "image": str(picture), "steps": 2, "guidance": 1.0}
+    (answer,) = model.predict([row], params={"output_dir": str(tmp_path / "out")})
+    assert read_mp4(Path(answer["path"])).rgb_fhwc.shape == (17, 32, 48, 3)
+    assert read_label(Path(answer["path"]))["cogvx_image_scale"] == '"raw"'

@@ -229,6 +229,20 @@ def _trainers(home: Path) -> list[int]:
     return found
 
 
+def test_the_version_has_a_page_with_frames_and_the_verdict(place: Place, first: str) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{place.home}/mlflow.db")
+    version = client.get_model_version("tiny", "1")
+    told = next(word for word in ("PROMOTE", "HOLD", "REJECT") if f" {word} against" in first)
+    assert f"**{told}** against base" in version.description
+    assert "9 trained on, 3 held out" in version.description
+    assert f"card%2Fframes.png&run_uuid={version.run_id}" in version.description
+    kept = {item.path for item in client.list_artifacts(version.run_id, "card")}
+    assert kept == {"card/README.md", "card/frames.png", "card/recipe.toml"}
+    (page,) = (place.home / "mlflow-artifacts" / "tiny" / "models").rglob("README.md")
+    assert "**Not judged yet.**" in page.read_text()
+    assert {path.name for path in page.parent.iterdir()} >= {"card.json", "recipe.toml"}
+
+
 def test_the_champion_generates_through_mlflow(place: Place, first: str) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{place.home}/mlflow.db")
     if "champion" not in client.get_registered_model("tiny").aliases:

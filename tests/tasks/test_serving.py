@@ -14,19 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import av
+import diffusers
+import mlflow
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
+from mlflow import MlflowClient
 
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.shapes import VideoSize
+from cogvx.variants import COGVIDEOX_5B
+from tasks.clients.model_card import ModelPage, Taught, artifact_link, model_card
 from tasks.clients.package import requirements
 from tasks.clients.registry import CHAMPION, Registry, Serving
 from tests.adapters.toys import toy_card, trained
+from tests.cache.toys import recipe
 from tests.fixtures.servers import free_port, listens, mlflow_server, running, wait_until
 
 SIZE = VideoSize(9, 48, 48)
@@ -229,6 +235,36 @@ def test_the_video_is_what_plain_diffusers_makes_at_every_scale(
     assert np.array_equal(generate("blue"), half)
     assert not np.array_equal(bare, full)
     assert not np.array_equal(double, full)
+
+
+def test_what_the_page_says_to_write_for_diffusers_loads_the_champion(
+    registry: Registry, nano_base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = toy_card(base_path=str(nano_base))
+    page = ModelPage("style", card, recipe(), COGVIDEOX_5B, Taught("clips", 1, 1))
+    told = next(part for part in model_card(page).split("```python") if "pipe." in part)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.tracking_uri)
+    names: dict[str, Any] = {**vars(diffusers), "torch": torch, "mlflow": mlflow}
+    exec(told.partition("```")[0], names)
+    (one,) = names["pipe"].transformer.peft_config.values()
+    assert (one.r, one.lora_alpha) == (8, 8)
+    assert isinstance(names["pipe"].scheduler, CogVideoXDPMScheduler)
+    assert names["pipe"].scheduler.config.timestep_spacing == "trailing"
+
+
+def test_a_picture_in_a_description_is_found_by_a_browser_at_the_server(
+    registry: Registry, tmp_path: Path
+) -> None:
+    version = registry.version("style", 1)
+    (tmp_path / "frames.png").write_bytes(b"frames")
+    registry.log_artifact(version.run_id, tmp_path / "frames.png", folder="card")
+    link = artifact_link(version.run_id, "card/frames.png")
+    with urllib.request.urlopen(f"{registry.tracking_uri}/{link}", timeout=60) as answer:
+        assert answer.read() == b"frames"
+    text = f"# A page\n\n![frames]({link})"
+    registry.describe_version("style", 1, text)
+    client = MlflowClient(registry.tracking_uri)
+    assert client.get_model_version("style", "1").description == text
 
 
 def test_the_version_names_its_requirements_with_versions(

@@ -1,0 +1,121 @@
+"""Tell a person what a version is: its page when it is registered, and again once it was judged.
+
+What lies beside a registered model never changes, so frames and the verdict lie with its MLflow
+run, below `card`, and the version's description shows them.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cogvx import files
+from cogvx.adapters.card import read_card
+from cogvx.errors import IntegrityError
+from cogvx.runs.folder import TrainOutcome
+from tasks.clients.model_card import (
+    Judged,
+    ModelPage,
+    Taught,
+    artifact_link,
+    description,
+    model_card,
+    recipe_toml,
+)
+from tasks.train import finished_run
+from tasks.workbench import Workbench
+
+if TYPE_CHECKING:
+    from cogvx.evaluation.documents import EvaluationReport
+    from cogvx.evaluation.report import Videos
+    from tasks.clients.registry import Registry, Version
+
+_FOLDER, _FRAMES = "card", "frames.png"
+_MOST_PROMPTS = 3
+
+
+def page_of(bench: Workbench, adapter_file: Path) -> ModelPage:
+    """What is known of the newest manifest's adapter before it was judged.
+
+    Raises:
+        IntegrityError: The file is no adapter of ours.
+    """
+    card = read_card(adapter_file)
+    if card is None:
+        raise IntegrityError(f"{adapter_file} has no card, so nobody can say what it is")
+    manifest = bench.latest_manifest()
+    outcome = finished_run(bench, card.run) if card.run else None
+    taught = Taught(
+        dataset=bench.dataset.url,
+        trained_on=manifest.count_clips(manifest.train),
+        held_out=manifest.count_clips(manifest.heldout),
+    )
+    return ModelPage(
+        name=bench.recipe.name,
+        card=card,
+        recipe=bench.recipe,
+        variant=bench.facts.variant,
+        taught=taught if outcome is None else _told(taught, outcome),
+    )
+
+
+def pages_of(page: ModelPage) -> dict[str, str]:
+    """The texts that lie beside a registered model."""
+    return {"README.md": model_card(page), "recipe.toml": recipe_toml(page.recipe)}
+
+
+def describe_registered(registry: "Registry", version: "Version", page: ModelPage) -> None:
+    """Show the page on a version that nobody has judged yet."""
+    registry.describe_version(version.name, version.version, description(page))
+
+
+def describe_judged(
+    registry: "Registry",
+    version: "Version",
+    page: ModelPage,
+    report: "EvaluationReport",
+    videos: "Videos",
+) -> None:
+    """Show a few frames and the verdict on a version, and keep both with its MLflow run."""
+    verdict = report.verdict
+    judged = Judged(
+        outcome=verdict.outcome,
+        headline=verdict.headline,
+        reasons=verdict.reasons,
+        reference=verdict.reference,
+        picture=_FRAMES,
+    )
+    page = dataclasses.replace(page, judged=judged)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        files.write_bytes(folder / _FRAMES, _frames(version, report, videos))
+        for name, text in pages_of(page).items():
+            files.write_bytes(folder / name, text.encode())
+        registry.log_artifact(version.run_id, folder, folder=_FOLDER)
+    link = artifact_link(version.run_id, f"{_FOLDER}/{_FRAMES}")
+    shown = dataclasses.replace(page, judged=dataclasses.replace(judged, picture=link))
+    registry.describe_version(version.name, version.version, description(shown))
+
+
+def _told(taught: Taught, outcome: TrainOutcome) -> Taught:
+    return dataclasses.replace(
+        taught,
+        train_loss=outcome.train_loss,
+        heldout_before=outcome.heldout_before,
+        heldout_after=outcome.heldout_after,
+        best_step=outcome.best_step,
+    )
+
+
+def _frames(version: "Version", report: "EvaluationReport", videos: "Videos") -> bytes:
+    """The first prompts at the first seed, every arm side by side."""
+    from cogvx.pages.contact_sheet import contact_sheet  # noqa: PLC0415 - decodes videos
+
+    seed, arms = report.seeds[0], [arm.name for arm in report.arms]
+    shown: Mapping[str, str] = dict(list(report.prompts.items())[:_MOST_PROMPTS])
+    rows = [
+        (words, [videos.get((arm, prompt, seed)) for arm in arms])
+        for prompt, words in shown.items()
+    ]
+    return contact_sheet(rows, arms, f"{version.name} version {version.version}, seed {seed}")
