@@ -25,6 +25,7 @@ print(json.dumps([time.perf_counter() - started, heavy]))
         "flows.train",
         "flows.evaluate",
         "flows.promote",
+        "flows.generate",
         "flows.cli",
     ],
 )

@@ -37,6 +37,11 @@ NAME = "ab" + "c" * 62
         (f"probes/{NAME}.json", "probes"),
         (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
         ("speeds/h100-cogvideox-5b-full.json", "speeds"),
+        ("generated/look/job.json", "generated"),
+        ("generated/look/index.jsonl", "generated"),
+        ("generated/look/index.html", "generated"),
+        ("generated/look/videos/001-a-circle-seed0-scale0.5.mp4", "generated"),
+        (f"generated/look/images/{NAME}.png", "generated"),
         (f"records/latents/ab/.aside-0123456789ab-{NAME}.safetensors", "leftovers"),
         (f"runs/{NAME}/.aside-0123456789ab-outcome.json", "leftovers"),
         (".aside-0123456789ab-.writable", "leftovers"),
@@ -63,6 +68,8 @@ def test_what_we_put_has_a_kind(key: str, kind: str) -> None:
         f"videos/ab/{NAME}.mp4\n",
         "adapters/mine/pytorch_lora_weights.safetensors",
         ".aside-notes.txt",
+        "generated/look/notes.txt",
+        "generated/look/videos/more/a.mp4",
     ],
 )
 def test_what_others_put_has_none(key: str) -> None:
