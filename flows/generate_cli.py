@@ -184,12 +184,13 @@ def _generate(job: GenerateJob, out: Path | None, problems: list[Problem], *, fo
 
 
 def _show(path: Path) -> None:
-    from cogvx.inference.provenance import read_provenance  # noqa: PLC0415 - loads the codecs
+    from cogvx.inference.provenance import read_provenance, read_tags  # noqa: PLC0415 - loads codecs
 
     found = read_provenance(path)
-    if found is None:
-        raise ConfigError(f"{path} does not say what made it; cogvx generate did not write it")
-    show(str(path), found.rows())
+    rows = found.rows() if found else [(f"{name} ", text) for name, text in read_tags(path)]
+    if not rows:
+        raise ConfigError(f"{path} does not say what made it; cogvx did not write it")
+    show(str(path), rows)
 
 
 def _scales(text: str | None, problems: list[Problem]) -> list[float] | None:

@@ -169,6 +169,16 @@ def read_provenance(path: Path) -> Provenance | None:
         ) from error
 
 
+def read_tags(path: Path) -> list[tuple[str, str]]:
+    """All that a video says under our names, whichever version or served model wrote it.
+
+    Raises:
+        DataError: The file is no video.
+    """
+    found = read_label(path).items()
+    return [(name.removeprefix(_TAG), text) for name, text in found if name.startswith(_TAG)]
+
+
 def _tags(provenance: Provenance) -> dict[str, str]:
     """As JSON each, so that an empty text, a line break and a number come back as they were."""
     plain = provenance.model_dump(mode="json", exclude_none=True)

@@ -15,6 +15,7 @@ from cogvx.inference.provenance import (
     UsedAdapter,
     describe_video,
     read_provenance,
+    read_tags,
     write_provenance,
 )
 from cogvx.inference.request import Request, Sampling
@@ -130,6 +131,10 @@ def test_a_long_prompt_is_whole(plain: Path, tmp_path: Path) -> None:
 
 def test_videos_that_say_nothing_or_nonsense(plain: Path, tmp_path: Path) -> None:
     assert read_provenance(plain) is None
+    assert read_tags(plain) == []
+    label_mp4(plain, tmp_path / "served.mp4", {"cogvx_model": '"style"', "other": "x"})
+    assert read_provenance(tmp_path / "served.mp4") is None
+    assert read_tags(tmp_path / "served.mp4") == [("model", '"style"')]
     with pytest.raises(DataError, match="no such video"):
         read_provenance(tmp_path / "absent.mp4")
     (tmp_path / "text.mp4").write_text("no video")
