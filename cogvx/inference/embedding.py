@@ -51,7 +51,7 @@ class Embedder:
         self._remembered = {}
 
     def embed(self, prompt: str) -> Tensor:
-        """The embedding `(1, s, d)` of a prompt, in the session's precision.
+        """The embedding `(1, s, d)` of a prompt, in the session's precision and on its device.
 
         Raises:
             ConfigError: The base holds no text encoder.
@@ -63,8 +63,8 @@ class Embedder:
             known_sd = None if self._prompts is None else self._prompts(prompt)
             embeds_bsd = self._encode(prompt) if known_sd is None else known_sd.unsqueeze(0)
             self._require_fitting(embeds_bsd, prompt)
-            self._remembered[prompt] = embeds_bsd.to(torch_dtype(self._dtype))
-        return self._remembered[prompt]
+            self._remembered[prompt] = embeds_bsd.to("cpu", torch_dtype(self._dtype))
+        return self._remembered[prompt].to(self._device)
 
     def _encode(self, prompt: str) -> Tensor:
         """Encode a prompt alone, as diffusers does, or as what is known already was encoded."""
