@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def registry(nano_base: Path, root: Path, adapter: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def outside(registry: Registry, root: Path) -> Iterator[Outside]:
+def outside(registry: Registry, nano_base: Path, root: Path) -> Iterator[Outside]:
     """Two processes that know MLflow's address alone, in a folder with nothing in it."""
     elsewhere, hook, log = root / "elsewhere", root / "hook", root / "served.log"
     elsewhere.mkdir()
@@ -121,6 +122,9 @@ def outside(registry: Registry, root: Path) -> Iterator[Outside]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     uri = registry.tracking_uri
     given = {"PATH": path, "PYTHONPATH": str(hook), "MLFLOW_TRACKING_URI": uri}
+    # as on another machine: the same base in another place
+    (root / "moved").symlink_to(nano_base)
+    given["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": str(root / "moved")})
     call = [sys.executable, "-I", "-c", FORBID + APPLICATION, uri, model]
     with ExitStack() as stack:
         process = stack.enter_context(running(serve, log, {**os.environ, **given}))
@@ -185,6 +189,15 @@ def test_a_request_over_http_is_answered_with_the_same_video(outside: Outside, r
     path = root / "over-http.mp4"
     path.write_bytes(video)
     assert read_mp4(path).rgb_fhwc.shape == (SIZE.frames, SIZE.height, SIZE.width, 3)
+
+
+def test_requests_at_the_same_time_get_each_its_own_scale(outside: Outside) -> None:
+    numbers = (0, 2, 3, 0, 3, 2)
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        asked = [pool.submit(ask, outside.served, [ROWS[n]], output="base64") for n in numbers]
+        answers = [one.result()[1]["predictions"][0]["video"] for one in asked]
+    for number, video in zip(numbers, answers, strict=True):
+        assert base64.b64decode(video) == Path(outside.answers[number]["path"]).read_bytes()
 
 
 def test_a_request_over_http_is_refused_with_every_problem(outside: Outside) -> None:
