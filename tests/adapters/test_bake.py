@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from cogvx.adapters.bake import PROVENANCE_FILE, Form, Provenance, bake
 from cogvx.adapters.card import own_version
 from cogvx.adapters.compose import merge
+from cogvx.adapters.layout import adapted_modules
+from cogvx.adapters.linears import linear_sizes
 from cogvx.adapters.sharded import WEIGHTS
 from cogvx.adapters.shares import Share
 from cogvx.adapters.weights import LoraPair, read_pairs
@@ -22,8 +24,9 @@ from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import is_aside, read_document
 from cogvx.inference.session import Session
 from cogvx.model.identity import BASE_PARTS, fingerprint
-from cogvx.variants import DType
+from cogvx.variants import DType, read_facts
 from tests.adapters.toys import toy_card
+from tests.fixtures.family import MEMBERS, BaseOf, Member
 
 SMALL = Form(shard_bytes=900_000)
 WEIGHTS_OF = (0.8, -0.5)
@@ -169,6 +172,36 @@ def test_it_generates_what_diffusers_generates_with_the_adapters_fused(
     name = "transformer_blocks.0.attn1.to_q.weight"
     assert (pipeline.transformer.state_dict()[name] - base[name]).abs().max() > 1e-3
     torch.testing.assert_close(videos[1], videos[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_every_member_of_the_family_is_baked_its_projection_of_patches_too(
+    member: Member, base_of: BaseOf, tmp_path: Path
+) -> None:
+    base = base_of(member)
+    facts = read_facts(base)
+    targets = ("to_k", "proj") if member.patch_t else ("to_k",)
+    sizes = linear_sizes(facts)
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        module: LoraPair(
+            torch.randn((2, sizes[module].inputs), generator=generator),
+            torch.randn((sizes[module].outputs, 2), generator=generator),
+        )
+        for module in adapted_modules(facts.layers, targets, patch_t=facts.patch_t)
+    }
+    fields = {"rank": 2, "alpha": 2, "targets": targets}
+    card = toy_card(base_fingerprint=fingerprint(base, BASE_PARTS), **fields)
+    file = write_adapter(pairs, tmp_path / "adapter", card=card)
+    found = bake(base, [Share(file, 0.5)], tmp_path / "out", form=Form(shard_bytes=50_000))
+    assert found.files > 1
+    state = CogVideoXTransformer3DModel.from_pretrained(found.folder / "transformer").state_dict()
+    before = CogVideoXTransformer3DModel.from_pretrained(base / "transformer").state_dict()
+    changed = {name for name in state if not torch.equal(state[name], before[name])}
+    assert changed == {f"{module}.weight" for module in pairs}
+    for module, pair in pairs.items():
+        expected = before[f"{module}.weight"] + 0.5 * (pair.b_or @ pair.a_ri)
+        torch.testing.assert_close(state[f"{module}.weight"], expected)
 
 
 def test_a_session_that_fuses_has_the_same_bits(

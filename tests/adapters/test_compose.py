@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.card import ADAPTER_FILE, own_version, read_card
@@ -16,7 +17,7 @@ from cogvx.adapters.weights import LoraPair, Pairs, read_pairs
 from cogvx.adapters.write import write_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
-from tests.adapters.toys import toy_card, trained
+from tests.adapters.toys import toy_adapter, toy_card, trained
 
 OUTPUTS, INPUTS = 12, 10
 
@@ -262,6 +263,33 @@ def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         merge([Share(file, 0.5)], tmp_path / "a")
     assert file.read_bytes() == before
+
+
+@torch.no_grad()
+def test_diffusers_generates_with_the_sum_what_it_generates_with_the_parts(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    weights = (0.8, -0.5)
+    files = [toy_adapter(nano_base, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    found = merge(
+        [Share(file, weight) for file, weight in zip(files, weights, strict=True)], tmp_path / "sum"
+    )
+
+    pipeline = CogVideoXPipeline.from_pretrained(nano_base)
+    pipeline.set_progress_bar_config(disable=True)
+    for name, file in zip(("first", "second", "sum"), (*files, found.path), strict=True):
+        pipeline.load_lora_weights(file.parent, adapter_name=name)
+
+    def video(**at: float) -> torch.Tensor:
+        pipeline.set_adapters(list(at), list(at.values()))
+        generator = torch.Generator().manual_seed(5)
+        return pipeline(
+            "a red circle", num_inference_steps=2, generator=generator, output_type="pt"
+        ).frames
+
+    parts = video(first=weights[0], second=weights[1])
+    torch.testing.assert_close(video(sum=1.0), parts, atol=1e-4, rtol=0)
+    assert (video(first=1.0) - parts).abs().max() > 0.01
 
 
 def test_layers_of_two_widths_are_refused(tmp_path: Path) -> None:
