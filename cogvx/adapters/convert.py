@@ -190,20 +190,11 @@ def _card(foreign: Foreign, base: Base, image_scale: ImageScale | None) -> Adapt
     """The new file's card; of what was trained here the lineage goes on."""
     parent = Parent(file=foreign.file.name, sha256=sha256_file(foreign.file), form=foreign.form)
     was = foreign.card
+    scale = _image_scale(None if was is None else was.image_latent_scale, base, image_scale)
     if was is not None:
-        if base.fingerprint and was.base_fingerprint not in (None, base.fingerprint):
-            raise IntegrityError(
-                f"{foreign.file} was trained on the weights {was.base_fingerprint} "
-                f"({was.base_path}), and {base.path} holds {base.fingerprint}"
-            )
-        changes = {"origin": "converted", "parents": (parent,), "code": own_version()}
-        return was.model_copy(update={**changes, "libraries": library_versions()})
-    scales = base.facts.variant.image_scales
-    if image_scale is not None and image_scale not in scales:
-        wrong = f"is not among those of {base.facts.variant.name}: {', '.join(scales) or 'none'}"
-        raise ConfigError(str(Problem("--image-scale", image_scale, wrong)))
+        return _continued(was, foreign, base, parents=(parent,), image_scale=scale)
     notes = list(foreign.notes)
-    if len(scales) > 1 and image_scale is None:
+    if scale is None and base.facts.variant.image_scales:
         notes.append("nobody said how first frames were scaled in its training")
     return AdapterCard(
         name=foreign.file.parent.name if foreign.file.name == ADAPTER_FILE else foreign.file.stem,
@@ -215,12 +206,51 @@ def _card(foreign: Foreign, base: Base, image_scale: ImageScale | None) -> Adapt
         base_revision=base.revision,
         base_fingerprint=base.fingerprint,
         base_dtype=base.facts.variant.dtype,
-        image_latent_scale=scales[0] if len(scales) == 1 else image_scale,
+        image_latent_scale=scale,
         parents=(parent,),
         code=own_version(),
         warnings=tuple(notes),
         libraries=library_versions(),
     )
+
+
+def _continued(
+    was: AdapterCard,
+    foreign: Foreign,
+    base: Base,
+    *,
+    parents: tuple[Parent, ...],
+    image_scale: ImageScale | None,
+) -> AdapterCard:
+    """The card of what we wrote before; a base whose bytes nobody knew may be known by now."""
+    named = was.base_fingerprint
+    if base.fingerprint and named not in (None, base.fingerprint):
+        raise IntegrityError(
+            f"{foreign.file} was trained on the weights {named} ({was.base_path}), "
+            f"and {base.path} holds {base.fingerprint}"
+        )
+    changes: dict[str, object] = {
+        "origin": "converted",
+        "image_latent_scale": image_scale,
+        "parents": parents,
+        "code": own_version(),
+        "libraries": library_versions(),
+    }
+    if named is None and base.fingerprint:
+        changes["base_path"], changes["base_revision"] = base.path, base.revision
+        changes["base_fingerprint"] = base.fingerprint
+    return was.model_copy(update=changes)
+
+
+def _image_scale(was: ImageScale | None, base: Base, said: ImageScale | None) -> ImageScale | None:
+    """How first frames were scaled: as the card or a person says, or as goes without saying."""
+    scales = base.facts.variant.image_scales
+    allowed = scales if was is None else (was,)
+    if said is not None and said not in allowed:
+        wrong = f"is not what {base.facts.variant.name} or the adapter's own card allows"
+        use = f'use "{allowed[0]}", or leave it out' if allowed else "leave it out"
+        raise ConfigError(str(Problem("--image-scale", said, wrong, use)))
+    return said or was or (scales[0] if len(scales) == 1 else None)
 
 
 def _strength(read: Foreign, written: Foreign) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cogvx.adapters.card import AdapterCard, card_of
 from cogvx.adapters.container import REAL_NUMBERS
 from cogvx.adapters.layout import AdapterForm, adapted_modules
-from cogvx.adapters.linears import linear_sizes, local_name
+from cogvx.adapters.linears import LinearSize, linear_sizes, local_name
 from cogvx.adapters.sat import SAT_TARGETS
 from cogvx.adapters.spelling import Spelling, StoredPair, blocks_of, spelling_of
 from cogvx.adapters.strength import NOT_RECORDED, Recorded, settle
@@ -141,28 +141,31 @@ def _fit_problems(
         wrong = f"is not what {facts.variant.name} has here, which is {facts.layers}"
         yield Problem("layers", reached, wrong, "name the base that it was trained on")
     sizes = linear_sizes(facts)
+    faults: dict[str, list[str]] = {}
     for module, names in stored.items():
         if names.a in tensors.infos and names.b in tensors.infos:
-            outer, inner = sizes[module].outputs, sizes[module].inputs
-            yield from _shape_problems(tensors, names, outputs=outer, inputs=inner)
+            for name, wrong in _faults(tensors, names, sizes[module]):
+                faults.setdefault(wrong, []).append(name)
+    for wrong, faulty in faults.items():
+        others = f" (and {len(faulty) - 1} more)" if len(faulty) > 1 else ""
+        yield Problem(f"{faulty[0]}{others}", None, wrong)
 
 
-def _shape_problems(
-    tensors: Tensors, names: StoredPair, *, outputs: int, inputs: int
-) -> Iterator[Problem]:
+def _faults(tensors: Tensors, names: StoredPair, size: LinearSize) -> Iterator[tuple[str, str]]:
+    """Tensors of a pair that cannot be beside a layer of that size, and how they are wrong."""
     first, second = tensors.infos[names.a], tensors.infos[names.b]
     for name, info in ((names.a, first), (names.b, second)):
         if info.dtype not in REAL_NUMBERS:
-            yield Problem(name, None, f"is of {info.dtype}, which no adapter is")
+            yield name, f"is of {info.dtype}, which no adapter is"
     fits = len(first.shape) == len(second.shape) == 2 and first.shape[0] == second.shape[1] > 0
-    if not fits or first.shape[1] != inputs or second.shape[0] != outputs:
+    if not fits or first.shape[1] != size.inputs or second.shape[0] != size.outputs:
         wrong = (
             f"is {_shape(first.shape)} and its partner {_shape(second.shape)}, where the base "
-            f"needs rank x {inputs} and {outputs} x rank"
+            f"needs rank x {size.inputs} and {size.outputs} x rank"
         )
-        yield Problem(names.a, None, wrong)
+        yield names.a, wrong
     elif first.shape[0] > MAX_RANK:
-        yield Problem(names.a, None, f"is of rank {first.shape[0]}, above {MAX_RANK}")
+        yield names.a, f"is of rank {first.shape[0]}, above {MAX_RANK}"
 
 
 def _read(

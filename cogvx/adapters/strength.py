@@ -21,7 +21,6 @@ from cogvx.adapters.sat import SAT_ALPHA
 from cogvx.adapters.spelling import StoredPair
 from cogvx.adapters.tensors import Tensors
 from cogvx.errors import IntegrityError, Problem
-from cogvx.section import shown_text
 
 PEFT_CONFIG = "adapter_config.json"
 NOT_RECORDED = "nothing in the file"
@@ -29,6 +28,8 @@ NOT_RECORDED = "nothing in the file"
 _TRAINER_KEY = "lora_config"  # finetrainers' own, which diffusers ignores
 _KOHYA_ALPHA = "ss_network_alpha"
 _MAX_CONFIG = 1 << 20
+_MAX_PATTERNS = 2_000
+_LONGEST = 60
 _SHOWN_DIGITS = 20
 _LARGEST = 1e9
 _SHOWN = 4
@@ -202,10 +203,12 @@ def _of_config(config: Mapping[str, Any], where: str) -> Recorded:
     if config.get("use_dora"):
         wrong = "adds more to the weights than a product of two matrices, so it cannot be converted"
         doubts.append(Problem(f"{where}.use_dora", True, wrong))  # noqa: FBT003 - a value
+    if len(alphas) + len(ranks) > _MAX_PATTERNS:
+        raise IntegrityError(f"{where} has more patterns than a model has layers")
+    expressions = [key for key in (*alphas, *ranks) if _REGEX.search(key) or not key.isprintable()]
     doubts += [
-        Problem(f"{where} pattern", shown_text(key), "is an expression, not a name", "write names")
-        for key in (*alphas, *ranks)
-        if _REGEX.search(key)
+        Problem(f"{where} pattern", ascii(key)[1:-1][:_LONGEST], "is an expression, not a name")
+        for key in expressions[:_SHOWN]
     ]
     rank = config.get("r")
     return Recorded(

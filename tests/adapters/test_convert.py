@@ -127,6 +127,11 @@ def _finetrainers(folder: Path, trained: Trained) -> Path:
     return written(folder, peft_state(trained, prefix="transformer."), metadata=metadata)
 
 
+def _trained_by_kohya(folder: Path, trained: Trained) -> Path:
+    state, metadata = kohya_state(trained, alpha=None), {"ss_network_alpha": str(ALPHA)}
+    return written(folder, state, name="style.safetensors", metadata=metadata)
+
+
 @pytest.mark.parametrize(
     ("build", "form", "said", "alpha"),
     [
@@ -134,6 +139,7 @@ def _finetrainers(folder: Path, trained: Trained) -> Path:
         (_sat, "sat", 2.5, 2.5),
         (_kohya, "kohya", None, ALPHA),
         (_bare_kohya, "kohya", 12.0, 12.0),
+        (_trained_by_kohya, "kohya", None, ALPHA),
         (_cogkit, "unprefixed", ALPHA, ALPHA),
         (_peft, "unprefixed", None, ALPHA),
         (_peft_bin, "unprefixed", None, ALPHA),
@@ -400,6 +406,10 @@ def test_dora_and_expressions_are_refused_and_not_guessed_at(base: Base, tmp_pat
         read_any(source, alpha=None, facts=base.facts)
     assert "use_dora = true adds more" in str(caught.value)
     assert 'pattern = "(a+)+$" is an expression' in str(caught.value)
+    many = {**config, "use_dora": False, "alpha_pattern": {f"m{n}": 1 for n in range(3000)}}
+    written(tmp_path, peft_state(trained), name=name, config=many)
+    with pytest.raises(IntegrityError, match="more patterns than a model has layers"):
+        read_any(source, alpha=None, facts=base.facts)
 
 
 def test_a_rank_that_the_matrices_do_not_have_is_refused(base: Base, tmp_path: Path) -> None:
@@ -432,7 +442,8 @@ def test_an_adapter_of_another_base_is_refused_by_its_layers(
 def test_an_adapter_of_another_width_is_refused(base: Base, tmp_path: Path) -> None:
     wider = replace(base.facts, heads=2 * base.facts.heads)
     source = _kohya(tmp_path / "in", Trained(matrices(wider), 1.0))
-    with pytest.raises(ConfigError, match=r"needs rank x 32 and 32 x rank"):
+    wrong = r"attn1_to_q.lora_down.weight \(and 7 more\) is .* needs rank x 32 and 32 x rank$"
+    with pytest.raises(ConfigError, match=wrong):
         convert(source, tmp_path / "out", base=base)
 
 
@@ -486,6 +497,18 @@ def test_the_lineage_of_our_own_adapter_goes_on(nano_base: Path, tmp_path: Path)
         convert(other, tmp_path / "refused", base=base)
 
 
+def test_a_base_that_was_only_known_by_its_kind_is_named_once_its_bytes_are(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    base = find_base(str(nano_base))
+    source = _new(tmp_path / "in", Trained(matrices(base.facts), 1.0))
+    by_kind = replace(base, path="zai-org/CogVideoX-5b", fingerprint=None)
+    first = convert(source, tmp_path / "first", base=by_kind)
+    assert first.card.base_fingerprint is None
+    card = convert(first.file, tmp_path / "second", base=base).card
+    assert (card.base_fingerprint, card.base_path) == (base.fingerprint, str(nano_base))
+
+
 def test_only_1_5_i2v_leaves_open_how_first_frames_were_scaled(
     base_of: BaseOf, tmp_path: Path
 ) -> None:
@@ -504,7 +527,11 @@ def test_only_1_5_i2v_leaves_open_how_first_frames_were_scaled(
     }
     made = convert(source, tmp_path / "said", base=base, image_scale="raw")
     assert (made.card.image_latent_scale, made.notes) == ("raw", ())
-    with pytest.raises(ConfigError, match='--image-scale = "raw" is not among those of'):
+    again = convert(made.file, tmp_path / "again", base=base, to="kohya")
+    assert again.card.image_latent_scale == "raw"
+    with pytest.raises(ConfigError, match=r'"divided" is not what .* card allows; use "raw"'):
+        convert(made.file, tmp_path / "no", base=base, image_scale="divided")
+    with pytest.raises(ConfigError, match='--image-scale = "raw" is not what CogVideoX-5b-I2V'):
         convert(source, tmp_path / "no", base=find_base(str(base_of(I2V))), image_scale="raw")
 
 
