@@ -45,8 +45,8 @@ class LoraLayers:
         place, so that a compiled model stays compiled. New layers are made before old ones go.
 
         Raises:
-            IntegrityError: The layers cannot be made; some adapters may be as wanted already, and
-                holding what was held before puts that back.
+            IntegrityError: diffusers made other layers than it was given. After this or any other
+                error, holding what was held before puts that back.
         """
         for name, pairs in adapters.items():
             loaded = self._loaded.get(name)
@@ -75,23 +75,19 @@ class LoraLayers:
         key = f"adapter_{self._loads:04d}"
         self._loads += 1
         self._acting = None  # diffusers activates what it loads, and that alone
+        dtype = self._transformer.dtype  # diffusers walks the whole model for it
         state = {
-            PREFIX + module + end: tensor
+            PREFIX + module + end: tensor.to(dtype)
             for module, pair in _of_one_rank(pairs).items()
             for end, tensor in ((LORA_A, pair.a_ri), (LORA_B, pair.b_or))
         }
         try:
             # diffusers draws an adapter before it fills one in
             with _several_on_purpose(), torch.random.fork_rng(devices=[]):
-                self._pipeline.load_lora_weights(
-                    {name: tensor.to(self._transformer.dtype) for name, tensor in state.items()},
-                    adapter_name=key,
-                )
+                self._pipeline.load_lora_weights(state, adapter_name=key)
             self._require_all(key, pairs)
-        except BaseException as error:
+        except BaseException:
             self._delete_others()
-            if isinstance(error, (ValueError, RuntimeError, KeyError, TypeError)):
-                raise IntegrityError(f"diffusers cannot load the adapter: {error}") from error
             raise
         return key
 
