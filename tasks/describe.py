@@ -6,7 +6,6 @@ run, below `card`, and the version's description shows them.
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 _FOLDER, _FRAMES = "card", "frames.png"
 _MOST_PROMPTS = 3
+_PAGE_WIDTH = 1000
 
 
 def page_of(bench: Workbench, adapter_file: Path) -> ModelPage:
@@ -109,13 +109,14 @@ def _told(taught: Taught, outcome: TrainOutcome) -> Taught:
 
 
 def _frames(version: "Version", report: "EvaluationReport", videos: "Videos") -> bytes:
-    """The first prompts at the first seed, every arm side by side."""
+    """The first prompts at the first seed, every arm below the other: MLflow's pages are narrow."""
     from cogvx.pages.contact_sheet import contact_sheet  # noqa: PLC0415 - decodes videos
 
     seed, arms = report.seeds[0], [arm.name for arm in report.arms]
-    shown: Mapping[str, str] = dict(list(report.prompts.items())[:_MOST_PROMPTS])
     rows = [
-        (words, [videos.get((arm, prompt, seed)) for arm in arms])
-        for prompt, words in shown.items()
+        (f"{arm}: {words}", [videos.get((arm, prompt, seed))])
+        for prompt, words in list(report.prompts.items())[:_MOST_PROMPTS]
+        for arm in arms
     ]
-    return contact_sheet(rows, arms, f"{version.name} version {version.version}, seed {seed}")
+    title = f"{version.name} version {version.version}, seed {seed}"
+    return contact_sheet(rows, [""], title, most_width=_PAGE_WIDTH)

@@ -20,7 +20,11 @@ _INK, _FAINT, _PAPER = "#1a202c", "#5a6472", "#ffffff"
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Path | None]]], columns: Sequence[str], title: str
+    rows: Sequence[tuple[str, Sequence[Path | None]]],
+    columns: Sequence[str],
+    title: str,
+    *,
+    most_width: int = _SHEET_WIDTH,
 ) -> bytes:
     """One PNG: a row per prompt, a column per arm, four frames in each cell.
 
@@ -28,10 +32,11 @@ def contact_sheet(
         rows: The prompt in words, and a file per arm or None where there is none.
         columns: Names of the arms.
         title: Stands above it all.
+        most_width: Pixels that it may be wide; frames get smaller, but not below 96.
     """
     shapes = [_frames_of(path).shape for _, paths in rows for path in paths if path is not None]
     frame_height, frame_width = shapes[0][1:3] if shapes else (_SMALLEST_CELL, _SMALLEST_CELL)
-    room = (_SHEET_WIDTH - _LABEL_WIDTH - _GAP * (len(columns) + 1)) // len(columns)
+    room = (most_width - _LABEL_WIDTH - _GAP * (len(columns) + 1)) // len(columns)
     width = min(room // SHEET_FRAMES - FRAME_GAP, max(frame_width, _SMALLEST_CELL))
     height = max(round(width * frame_height / frame_width), 1)
     across = (width + FRAME_GAP) * SHEET_FRAMES + _GAP
