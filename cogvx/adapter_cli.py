@@ -16,7 +16,7 @@ from cogvx.terminal import printable, progress_bar, writing_to
 from cogvx.variants import ImageScale
 
 if TYPE_CHECKING:
-    from cogvx.adapters.convert import Base
+    from cogvx.adapters.base import Base
     from cogvx.adapters.shares import Share
 
 app = typer.Typer(
@@ -264,7 +264,7 @@ def _shares(given: Iterable[tuple[Path, float]]) -> "list[Share]":
 
 def _find_base(path: str, revision: str | None) -> "Base":
     """Look at a base, saying so: naming the bytes of a folder may take a minute."""
-    from cogvx.adapters.convert import find_base  # noqa: PLC0415 - loads torch
+    from cogvx.adapters.base import find_base  # noqa: PLC0415 - loads the hub's client
 
     typer.echo(f"looking at {path}", err=True)
     return find_base(path, revision)

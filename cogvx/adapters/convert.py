@@ -1,17 +1,11 @@
-"""Converting adapters: any form that is known into the one that every loader gives its strength.
-
-The base's configuration decides what an adapter must hold, so a hub id that is not on this machine
-will do; then nobody can say which bytes the adapter is for, and its card does not.
-"""
+"""Converting adapters: any form that is known into the one that every loader gives its strength."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
+from cogvx.adapters.base import Base
 from cogvx.adapters.card import (
     ADAPTER_FILE,
     AdapterCard,
@@ -26,24 +20,12 @@ from cogvx.adapters.write import check_pairs, packed_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem
 from cogvx.files import create_bytes
-from cogvx.model.identity import BASE_PARTS, commit_of, fingerprint
-from cogvx.section import shown_text
-from cogvx.variants import BaseFacts, ImageScale, published_facts, read_facts
+from cogvx.variants import ImageScale
 
 Target = Literal["diffusers", "kohya"]
 
 _FILES: dict[Target, str] = {"diffusers": ADAPTER_FILE, "kohya": KOHYA_FILE}
 _STRENGTH_LIMIT = 1e-5  # of float32's rounding, over all of a layer's numbers
-
-
-@dataclass(frozen=True)
-class Base:
-    """What an adapter is converted for; the fingerprint is None when only the kind is known."""
-
-    path: str
-    revision: str | None
-    facts: BaseFacts
-    fingerprint: str | None
 
 
 @dataclass(frozen=True)
@@ -79,35 +61,6 @@ class Converted:
     strength: float
     card: AdapterCard
     notes: tuple[str, ...]
-
-
-def find_base(path: str, revision: str | None = None) -> Base:
-    """Look at a base model's configuration, on this machine or in the table of published ones.
-
-    Nothing is downloaded; the weights of a folder are read once for their fingerprint.
-
-    Args:
-        path: A diffusers folder, or a hub id such as zai-org/CogVideoX-5b.
-        revision: Of the hub repository.
-
-    Raises:
-        ConfigError: It is neither, or no CogVideoX.
-    """
-    folder = _folder(path)
-    if folder is not None and revision is not None:
-        wrong = "means nothing for a folder"
-        raise ConfigError(str(Problem("--revision", revision, wrong, "leave it out")))
-    folder = folder or _downloaded(path, revision)
-    if folder is None:
-        facts = published_facts(path)
-        if facts is None:
-            wrong = "is neither a folder on this machine nor a published CogVideoX"
-            use = "for example zai-org/CogVideoX-5b"
-            raise ConfigError(str(Problem("--base", shown_text(path), wrong, use)))
-        return Base(path, revision, facts, None)
-    whole = all((folder / part).is_dir() for part in BASE_PARTS)
-    name = fingerprint(folder, BASE_PARTS) if whole else None
-    return Base(path, commit_of(folder) or revision, read_facts(folder), name)
 
 
 def convert(
@@ -268,20 +221,3 @@ def _strength(read: Foreign, written: Foreign) -> float:
         shown = other[0] if other else "other modules"
         raise IntegrityError(f"{written.file} does not act as {read.file} does, as in {shown}")
     return read.norm / written.norm
-
-
-def _folder(path: str) -> Path | None:
-    try:
-        folder = Path(path).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, nobody's home
-        return None
-
-
-def _downloaded(hub_id: str, revision: str | None) -> Path | None:
-    """The configuration of a hub model on this machine, if it was ever downloaded."""
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    return folder if (folder / "transformer" / "config.json").is_file() else None

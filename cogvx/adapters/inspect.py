@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from cogvx.adapters.base import Base
 from cogvx.adapters.card import AdapterCard
 from cogvx.adapters.contents import Contents, contents_of
-from cogvx.adapters.convert import Base
 from cogvx.adapters.layout import AdapterForm
 from cogvx.adapters.linears import local_name
 from cogvx.adapters.measure import Size, size_of

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cogvx.adapters.base import Base
 from cogvx.adapters.contents import Contents
-from cogvx.adapters.convert import Base
 from cogvx.adapters.formats import read_any
 from cogvx.adapters.layout import AdapterForm, adapted_modules
 from cogvx.adapters.linears import local_name

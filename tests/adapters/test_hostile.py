@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save
 
 from cogvx.adapters.bake import bake
+from cogvx.adapters.base import find_base
 from cogvx.adapters.card import read_card
 from cogvx.adapters.compose import merge
-from cogvx.adapters.convert import convert, find_base
+from cogvx.adapters.convert import convert
 from cogvx.adapters.inspect import describe
 from cogvx.adapters.shares import Share
 from cogvx.adapters.weights import read_pairs

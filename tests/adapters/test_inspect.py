@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cogvx.adapters.base import find_base
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.adapters.container import read_header
-from cogvx.adapters.convert import find_base
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.inspect import describe
 from cogvx.adapters.measure import size_of

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
+from cogvx.adapters.base import Base, find_base
 from cogvx.adapters.container import TensorInfo
-from cogvx.adapters.convert import Base, convert, find_base
+from cogvx.adapters.convert import convert
 from cogvx.adapters.formats import form_of, read_any
 from cogvx.adapters.torch_file import open_torch, torch_dictionaries
 from cogvx.errors import CogvxError, ConfigError, IntegrityError

@@ -17,8 +17,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cogvx.adapters.base import find_base
 from cogvx.adapters.card import ADAPTER_FILE, read_card
-from cogvx.adapters.convert import Converted, convert, find_base
+from cogvx.adapters.convert import Converted, convert
 from cogvx.adapters.export import export_adapter
 from cogvx.adapters.inspect import describe
 from cogvx.adapters.kohya import KOHYA_FILE
