@@ -121,14 +121,17 @@ def added(module: str, parts: Sequence[Opened]) -> LoraPair:
     """The sum of what adapters add to a layer, exact but for the rounding of `w B` in float32.
 
     Raises:
-        IntegrityError: They take it to be of different widths.
+        IntegrityError: They take it to be of different widths, or float32 cannot hold the sum.
     """
     found = [(part.share, part.pairs[module]) for part in parts if module in part.pairs]
     shapes = {(pair.b_or.shape[0], pair.a_ri.shape[1]): share.file for share, pair in found}
     if len(shapes) > 1:
         said = ", ".join(f"{shape} in {file}" for shape, file in shapes.items())
         raise IntegrityError(f"{module} has different widths (outputs, inputs): {said}")
-    return stacked([(share.weight, pair) for share, pair in found])
+    pair = stacked([(share.weight, pair) for share, pair in found])
+    if not pair.is_finite:
+        raise IntegrityError(f"{module} is not finite with these weights; use smaller ones")
+    return pair
 
 
 def reduced(pair: LoraPair, rank: int) -> tuple[LoraPair, Loss]:

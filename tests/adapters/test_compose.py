@@ -265,6 +265,13 @@ def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_weights_that_float32_cannot_hold_are_a_sentence(tmp_path: Path, rank: int | None) -> None:
+    with pytest.raises(IntegrityError, match="not finite with these weights; use smaller ones"):
+        merge([Share(written(tmp_path / "a", 1), 1e39)], tmp_path / "b", rank=rank)
+    assert not (tmp_path / "b").exists()
+
+
 @torch.no_grad()
 def test_diffusers_generates_with_the_sum_what_it_generates_with_the_parts(
     nano_base: Path, tmp_path: Path
