@@ -7,11 +7,11 @@ from tasks.dispatch import in_one_piece, run_children
 from tasks.generate import (
     generate_videos,
     leave_video_report,
-    plan_videos,
     settle_videos,
     videos_elsewhere,
 )
 from tasks.generate_documents import GenerateReport, VideoShardReport
+from tasks.generate_plan import plan_videos
 
 
 @flow(name="generate-shard", flow_run_name="generate {job}, shard {part}")

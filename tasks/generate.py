@@ -8,7 +8,6 @@ video: those that the store has under their content's name are copied, not made 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import task
@@ -16,75 +15,30 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
-from cogvx.digest import canonical_json, digest
-from cogvx.errors import ConfigError, IntegrityError
-from cogvx.inference.job import AskedAdapter, GenerateJob, PromptLine
+from cogvx.digest import canonical_json
+from cogvx.errors import IntegrityError
+from cogvx.inference.choices import used_adapters
+from cogvx.inference.job import GenerateJob
 from cogvx.inference.provenance import Provenance, describe_video, write_provenance
-from cogvx.inference.shots import Shot, used_adapters
+from cogvx.inference.shots import Shot
 from cogvx.pages.generated import Shown, render_generated
-from cogvx.store import ObjectStore, require_writable
-from tasks.children import Child, Ended
+from cogvx.store import ObjectStore
+from tasks.children import Ended
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.dispatch import require_all
 from tasks.fan_out import Elsewhere
 from tasks.generate_documents import FailedVideo, GenerateReport, IndexLine, VideoShardReport
-from tasks.generate_inputs import publish_picture, published_picture, read_inputs
-from tasks.generation import Ready, adapter_key, prepare
+from tasks.generate_inputs import published_picture
+from tasks.generate_plan import PLANS, VideoWork, folder_of, video_path
+from tasks.generation import Ready, prepare
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
-from tasks.workbench import code_version, device_of, publish, published, put, read_stored
+from tasks.workbench import code_version, device_of, published, put, read_stored
 
 logger = logging.getLogger(__name__)
 
-_PLANS = "plans"
 _REPORTS = "shards"
-
-
-@dataclass(frozen=True)
-class VideoWork:
-    """A pinned job, its videos, and the shards that make those that are not there yet."""
-
-    job: GenerateJob
-    videos: tuple[IndexLine, ...]
-    shards: tuple[Child, ...]
-
-
-@task(
-    name="plan videos",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAY_SECONDS,
-    retry_condition_fn=is_transient,
-)
-def plan_videos(job: GenerateJob) -> VideoWork:
-    """Check everything, pin it, put what workers need into the store, and cut what is missing.
-
-    Raises:
-        ConfigError: With every problem; or another job has this name.
-        IntegrityError: An adapter was trained on another base.
-    """
-    here = settings()
-    store = open_record_store(here)
-    require_writable(store)
-    job, read_image = read_inputs(job, here)
-    ready = prepare(job, here, read_image=read_image)
-    pinned = _pin(ready, store)
-    _claim(pinned, store)
-    for found in ready.adapters:
-        if store.info(adapter_key(found.sha256)) is None:
-            store.upload(found.path, adapter_key(found.sha256))
-    videos = tuple(_line(shot, ready) for shot in ready.shots)
-    there = {info.key for info in store.entries(f"{_folder(job.name)}/videos/")}
-    missing = {line.name for line in videos if _key(job.name, line.name) not in there}
-    stems = {shot.stem for shot in ready.shots if shot.name in missing}
-    at_once = here.generate_shard_videos if here.generate_deployment else len(ready.shots)
-    shards = _cut(pinned, stems, at_once)
-    children = (
-        _child(pinned, publish(store, _PLANS, shard), f"{number} of {len(shards)}")
-        for number, shard in enumerate(shards, start=1)
-    )
-    return VideoWork(job=pinned, videos=videos, shards=tuple(children))
 
 
 @task(
@@ -104,9 +58,9 @@ def generate_videos(shard: str, part: str) -> VideoShardReport:
 
     here = settings()
     store = open_record_store(here)
-    job = published(store, _PLANS, shard, kind=GenerateJob)
+    job = published(store, PLANS, shard, kind=GenerateJob)
     ready = prepare(job, here, store=store, read_image=published_picture(store))
-    left = [shot for shot in ready.shots if store.info(_key(job.name, shot.name)) is None]
+    left = [shot for shot in ready.shots if store.info(video_path(job.name, shot.name)) is None]
     suffix = "" if part == "1 of 1" else f" of shard {part}"
     progress = Progress(f"generate videos{suffix}", "videos", logger)
     failed = []
@@ -163,7 +117,7 @@ def settle_videos(work: VideoWork, ended: Sequence[Ended[VideoShardReport]]) -> 
     """
     here = settings()
     store = open_record_store(here)
-    name, folder = work.job.name, _folder(work.job.name)
+    name, folder = work.job.name, folder_of(work.job.name)
     failed = {one.name: one.why for end in ended if end.report for one in end.report.failed}
     there = {info.key for info in store.entries(f"{folder}/videos/")}
     lines = [_settled(line, name, there, failed) for line in work.videos]
@@ -187,79 +141,11 @@ def settle_videos(work: VideoWork, ended: Sequence[Ended[VideoShardReport]]) -> 
     )
 
 
-def _pin(ready: Ready, store: ObjectStore) -> GenerateJob:
-    """The same job with nothing left open: another machine, or another day, makes the same."""
-    lines = {}
-    pictures = f"{_folder(ready.job.name)}/images"
-    for shot in ready.shots:
-        request = shot.wanted.request
-        image = request.image_hwc
-        lines[shot.stem] = PromptLine(
-            prompt=request.prompt,
-            seed=request.seed,
-            size=str(request.size),
-            image=None if image is None else publish_picture(image, pictures, store),
-            negative_prompt=request.negative_prompt,
-            name=shot.stem,
-        )
-    first = ready.shots[0].wanted.request
-    folder = Path(ready.base.path).expanduser()
-    changes = {
-        # workers run in folders of their own
-        "base": str(folder.resolve()) if folder.is_dir() else ready.base.path,
-        "revision": ready.base.revision,
-        "fingerprint": ready.base.fingerprint,
-        "adapters": tuple(
-            AskedAdapter(ref=found.name, weight=found.weight, sha256=found.sha256)
-            for found in ready.adapters
-        ),
-        "prompts": tuple(lines.values()),
-        "image": None,
-        "size": None,
-        "fps": first.fps,
-        "sampler": first.sampling.sampler,
-        "dtype": ready.engine.dtype,
-        "image_scale": ready.engine.image_scale,
-    }
-    return ready.job.model_copy(update=changes)
-
-
-def _claim(pinned: GenerateJob, store: ObjectStore) -> None:
-    """Take the folder for this job, or find it taken for exactly this.
-
-    Raises:
-        ConfigError: It has another job.
-    """
-    key = f"{_folder(pinned.name)}/job.json"
-    if store.create(key, canonical_json(pinned)):
-        return
-    if digest(read_stored(store, key, GenerateJob)) != digest(pinned):
-        raise ConfigError(
-            f"{key} in {store.url} is of another job: its base, adapters, prompts or settings "
-            "differ; give this one another name"
-        )
-
-
-def _cut(pinned: GenerateJob, stems: set[str], at_once: int) -> list[GenerateJob]:
-    """Parts of a job with about so many videos each; lines that are complete are left out."""
-    lines = [line for line in pinned.prompts if line.name in stems]
-    step = max(at_once // max(len(pinned.scales), 1), 1)
-    return [
-        pinned.model_copy(update={"prompts": tuple(lines[start : start + step])})
-        for start in range(0, len(lines), step)
-    ]
-
-
-def _child(pinned: GenerateJob, shard: str, part: str) -> Child:
-    parameters = {"job": pinned.name, "shard": shard, "part": part}
-    return Child(name=f"shard {part}", key=digest(["generate", shard]), parameters=parameters)
-
-
 def _deliver(source: Path, shot: Shot, ready: Ready, store: ObjectStore, work: Path) -> None:
     """Put a video where people find it, saying what made it."""
     aside = work / "labelled" / f"{ready.job.name}-{shot.name}.mp4"
     write_provenance(source, aside, _provenance(shot, ready))
-    store.upload(aside, _key(ready.job.name, shot.name))
+    store.upload(aside, video_path(ready.job.name, shot.name))
     aside.unlink()
 
 
@@ -274,22 +160,8 @@ def _provenance(shot: Shot, ready: Ready) -> Provenance:
     )
 
 
-def _line(shot: Shot, ready: Ready) -> IndexLine:
-    request = shot.wanted.request
-    return IndexLine(
-        name=shot.name,
-        file=f"videos/{shot.name}.mp4",
-        video=shot.wanted.key(ready.engine).digest,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        seed=request.seed,
-        scale=shot.scale,
-        size=str(request.size),
-    )
-
-
 def _settled(line: IndexLine, name: str, there: set[str], failed: dict[str, str]) -> IndexLine:
-    if _key(name, line.name) in there:
+    if video_path(name, line.name) in there:
         return line
     why = failed.get(line.name, "its shard failed; run the job again")
     return line.model_copy(update={"file": None, "why": why})
@@ -303,11 +175,3 @@ def _shown(line: IndexLine) -> Shown:
         facts=f"seed {line.seed}, scale {line.scale:g}, {line.size}",
         why=line.why,
     )
-
-
-def _folder(name: str) -> str:
-    return f"generated/{name}"
-
-
-def _key(name: str, video: str) -> str:
-    return f"{_folder(name)}/videos/{video}.mp4"

@@ -17,7 +17,7 @@ from cogvx.inference.job import GenerateJob
 from cogvx.inference.prompt_file import parse_prompts
 from cogvx.inference.shots import ReadImage
 from cogvx.shapes import VideoSize
-from cogvx.store import ObjectStore
+from cogvx.store import Absent, ObjectStore
 from tasks.clients.stores import open_store
 from tasks.generation import read_picture
 from tasks.settings import Settings
@@ -30,7 +30,6 @@ def read_inputs(job: GenerateJob, here: Settings) -> tuple[GenerateJob, ReadImag
 
     Raises:
         ConfigError: The job has no prompts, or both kinds; or the file has problems.
-        IntegrityError: The file is not there.
         TransientError: Its store did not answer this time.
     """
     if bool(job.prompts) == (job.prompts_uri is not None):
@@ -39,7 +38,11 @@ def read_inputs(job: GenerateJob, here: Settings) -> tuple[GenerateJob, ReadImag
     if job.prompts_uri is None:
         return job, read_image
     store, name = _opened(job.prompts_uri, here)
-    lines = parse_prompts(store.read(name), job.prompts_uri)
+    try:
+        data = store.read(name)
+    except Absent as error:
+        raise ConfigError(f"{job.prompts_uri}: there is no such prompt file") from error
+    lines = parse_prompts(data, job.prompts_uri)
     folder = job.prompts_uri.rpartition("/")[0]
     placed = tuple(
         line.model_copy(update={"image": f"{folder}/{line.image}" if folder else line.image})
@@ -79,7 +82,11 @@ def _reader(here: Settings) -> Callable[[str, VideoSize], np.ndarray]:
     def read(uri: str, size: VideoSize) -> np.ndarray:
         store, name = _opened(uri, here)
         with tempfile.TemporaryDirectory(prefix=digest(uri)[:8]) as folder:
-            return read_picture(str(store.fetch(name, Path(folder))), size)
+            try:
+                path = store.fetch(name, Path(folder))
+            except Absent as error:
+                raise ConfigError(f"{uri}: there is no such picture") from error
+            return read_picture(str(path), size)
 
     return read
 

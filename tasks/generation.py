@@ -4,48 +4,36 @@ No model is loaded, and nothing large is fetched before all that can be known ha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cogvx.adapters.card import ADAPTER_FILE, read_card
-from cogvx.adapters.container import read_header
-from cogvx.adapters.layout import DIFFUSERS_KEY
-from cogvx.digest import sha256_file
-from cogvx.errors import ConfigError, IntegrityError, Problem, UserError
-from cogvx.inference.job import (
-    AskedAdapter,
-    GenerateJob,
-    adapter_problems,
-    is_model,
-    parse_model,
-)
-from cogvx.inference.provenance import Base
-from cogvx.inference.shots import (
+from cogvx.errors import ConfigError, IntegrityError, Problem
+from cogvx.inference.choices import (
     BaseChoice,
     FoundAdapter,
-    ReadImage,
-    Shot,
     choose_base,
     disagreements,
     engine_of,
-    find_shots,
     memory_of,
 )
+from cogvx.inference.job import GenerateJob, adapter_problems
+from cogvx.inference.provenance import Base
+from cogvx.inference.shots import ReadImage, Shot, find_shots
 from cogvx.inference.video_key import Engine
 from cogvx.model.hashes import FileHashes
 from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
 from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
 from cogvx.variants import BaseFacts, published_facts, read_facts
+from tasks.adapter_refs import Faults, find_adapters
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from cogvx.inference.session import Session
 
-_SUBJECT = "this cannot be generated"
 _SHOWN = 12
 
 
@@ -72,30 +60,6 @@ class Ready:
             fingerprint=self.engine.base_fingerprint,
             image_scale=self.engine.image_scale,
         )
-
-
-@dataclass
-class _Faults:
-    """Problems as they are found, so that none hides another."""
-
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, where: str, error: UserError | IntegrityError) -> None:
-        """What an error says, problem by problem where it has several."""
-        if isinstance(error, ConfigError) and error.problems:
-            self.problems += error.problems
-        else:
-            self.problems.append(Problem(where, None, f"cannot be used: {error}"))
-
-    def require_none(self) -> None:
-        """Raises ConfigError with all of them."""
-        if self.problems:
-            raise ConfigError(_SUBJECT, list({str(each): each for each in self.problems}.values()))
-
-
-def adapter_key(sha256: str) -> str:
-    """Where an adapter's file lies in the store."""
-    return f"adapters/{sha256}/{ADAPTER_FILE}"
 
 
 def read_picture(name: str, size: VideoSize) -> np.ndarray:
@@ -131,8 +95,8 @@ def prepare(
         IntegrityError: An adapter was trained on another base.
         TransientError: The registry or the hub did not answer this time.
     """
-    faults = _Faults([*problems, *adapter_problems(job.adapters, job.scales)])
-    adapters = _find_adapters(job.adapters, here, store, faults)
+    faults = Faults([*problems, *adapter_problems(job.adapters, job.scales)])
+    adapters = find_adapters(job.adapters, here, store, faults)
     faults.problems += disagreements(job, adapters)
     choice = _choice(job, adapters, faults)
     facts = None if choice is None else _known_facts(choice, faults)
@@ -156,81 +120,8 @@ def prepare(
     )
 
 
-def _find_adapters(
-    asked: Sequence[AskedAdapter], here: Settings, store: ObjectStore | None, faults: _Faults
-) -> tuple[FoundAdapter, ...]:
-    found = []
-    for one in asked:
-        try:
-            if one.sha256 is not None and store is not None:
-                found.append(_in_store(one, one.sha256, store, here))
-            elif not is_model(one.ref):
-                found.append(_in_file(one.ref, Path(one.ref).expanduser(), one.weight))
-            elif (named := parse_model(one.ref)) is not None:
-                found.append(_in_registry(*named, one, here))
-        except (UserError, IntegrityError) as error:
-            faults.add(f"adapter {one.ref}", error)
-    return tuple(found)
-
-
-def _in_file(name: str, path: Path, weight: float) -> FoundAdapter:
-    """A file, or the file of an adapter's folder.
-
-    Raises:
-        ConfigError: There is none.
-        IntegrityError: It is damaged, or does not record its alpha.
-    """
-    path = path / ADAPTER_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no file {path}; a weight stands after the last colon, as in "
-            "style.safetensors:0.6"
-        )
-    if DIFFUSERS_KEY not in read_header(path).metadata:
-        raise IntegrityError(
-            f"{path} does not record its alpha, so nobody can tell how strong it was trained; "
-            "convert it first: cogvx adapter convert"
-        )
-    return FoundAdapter(name, weight, path, sha256_file(path), read_card(path))
-
-
-def _in_store(asked: AskedAdapter, sha256: str, store: ObjectStore, here: Settings) -> FoundAdapter:
-    """The exact file, from the store.
-
-    Raises:
-        IntegrityError: It is absent or damaged.
-    """
-    path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
-    if sha256_file(path) != sha256:
-        raise IntegrityError(f"{adapter_key(sha256)} in {store.url} is damaged; remove it")
-    return _in_file(asked.ref, path, asked.weight)
-
-
-def _in_registry(name: str, which: str | int, asked: AskedAdapter, here: Settings) -> FoundAdapter:
-    """The file of a registered version.
-
-    Raises:
-        UserError: There is no such model, version or alias.
-        IntegrityError: The file is not the one that was registered.
-        TransientError: The registry did not answer this time.
-    """
-    if not here.is_tracked:
-        raise ConfigError(
-            "nothing was registered on this machine; set COGVX_TRACKING_URI to the MLflow that "
-            "knows it"
-        )
-    from tasks.clients.registry import Registry  # noqa: PLC0415 - loads MLflow
-
-    registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
-    held = registry.get_alias(name, which) if isinstance(which, str) else None
-    number = held.version if held is not None else which
-    path = registry.download(name, number, here.work / "adapters" / f"{name}-{number}")
-    told = asked.ref if held is None else f"{held.uri} ({which})"
-    return replace(_in_file(asked.ref, path, asked.weight), name=told)
-
-
 def _choice(
-    job: GenerateJob, adapters: Sequence[FoundAdapter], faults: _Faults
+    job: GenerateJob, adapters: Sequence[FoundAdapter], faults: Faults
 ) -> BaseChoice | None:
     if len(adapters) < len(job.adapters) and job.base is None:
         return None  # one that was not found might have said it
@@ -241,7 +132,7 @@ def _choice(
         return None
 
 
-def _known_facts(choice: BaseChoice, faults: _Faults) -> BaseFacts | None:
+def _known_facts(choice: BaseChoice, faults: Faults) -> BaseFacts | None:
     """What can be said of the base before it is fetched."""
     folder = Path(choice.path).expanduser()
     try:
@@ -262,7 +153,7 @@ def _check(
     adapters: Sequence[FoundAdapter],
     facts: BaseFacts,
     read_image: ReadImage,
-    faults: _Faults,
+    faults: Faults,
 ) -> None:
     try:
         engine_of(job, adapters, facts, "")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.inference.batch import Hooks, render_videos
+from cogvx.inference.choices import used_adapters
 from cogvx.inference.provenance import describe_video, write_provenance
-from cogvx.inference.shots import used_adapters
 from cogvx.store import require_writable
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.generation import Ready

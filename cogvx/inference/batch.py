@@ -138,28 +138,29 @@ def try_videos(
         IntegrityError: An adapter is not for this base.
     """
     keys = [each.key(engine) for each in wanted]
-    missing = {path for path in {key.path for key in keys} if store.info(path) is None}
+    paths = [key.path for key in keys]
+    missing = {path for path in set(paths) if store.info(path) is None}
     left = set(missing)
     failed: dict[str, IntegrityError] = {}
     batch = _Batch(open_session, engine, hooks)
-    hooks.videos(sum(key.path not in left for key in keys), len(keys))
+    hooks.videos(sum(path not in left for path in paths), len(paths))
     try:
         for number in _grouped(wanted):
-            key = keys[number]
-            if key.path in left:
-                left.remove(key.path)
+            key, path = keys[number], paths[number]
+            if path in left:
+                left.remove(path)
                 session = batch.session_with(wanted[number].adapters)
                 try:
                     rgb_fhwc = session.generate(wanted[number].request, on_step=hooks.steps)
                 except IntegrityError as error:
-                    failed[key.path] = error
+                    failed[path] = error
                 else:
                     _keep(rgb_fhwc, key, store, work)
-                hooks.videos(sum(other.path not in left for other in keys), len(keys))
-            if key.path in failed:
-                yield Failed(number, key, failed[key.path])
+                hooks.videos(sum(other not in left for other in paths), len(paths))
+            if path in failed:
+                yield Failed(number, key, failed[path])
             else:
-                yield Made(number, key, store.fetch(key.path, work), key.path in missing)
+                yield Made(number, key, store.fetch(path, work), path in missing)
     finally:
         batch.close()
 

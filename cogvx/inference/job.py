@@ -11,7 +11,7 @@ from cogvx.recipe_sections import BaseWeights
 from cogvx.section import SchemaVersion, Section
 from cogvx.variants import DType, ImageScale, Sampler
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
 _MODEL = re.compile(
     r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d*))", re.ASCII
 )

@@ -7,40 +7,22 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from cogvx.adapters.card import AdapterCard
 from cogvx.errors import ConfigError, Problem, UserError
 from cogvx.inference.batch import AdapterAtWeight, Wanted
+from cogvx.inference.choices import FoundAdapter, cards_of
 from cogvx.inference.job import GenerateJob, PromptLine
-from cogvx.inference.memory import Memory
-from cogvx.inference.provenance import UsedAdapter
 from cogvx.inference.request import Request, Sampling, request_problems
-from cogvx.inference.video_key import Engine
-from cogvx.model.image_scale import image_scale_of
 from cogvx.shapes import VideoSize
-from cogvx.variants import BaseFacts, ImageScale, default_size
+from cogvx.variants import BaseFacts, default_size
 
 _SLUG = 40
+_LONGEST = 150
 
 ReadImage = Callable[[str, VideoSize], np.ndarray]
 """The first frame of this name at a video's size, as `Request` takes it; raises UserError."""
-
-
-@dataclass(frozen=True)
-class FoundAdapter:
-    """An adapter that was asked for, as a file on this machine.
-
-    `name` is for people who look at the videos later: of an alias, the version that it meant.
-    """
-
-    name: str
-    weight: float
-    path: Path
-    sha256: str
-    card: AdapterCard | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,95 +36,6 @@ class Shot:
     stem: str
     scale: float
     wanted: Wanted
-
-
-@dataclass(frozen=True)
-class BaseChoice:
-    """The base that is meant: a folder or hub id, and a revision of the latter."""
-
-    path: str
-    revision: str | None
-
-
-def choose_base(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> BaseChoice:
-    """What was asked for, or what the first adapter with a card was trained on.
-
-    Raises:
-        ConfigError: Nobody says.
-    """
-    if job.base is not None:
-        return BaseChoice(job.base, job.revision)
-    for card in _cards(adapters):
-        return BaseChoice(card.base_path, card.base_revision)
-    raise ConfigError(
-        "no base is named, and no adapter's card says one; give a folder or a hub id with --base"
-    )
-
-
-def disagreements(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> list[Problem]:
-    """Adapters that cannot act together, by what their cards say."""
-    problems = []
-    told = [found for found in adapters if found.card is not None]
-    for aspect, field in (("base", "base_fingerprint"), ("image scale", "image_latent_scale")):
-        values: dict[object, str] = {}
-        for found in told:
-            value = getattr(found.card, field)
-            if value is not None:
-                values.setdefault(value, found.name)
-        if len(values) > 1:
-            each = ", ".join(f"{str(value)[:12]} of {ref}" for value, ref in values.items())
-            wrong = f"have another {aspect} each: {each}"
-            problems.append(Problem("adapters", None, wrong, "use adapters of one base"))
-    same = {found.sha256 for found in adapters}
-    if len(same) < len(adapters):
-        use = "give each once, with the sum of the weights"
-        problems.append(Problem("adapters", None, "hold the same file twice", use))
-    scale = job.image_scale
-    trained = {card.image_latent_scale for card in _cards(adapters)} - {None}
-    if scale is not None and trained and scale not in trained:
-        wrong = "is not what the adapters were trained with"
-        problems.append(Problem("image_scale", scale, wrong, f'use "{min(map(str, trained))}"'))
-    return problems
-
-
-def engine_of(
-    job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts, fingerprint: str
-) -> Engine:
-    """What generates every video of the job.
-
-    Raises:
-        ConfigError: The base cannot run like this.
-    """
-    cards, variant = _cards(adapters), facts.variant
-    dtype = job.dtype or (cards[0].base_dtype if cards else variant.dtype)
-    if dtype == variant.bad_dtype:
-        wrong = f"overflows or loses precision on {variant.name}"
-        raise ConfigError(str(Problem("dtype", dtype, wrong, f'use "{variant.dtype}"')))
-    asked: ImageScale | None = job.image_scale
-    for card in cards:
-        asked = asked or card.image_latent_scale
-    return Engine(
-        base_fingerprint=fingerprint,
-        dtype=dtype,
-        tiling=job.tiling,
-        base_weights=job.base_weights,
-        image_scale=image_scale_of(variant, asked, where="image_scale"),
-        # in 8 bits they always are
-        fused=job.fuse and job.base_weights == "as_is",
-    )
-
-
-def memory_of(job: GenerateJob) -> Memory:
-    """What the job gives up so that it fits."""
-    return Memory(offload=job.offload, vae_tiling=job.tiling, base_weights=job.base_weights)
-
-
-def used_adapters(adapters: Sequence[FoundAdapter], scale: float) -> tuple[UsedAdapter, ...]:
-    """For a video's provenance."""
-    return tuple(
-        UsedAdapter(name=found.name, sha256=found.sha256, weight=found.weight * scale)
-        for found in adapters
-    )
 
 
 def find_shots(
@@ -160,6 +53,9 @@ def find_shots(
     for number, line in enumerate(job.prompts, start=1):
         for seed in job.seeds if line.seed is None else (line.seed,):
             name = _name(line, number, seed, job)
+            if len(name) > _LONGEST:
+                wrong = f"is too long for a file's name; use at most {_LONGEST} with the seed"
+                found.setdefault(Problem("name", name, wrong), []).append(name)
             request, problems = _request(job, line, seed, settings, reading)
             if request is not None:
                 problems += request_problems(request, facts)
@@ -188,7 +84,7 @@ class _Settings:
 
 
 def _settings(job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts) -> _Settings:
-    cards = _cards(adapters)
+    cards = cards_of(adapters)
     learned = next((card.size for card in cards if card.size), None)
     size = _size(job.size or learned) if job.size or learned else default_size(facts)
     fps = job.fps or next((card.fps for card in cards if card.fps), facts.variant.fps)
@@ -280,7 +176,3 @@ def _size(text: str | None) -> VideoSize | None:
         return VideoSize.parse(text or "")
     except ValueError:
         return None
-
-
-def _cards(adapters: Sequence[FoundAdapter]) -> list[AdapterCard]:
-    return [found.card for found in adapters if found.card is not None]

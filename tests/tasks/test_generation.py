@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
+from cogvx.inference.choices import engine_of
 from cogvx.inference.job import GenerateJob, parse_adapter
 from cogvx.inference.provenance import read_provenance
-from cogvx.inference.shots import engine_of, find_shots
+from cogvx.inference.shots import find_shots
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.mp4 import read_label, read_mp4, write_mp4
 from cogvx.shapes import VideoSize
