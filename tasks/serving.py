@@ -287,7 +287,8 @@ def _find_base(settings: Settings) -> Path:
         )
     except (OSError, ValueError) as error:  # all that the hub's client raises are of these two
         what = f"{settings.base} at {settings.revision or 'its newest revision'}"
-        raise _refused(f"the hub did not give {what}: {error}; {advice}") from error
+        reason = " ".join(str(error).split())  # the hub's client writes several lines
+        raise _refused(f"the hub did not give {what}: {reason}; {advice}") from error
 
 
 def _load_pipeline(settings: Settings, base: Path, adapter: Path) -> Any:
