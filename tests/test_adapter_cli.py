@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from diffusers import CogVideoXPipeline
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cogvx.__main__ import app, guarded
+from cogvx.adapter_cli import app as adapter_app
 from cogvx.adapter_cli import parse_shares, parse_size
 from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.adapters.export import export_adapter
@@ -229,6 +233,18 @@ def test_sizes_of_files_are_read_as_people_write_them(text: str, size: int) -> N
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is no size of a file"):
         parse_size(text)
+
+
+PAGE = Path("docs/adapters.md").read_text()
+COMMANDS = re.findall(r"^cogvx adapter (.+)$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_are_commands(line: str) -> None:
+    name, *arguments = shlex.split(line, comments=True)
+    group = typer.main.get_command(adapter_app)
+    assert isinstance(group, typer.core.TyperGroup)
+    group.commands[name].make_context(name, arguments)
 
 
 def test_help_loads_nothing_heavy() -> None:
