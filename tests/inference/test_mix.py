@@ -282,6 +282,29 @@ def test_fused_weights_are_rounded_once(base, files, dtype, digits) -> None:
         assert (abs(fused[key] - wanted) <= half_a_step + 1e-6).all(), key
 
 
+def test_only_layers_that_change_are_fused_anew(base, files) -> None:
+    pipeline, mix = open_mix(base)
+    weights = {
+        module: pipeline.transformer.get_parameter(f"transformer_blocks.0.{module}.weight")
+        for module in ("attn1.to_q", "ff.net.2")
+    }
+
+    def writes(act: Callable[[], object]) -> list[int]:
+        before = [weight._version for weight in weights.values()]
+        act()
+        return [w._version - was for w, was in zip(weights.values(), before, strict=True)]
+
+    mix.fuse()
+    assert writes(lambda: mix.attach("a", files["toy"])) == [0, 0]
+    assert writes(lambda: mix.use({"a": 1.0})) == [1, 0]
+    assert writes(lambda: mix.attach("b", files["wide"])) == [0, 0]
+    assert writes(lambda: mix.use({"b": 0.0, "a": 1.0})) == [0, 0]
+    assert writes(lambda: mix.use({"a": 1.0, "b": 1.0})) == [1, 1]
+    assert writes(lambda: mix.swap("a", files["like"])) == [1, 0]
+    assert writes(lambda: mix.fuse(1.0)) == [0, 0]
+    assert writes(lambda: mix.detach("b")) == [1, 1]
+
+
 def test_the_file_is_not_read_again(base, tmp_path) -> None:
     pipeline, mix = open_mix(base)
     file = write(tmp_path / "a.safetensors", TOY, base)
