@@ -7,14 +7,35 @@ from cogvx.evaluation.suite import Suite
 from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder
+from tasks.clients.journal import Reason
+from tasks.clients.runs import RUN_TAG
+from tasks.clients.versions import (
+    APPROVAL_TAG,
+    COMMIT_TAG,
+    DATASET_TAG,
+    JUDGED_TAG,
+    NO_CHAMPION,
+    REFERENCE_TAG,
+    SETTLED_TAG,
+    VERDICT_TAG,
+    Version,
+)
+from tasks.code import commit
 from tasks.workbench import Workbench, code_version
 
-VERDICT_TAG = "cogvx.verdict"
-REFERENCE_TAG = "cogvx.reference"
-JUDGED_TAG = "cogvx.judged"
-SETTLED_TAG = "cogvx.settled"
-APPROVAL_TAG = "cogvx.approval"
-NO_CHAMPION = "base"
+__all__ = [
+    "APPROVAL_TAG",
+    "JUDGED_TAG",
+    "NO_CHAMPION",
+    "REFERENCE_TAG",
+    "SETTLED_TAG",
+    "VERDICT_TAG",
+    "because",
+    "judgement",
+    "run_tags",
+]
+
+_SOURCE_COMMIT = "mlflow.source.git.commit"  # the one that MLflow's pages show
 
 
 def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
@@ -23,9 +44,12 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
         "cogvx.code": code_version(),
         "cogvx.base_fingerprint": bench.base_fingerprint,
         "cogvx.base_revision": commit_of(bench.base) or "",
-        "cogvx.dataset": bench.dataset.url,
+        DATASET_TAG: bench.dataset.url,
         "cogvx.run_folder": str(folder.root.resolve()),
     }
+    made_by = commit()
+    if made_by is not None:
+        tags |= {COMMIT_TAG: str(made_by), _SOURCE_COMMIT: made_by.sha}
     flow_run = runtime.flow_run.id
     if flow_run:
         tags["prefect.flow_run_id"] = flow_run
@@ -33,6 +57,17 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
         if url.startswith("http"):  # a temporary server has no pages
             tags["prefect.url"] = url
     return tags
+
+
+def because(why: str, version: Version | None = None) -> Reason:
+    """The reason of a move of aliases that a stage makes."""
+    tags = {} if version is None else version.tags
+    return Reason(
+        why,
+        run=tags.get(RUN_TAG),
+        verdict=tags.get(VERDICT_TAG),
+        flow_run=runtime.flow_run.id or None,
+    )
 
 
 def judgement(recipe: Recipe, suite: Suite) -> str:

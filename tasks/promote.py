@@ -15,6 +15,7 @@ from tasks.lineage import (
     REFERENCE_TAG,
     SETTLED_TAG,
     VERDICT_TAG,
+    because,
 )
 from tasks.register import open_registry, registered_version
 from tasks.workbench import Workbench
@@ -60,12 +61,30 @@ def _decide(
         return False, f"{who} is the champion already"
     if verdict != "PROMOTE" and not (approval and verdict == "HOLD"):
         return False, f"{who} stays challenger: the verdict is {verdict}"
+    rejected = _rolled_back(registry, version)
+    if not approval and rejected is not None:
+        how = 'cogvx promote RECIPE --approve "why"'
+        return False, f"{who} stays challenger, as it was rolled back: {rejected}; or use {how}"
     if not approval and not bench.recipe.evaluation.auto_promote:
         how = 'cogvx promote RECIPE --approve "why"'
         return False, f"{who} stays challenger until a person approves: {how}"
     reference = version.tags[REFERENCE_TAG]
     expected = None if reference == NO_CHAMPION else int(reference)
     tags = {APPROVAL_TAG: approval} if approval else {}
-    registry.promote(version.name, version.version, expected_champion=expected, tags=tags)
+    registry.promote(
+        version.name,
+        version.version,
+        expected_champion=expected,
+        tags=tags,
+        reason=because(approval or f"judged {verdict} against {reference}", version),
+    )
     before = "the first" if expected is None else f"instead of version {expected}"
     return True, f"{who} is now the champion, {before}"
+
+
+def _rolled_back(registry: Registry, version: Version) -> str | None:
+    """Why people went back from a version, unless somebody promoted it again since."""
+    for move in reversed(registry.history(version.name)):
+        if move.version == version.version and move.act in ("promoted", "rolled back"):
+            return move.why if move.act == "rolled back" else None
+    return None

@@ -9,14 +9,31 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.data.manifest import Manifest
 from cogvx.errors import ConfigError
 from cogvx.evaluation.suite import load_suite
+from cogvx.runs.folder import TrainOutcome
 from tasks.clients.model_card import ModelPage
 from tasks.clients.registry import CHAMPION, Registry, Serving, Version
+from tasks.clients.versions import (
+    BEFORE_TAG,
+    COMMIT_TAG,
+    DATASET_TAG,
+    HELDOUT_TAG,
+    TEXT_TAG,
+    VAE_TAG,
+)
+from tasks.code import commit
 from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
-from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, SETTLED_TAG, VERDICT_TAG, judgement
+from tasks.lineage import (
+    NO_CHAMPION,
+    REFERENCE_TAG,
+    SETTLED_TAG,
+    VERDICT_TAG,
+    because,
+    judgement,
+)
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.train import fetch_adapter, finished_run, recall_run
-from tasks.workbench import Workbench
+from tasks.workbench import Workbench, code_version
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +67,8 @@ def register_adapter(bench: Workbench) -> RegisterReport:
         adapter,
         run_id=recall_run(bench, registry, run, outcome),
         serving=_serving(bench, page),
+        tags=_tags(bench, outcome),
+        reason=because("it was trained last"),
     )
     if VERDICT_TAG not in version.tags:
         describe_registered(registry, version, page)
@@ -83,8 +102,8 @@ def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
 
 
 def open_registry(bench: Workbench) -> Registry:
-    """The MLflow of these settings."""
-    return Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
+    """The MLflow of these settings, with the journals of its aliases in their store."""
+    return Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts, bench.store)
 
 
 def registered_version(bench: Workbench, registry: Registry) -> Version:
@@ -101,6 +120,27 @@ def registered_version(bench: Workbench, registry: Registry) -> Version:
             "run `cogvx register` first"
         )
     return version
+
+
+def _tags(bench: Workbench, outcome: TrainOutcome) -> dict[str, str]:
+    """What to find a version by, beside what its card says."""
+    made_by = commit()
+    told = {
+        DATASET_TAG: bench.dataset.url,
+        VAE_TAG: bench.ids.vae,
+        TEXT_TAG: bench.ids.text,
+        COMMIT_TAG: None if made_by is None else str(made_by),
+        "cogvx.code": code_version(),
+        "cogvx.size": str(bench.recipe.video.size),
+        "cogvx.fps": str(bench.recipe.video.fps),
+        BEFORE_TAG: _loss(outcome.heldout_before),
+        HELDOUT_TAG: _loss(outcome.heldout_after),
+    }
+    return {name: text for name, text in told.items() if text is not None}
+
+
+def _loss(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6f}"
 
 
 def _serving(bench: Workbench, page: ModelPage) -> Serving:

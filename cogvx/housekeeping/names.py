@@ -53,6 +53,7 @@ _PLACES: dict[Kind, str] = {
     "tilings": rf"tilings/{_HALF}/[0-9x]+\.json",
     "speeds": r"speeds/[a-z0-9.-]+\.json",
     "pages": rf"pages/{_DIGEST}/{_DIGEST}\.html",
+    "decisions": r"registry/[^/\n]+/\d+/(?:\d{8}\.json|hands/\d{8}-[0-9a-f]{12})",
     "generated": r"generated/[\w.-]+/(?:job\.json|index\.(?:jsonl|html)|(?:videos|images)/[\w.-]+)",
     # as `cogvx.files` names what it writes aside
     "leftovers": r"(?:[^/\n]+/)*\.aside-[0-9a-f]{12}-[^/\n]+",

@@ -4,9 +4,8 @@ Moving an alias is the only change that is ever made to what is registered; tags
 """
 
 import tempfile
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.artifacts
@@ -14,53 +13,39 @@ from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, read_card
+from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.digest import sha256_file
 from cogvx.errors import IntegrityError, UserError
 from cogvx.files import copy_file
+from tasks.clients.aliases import CHALLENGER, CHAMPION, PREVIOUS_CHAMPION, Aliases
+from tasks.clients.journal import Reason
 from tasks.clients.package import ADAPTER_PATH, Serving, write_package
-from tasks.clients.runs import RUN_TAG, Point, Runs
+from tasks.clients.runs import RUN_TAG, Point
+from tasks.clients.versions import ADAPTER_TAG, MANIFEST_TAG, Version, as_version, lineage
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS_CHAMPION", "Point", "Registry", "Serving", "Version"]
-
-CHALLENGER = "challenger"
-CHAMPION = "champion"
-PREVIOUS_CHAMPION = "previous_champion"
-ADAPTER_TAG = "cogvx.adapter"
-MANIFEST_TAG = "cogvx.manifest"
+__all__ = [
+    "ADAPTER_TAG",
+    "CHALLENGER",
+    "CHAMPION",
+    "MANIFEST_TAG",
+    "PREVIOUS_CHAMPION",
+    "Point",
+    "Reason",
+    "Registry",
+    "Serving",
+    "Version",
+]
 
 _VERSIONS_AT_ONCE = 1000
 
-# MLflow has no compare-and-set for aliases; within one process this lock is one.
-_aliases = threading.Lock()
 
-
-@dataclass(frozen=True)
-class Version:
-    """A registered adapter. `run_id` is MLflow's run; the tag RUN_TAG holds ours."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    run_id: str
-    source: str
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` takes."""
-        return f"models:/{self.name}/{self.version}"
-
-
-class Registry(Runs):
-    """Versions of one MLflow server or SQLite file, beside its runs."""
+class Registry(Aliases):
+    """Versions of one MLflow server or SQLite file, beside its aliases and runs."""
 
     def find_version(self, name: str, run: str) -> Version | None:
         """The version that our run `run` made, if it was registered."""
         with self._asking(f"look for a version of {name}"):
-            found = self._client.search_model_versions(
-                f"name = '{name}' and tags.`{RUN_TAG}` = '{run}'"
-            )
+            found = self._search(f"name = '{name}' and tags.`{RUN_TAG}` = '{run}'")
             numbers = sorted(int(item.version) for item in found)
         return self.version(name, numbers[0]) if numbers else None
 
@@ -72,12 +57,14 @@ class Registry(Runs):
         run_id: str,
         serving: Serving,
         tags: Mapping[str, str] | None = None,
+        reason: Reason | None = None,
     ) -> Version:
         """Make an adapter file a version with the alias CHALLENGER; once for each of our runs.
 
         A run that has a version already gets that version back; the alias is set again only on the
-        newest one, in case an earlier call was cut off before it. Of racing registrations of one
-        run the first stays, and the others take themselves back.
+        newest one that never had it, in case an earlier call was cut off before. Of racing
+        registrations of one run the first stays, and the others take themselves back. A newer
+        version keeps the alias, however late an older one is.
 
         Args:
             name: The registered model, made if need be.
@@ -85,17 +72,20 @@ class Registry(Runs):
             run_id: MLflow's run that trained it.
             serving: What the version generates with.
             tags: Added to those that the card gives.
+            reason: Kept with the alias's move.
 
         Raises:
             IntegrityError: The file is no adapter of ours.
+            TransientError: MLflow or the store did not answer this time.
         """
         card = read_card(adapter_file)
         if card is None or card.run is None:
             raise IntegrityError(f"{adapter_file} was not trained here, so it cannot be traced")
+        reason = replace(reason or Reason("it is the newest"), run=card.run)
         known = self.find_version(name, card.run)
         if known is not None:
-            if known.version == self.versions(name)[0].version:
-                self.set_alias(name, CHALLENGER, known.version)
+            if self._missed_its_alias(known):
+                self.challenge(name, known.version, reason)
             return self.version(name, known.version)
         all_tags = {**lineage(card), ADAPTER_TAG: sha256_file(adapter_file), **(tags or {})}
         model = self._upload(adapter_file, run_id, serving=serving, step=card.steps or 0)
@@ -115,7 +105,7 @@ class Registry(Runs):
             with self._asking(f"take back {name} {made.version}"):
                 self._client.delete_model_version(name, made.version)
             return first
-        self.set_alias(name, CHALLENGER, int(made.version))
+        self.challenge(name, int(made.version), reason)
         return self.version(name, int(made.version))
 
     def version(self, name: str, version: int) -> Version:
@@ -125,40 +115,23 @@ class Registry(Runs):
             ConfigError: There is none.
         """
         with self._asking(f"find version {version} of {name}"):
-            return _version(self._client.get_model_version(name, str(version)))
+            return as_version(self._client.get_model_version(name, str(version)))
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first; none when the model is unknown."""
         with self._asking(f"list the versions of {name}"):
-            found = self._client.search_model_versions(f"name = '{name}'")
-        aliases = self._alias_numbers(name)
-        holders: dict[int, tuple[str, ...]] = {}
-        for alias, number in sorted(aliases.items()):
-            holders[number] = (*holders.get(number, ()), alias)
-        listed = [_version(item, holders.get(int(item.version), ())) for item in found]
-        return sorted(listed, key=lambda item: -item.version)
+            found = self._search(f"name = '{name}'")
+        return sorted(self._with_aliases(name, found), key=lambda item: -item.version)
 
     def all_versions(self) -> list[Version]:
         """All versions of all models of this server, whoever made them; aliases are left out."""
         with self._asking("list all versions"):
-            found = self._client.search_model_versions(max_results=_VERSIONS_AT_ONCE)
-            versions = list(found)
-            while found.token:
-                found = self._client.search_model_versions(
-                    max_results=_VERSIONS_AT_ONCE, page_token=found.token
-                )
-                versions += found
-        return [_version(item, ()) for item in versions]
+            return [as_version(item, ()) for item in self._search("")]
 
     def get_alias(self, name: str, alias: str) -> Version | None:
-        """The version that an alias points at."""
+        """The version that an alias points at, be it one of ours or another."""
         number = self._alias_numbers(name).get(alias)
         return None if number is None else self.version(name, number)
-
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias at a version, wherever it pointed before."""
-        with self._asking(f"move the alias {alias} of {name}"):
-            self._client.set_registered_model_alias(name, alias, str(version))
 
     def promote(
         self,
@@ -167,34 +140,31 @@ class Registry(Runs):
         *,
         expected_champion: int | None,
         tags: Mapping[str, str] | None = None,
+        reason: Reason | None = None,
     ) -> Version:
         """Make a version the champion, if the champion is still the one it was judged against.
 
-        The old champion gets PREVIOUS_CHAMPION, so promoting that one is the way back. Promoting
-        the champion changes no alias. Between processes MLflow offers no atomic move: two
-        promotions of one model must not run at the same time.
+        The old champion gets PREVIOUS_CHAMPION, for `roll_back`. Promoting the champion changes no
+        alias.
 
         Args:
             name: The registered model.
             version: The version to promote.
             expected_champion: The champion that the caller saw; None for none.
-            tags: Why: set on the version before the alias moves.
+            tags: Set on the version once it is the champion.
+            reason: Kept with the move.
 
         Raises:
             UserError: The champion moved since the caller looked.
+            TransientError: MLflow or the store did not answer this time.
         """
-        with _aliases:
-            champion = self._alias_numbers(name).get(CHAMPION)
-            if champion not in (expected_champion, version):
-                raise UserError(
-                    f"{name}: version {version} was judged against champion {expected_champion}, "
-                    f"but the champion is now {champion}; evaluate it against that one"
-                )
-            self.tag_version(name, version, tags or {})
-            if champion != version:
-                if champion is not None:
-                    self.set_alias(name, PREVIOUS_CHAMPION, champion)
-                self.set_alias(name, CHAMPION, version)
+        self.crown(
+            name,
+            version,
+            expected_champion=expected_champion,
+            reason=reason or Reason("promoted by a program"),
+        )
+        self.tag_version(name, version, tags or {})
         return self.version(name, version)
 
     def tag_version(self, name: str, version: int, tags: Mapping[str, str]) -> None:
@@ -257,6 +227,36 @@ class Registry(Runs):
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
             return model
 
+    def _missed_its_alias(self, version: Version) -> bool:
+        """Whether the newest version never was the challenger, as its registration was cut off.
+
+        One that was and is not any more was moved on purpose.
+        """
+        name, number = version.name, version.version
+        with self._asking(f"look for versions of {name} after {number}"):
+            newest = max(int(item.version) for item in self._search(f"name = '{name}'"))
+        if number != newest or CHALLENGER in version.aliases:
+            return False
+        was = any(move.after.get(CHALLENGER) == number for move in self.history(name))
+        return not was or not self._alias_numbers(name).get(CHALLENGER)
+
+    def _search(self, condition: str) -> list[ModelVersion]:
+        """All versions that MLflow finds, page by page."""
+        found = self._client.search_model_versions(condition, max_results=_VERSIONS_AT_ONCE)
+        versions = list(found)
+        while found.token:
+            found = self._client.search_model_versions(
+                condition, max_results=_VERSIONS_AT_ONCE, page_token=found.token
+            )
+            versions += found
+        return versions
+
+    def _with_aliases(self, name: str, found: Iterable[ModelVersion]) -> list[Version]:
+        holders: dict[int, tuple[str, ...]] = {}
+        for alias, number in sorted(self._alias_numbers(name).items()):
+            holders[number] = (*holders.get(number, ()), alias)
+        return [as_version(item, holders.get(int(item.version), ())) for item in found]
+
     def _ensure_model(self, name: str) -> None:
         try:
             self._client.create_registered_model(name)
@@ -274,30 +274,3 @@ class Registry(Runs):
                     raise
                 return {}
             return {alias: int(number) for alias, number in model.aliases.items()}
-
-
-def lineage(card: AdapterCard) -> dict[str, str]:
-    """A card as tags, for searching in MLflow."""
-    told = {
-        RUN_TAG: card.run,
-        "cogvx.recipe": card.recipe,
-        MANIFEST_TAG: card.manifest,
-        "cogvx.base": card.base_path,
-        "cogvx.base_revision": card.base_revision or "",
-        "cogvx.base_fingerprint": card.base_fingerprint,
-        "cogvx.rank": str(card.rank),
-        "cogvx.alpha": str(card.alpha),
-        "cogvx.steps": None if card.steps is None else str(card.steps),
-    }
-    return {name: text for name, text in told.items() if text is not None}
-
-
-def _version(found: ModelVersion, aliases: tuple[str, ...] | None = None) -> Version:
-    return Version(
-        name=found.name,
-        version=int(found.version),
-        aliases=tuple(sorted(found.aliases)) if aliases is None else aliases,
-        run_id=found.run_id or "",
-        source=found.source,
-        tags=dict(found.tags),
-    )

@@ -36,6 +36,8 @@ NAME = "ab" + "c" * 62
         (checkpoint_prefix(NAME, folder_name(200)) + tensor_file("ema"), "checkpoints"),
         (f"probes/{NAME}.json", "probes"),
         (f"tilings/{NAME[:32]}/49x480x720.json", "tilings"),
+        ("registry/tiny/1763784941000/00000012.json", "decisions"),
+        ("registry/tiny/1763784941000/hands/00000012-0123456789ab", "decisions"),
         ("speeds/h100-cogvideox-5b-full.json", "speeds"),
         ("generated/look/job.json", "generated"),
         ("generated/look/index.jsonl", "generated"),

@@ -15,6 +15,7 @@ from cogvx.recipe_sections import EvaluationConfig
 from cogvx.runs.folder import RunFolder, TrainOutcome
 from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
+from tasks.describe import page_of
 from tasks.documents import Unchanged
 from tasks.evaluate import _to_beat
 from tasks.ingest import survey_clips
@@ -111,7 +112,8 @@ def other_version(bench: Workbench, registry: Registry, folder: Path) -> Version
     run_id = registry.start_run(bench.recipe.name, "other", tags={})
     from tasks.register import _serving
 
-    return registry.register(bench.recipe.name, file, run_id=run_id, serving=_serving(bench))
+    serving = _serving(bench, page_of(bench, file))
+    return registry.register(bench.recipe.name, file, run_id=run_id, serving=serving)
 
 
 def test_a_better_adapter_becomes_champion(bench: Workbench) -> None:
