@@ -61,7 +61,7 @@ def test_clips_that_came_went_or_changed_are_counted(was: RunSpec) -> None:
 def test_another_base_and_other_code_are_named(was: RunSpec) -> None:
     now = was.model_copy(update={"base_fingerprint": "other", "code_version": "1"})
     assert changes_of(was, now) == [
-        "the base model's weights was fingerprint and is other",
+        f"the base model's weights was {was.base_fingerprint[:12]} and is other",
         "cogvx was 0 and is 1",
     ]
 
