@@ -99,7 +99,7 @@ def read_label(path: Path) -> dict[str, str]:
         with av.open(str(path)) as container:
             return dict(container.metadata)
     except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a video: {error}") from error
+        raise DataError(f"{path} cannot be read as a video: {error.strerror}") from error
 
 
 def _require_video(rgb_fhwc: np.ndarray) -> None:

@@ -96,7 +96,7 @@ def generate(  # noqa: PLR0913 - these are the command's options
     problems: list[Problem] = []
     lines = [{"prompt": text} for text in prompt or ()]
     document = {
-        "name": into_store or "videos",
+        "name": "videos" if into_store is None else into_store,
         "base": base,
         "revision": revision,
         "adapters": tuple(parse_adapter(text) for text in adapter or ()),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cogvx.check import Purpose, check_file
 from cogvx.recipe import Recipe
+from cogvx.terminal import printable
 from tasks import summary
 from tasks.settings import prepare_process
 
@@ -38,4 +39,4 @@ def show(title: str, rows: list[summary.Row]) -> None:
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     console.print(Text(title, style="bold underline"))
     for name, fact in rows:
-        console.print(Text.assemble((f"{name:<10}", "bold"), fact))
+        console.print(Text.assemble((f"{name:<10}", "bold"), printable(fact)))

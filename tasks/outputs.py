@@ -30,6 +30,8 @@ def early_problems(out: Path, *, force: bool) -> list[Problem]:
     blocked = [path for path in out.absolute().parents if path.exists() and not path.is_dir()]
     if blocked:
         return [Problem("-o", shown, f"lies below {blocked[0]}, which is no folder")]
+    if out.exists() and not out.is_file() and not out.is_dir():
+        return [Problem("-o", shown, "is neither a file nor a folder", "name another")]
     if out.suffix != ".mp4":
         use = "name a folder, or a file that ends in .mp4"
         return [Problem("-o", shown, "is a file", use)] if out.is_file() else []

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cogvx.adapters.container import read_header
 from cogvx.errors import IntegrityError
 from cogvx.recipe_sections import BaseWeights
+from cogvx.section import problems_of
 from cogvx.variants import DType, ImageScale
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 CARD_KEY = "cogvx_card"
 
+_SHOWN = 3
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -111,4 +113,6 @@ def card_of(metadata: Mapping[str, str], path: Path) -> AdapterCard | None:
     try:
         return AdapterCard.model_validate_json(text)
     except ValidationError as error:
-        raise IntegrityError(f"{path}: the card under {CARD_KEY} is damaged: {error}") from error
+        found = problems_of(error, "card", tuple(AdapterCard.model_fields))
+        shown = "; ".join(map(str, found[:_SHOWN])) + ("; ..." if len(found) > _SHOWN else "")
+        raise IntegrityError(f"{path}: the card under {CARD_KEY} is damaged: {shown}") from error

@@ -98,14 +98,22 @@ def read_pairs(path: Path) -> dict[str, LoraPair]:
         with safe_open(path, framework="pt") as opened:
             for module, (first, second) in names.items():
                 rank = _rank(path, module, header.tensors[first], header.tensors[second])
+                scale = _scale(path, header, rank)
                 a_ri, b_or = opened.get_tensor(first).float(), opened.get_tensor(second).float()
-                pairs[module] = LoraPair(a_ri, b_or * (loaded_alpha(header.metadata, rank) / rank))
+                pairs[module] = LoraPair(a_ri, b_or * scale)
     except (SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
     broken = [name for name, pair in pairs.items() if not pair.is_finite]
     if broken:
         raise IntegrityError(f"{path}: {len(broken)} layers are not finite, such as {broken[0]}")
     return pairs
+
+
+def _scale(path: Path, header: Header, rank: int) -> float:
+    try:
+        return loaded_alpha(header.metadata, rank) / rank
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}; convert it: cogvx adapter convert") from error
 
 
 def _names(path: Path, header: Header) -> dict[str, tuple[str, str]]:

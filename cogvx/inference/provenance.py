@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cogvx.digest import canonical_json
 from cogvx.errors import DataError, IntegrityError
@@ -163,9 +163,9 @@ def read_provenance(path: Path) -> Provenance | None:
     try:
         plain = {name: json.loads(text) for name, text in found.items()}
         return Provenance.model_validate(plain)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
         raise IntegrityError(
-            f"{path} does not say what made it in a way that this version can read: {error}"
+            f"{path} does not say what made it in a way that this version can read"
         ) from error
 
 

@@ -263,3 +263,13 @@ def test_an_adapter_of_another_base_is_refused_with_both_names(
     assert "ab" * 6 in str(caught.value)
     assert toy.fingerprint[:12] in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("card", ["{}", "no", "[" * 100_000, '{"name": 7, "other": "x"}'])
+def test_a_damaged_card_is_one_sentence(tmp_path: Path, card: str) -> None:
+    path = of(adapter(tensors(), cogvx_card=card))(tmp_path)
+    with pytest.raises(IntegrityError, match="card under cogvx_card is damaged: card") as caught:
+        read_card(path)
+    assert "\n" not in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+    assert len(str(caught.value)) < 600
