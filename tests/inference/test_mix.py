@@ -11,11 +11,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from cogvx.adapters.bake import bake
+from cogvx.adapters.shares import Share
 from cogvx.errors import CogvxError, ConfigError, IntegrityError
 from cogvx.inference.mix import AdapterMix
 from cogvx.inference.pipelines import Pipeline
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
+from cogvx.model.load import load_transformer
 from cogvx.model.quantise import store_base, stored_weights
 from cogvx.shapes import VideoSize
 from tests.adapters.toys import toy_adapter, toy_card
@@ -280,6 +283,21 @@ def test_fused_weights_are_rounded_once(base, files, dtype, digits) -> None:
     for key, wanted in exact.items():
         half_a_step = np.exp2(np.floor(np.log2(abs(wanted) + 1e-7)) - digits)
         assert (abs(fused[key] - wanted) <= half_a_step + 1e-6).all(), key
+
+
+def test_a_fused_mix_has_the_bits_that_baking_writes(nano_base, tmp_path) -> None:
+    shares = [
+        Share(toy_adapter(nano_base, tmp_path / str(seed), seed=seed), weight)
+        for seed, weight in ((1, 0.7), (2, -0.4))
+    ]
+    pipeline, mix = open_mix(nano_base)
+    for number, share in enumerate(shares):
+        mix.attach(str(number), share.file)
+    mix.use({"1": -0.4, "0": 0.7})
+    mix.fuse()
+    bake(nano_base, shares, tmp_path / "baked")
+    baked = load_transformer(tmp_path / "baked", dtype="float32")
+    assert same_bits(bits(baked), bits(pipeline.transformer))
 
 
 def test_only_layers_that_change_are_fused_anew(base, files) -> None:
