@@ -63,19 +63,6 @@ class Foreign:
         return math.sqrt(sum(norm**2 for norm in self.norms.values()))
 
 
-def form_of(path: Path) -> AdapterForm:
-    """Whose names a file uses; nothing but names and shapes is read.
-
-    Raises:
-        IntegrityError: The file is damaged, or would run code.
-        ConfigError: There is no such file.
-    """
-    file = adapter_file(path)
-    with open_tensors(file) as tensors:
-        spelling = spelling_of(file, tensors.infos)
-    return "unknown" if spelling is None else spelling.form
-
-
 def read_any(path: Path, *, alpha: float | None, facts: BaseFacts) -> Foreign:
     """Read an adapter of any known form, for a base.
 

@@ -50,7 +50,6 @@ Place = tuple[str, ...]
 class TorchTensors:
     """Tensors of one dictionary of a checkpoint, without their numbers until they are read."""
 
-    path: Path
     infos: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     loaded: Mapping[str, Tensor]
@@ -98,7 +97,7 @@ def open_torch(path: Path, place: Place, infos: Mapping[str, TensorInfo]) -> Ite
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
     except _REFUSALS as error:
         raise IntegrityError(f"{path} cannot be loaded: {_first_line(error)}") from error
-    yield TorchTensors(path, infos, {}, loaded)
+    yield TorchTensors(infos, {}, loaded)
 
 
 def _first_line(error: Exception) -> str:

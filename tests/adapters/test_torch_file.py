@@ -21,7 +21,8 @@ import torch
 from cogvx.adapters.base import Base, find_base
 from cogvx.adapters.container import TensorInfo
 from cogvx.adapters.convert import convert
-from cogvx.adapters.formats import form_of, read_any
+from cogvx.adapters.formats import read_any
+from cogvx.adapters.tensors import open_tensors
 from cogvx.adapters.torch_file import open_torch, torch_dictionaries
 from cogvx.errors import CogvxError, ConfigError, IntegrityError
 from tests.adapters.foreign import Trained, kohya_state, matrices, peft_state, sat_state, written
@@ -46,6 +47,11 @@ class Calls:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.call
+
+
+def opened(file: Path) -> list[str]:
+    with open_tensors(file) as tensors:
+        return list(tensors.infos)
 
 
 def members(file: Path) -> dict[str, bytes]:
@@ -102,9 +108,9 @@ def test_the_outline_is_what_torch_itself_loads(tmp_path: Path) -> None:
     }
     names = ("F64", "F32", "F16", "BF16", "I64", "U8")
     assert [info.dtype for info in found["a", "b"].values()] == list(names)
-    with open_torch(tmp_path / "x.pt", (), found[()]) as opened:
+    with open_torch(tmp_path / "x.pt", (), found[()]) as loaded:
         for name in found[()]:
-            assert torch.equal(opened.read(name), state[name])
+            assert torch.equal(loaded.read(name), state[name])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
     mark, file = tmp_path / "mark", tmp_path / "x.pt"
     state = sat_state(trained)
     torch.save({"module": {**state, "x": call(mark)} if inside else state, "y": call(mark)}, file)
-    for read in (form_of, lambda path: read_any(path, alpha=1.0, facts=base.facts)):
+    for read in (opened, lambda path: read_any(path, alpha=1.0, facts=base.facts)):
         with pytest.raises(
             IntegrityError, match="which weights do not need; nothing of it was run"
         ):
@@ -141,7 +147,7 @@ def test_a_bare_pickle_is_refused_and_not_run(base: Base, tmp_path: Path) -> Non
             convert(tmp_path / name, tmp_path / "out", base=base)
     torch.save({"a": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(IntegrityError, match="bare pickle"):
-        form_of(tmp_path / "old.pt")
+        opened(tmp_path / "old.pt")
     assert not mark.exists()
 
 
@@ -176,7 +182,7 @@ def test_pickles_that_ask_for_too_much_are_refused(
 ) -> None:
     file = zipped(tmp_path / "x.pt", {"x/data.pkl": pickled, "x/version": b"3\n"})
     with pytest.raises(IntegrityError, match=said):
-        form_of(file)
+        opened(file)
 
 
 def tensor_program(numbers: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
@@ -213,7 +219,7 @@ def test_tensors_that_lie_about_their_size_are_refused(
 ) -> None:
     content = {"x/data.pkl": tensor_program(numbers, shape, stride), "x/data/0": bytes(16)}
     with pytest.raises(IntegrityError, match=said):
-        form_of(zipped(tmp_path / "x.pt", content))
+        opened(zipped(tmp_path / "x.pt", content))
 
 
 def test_a_zip_bomb_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -221,29 +227,29 @@ def test_a_zip_bomb_is_refused(trained: Trained, tmp_path: Path) -> None:
     content = members(tmp_path / "x.pt")
     bomb = zipped(tmp_path / "bomb.pt", content, zipfile.ZIP_DEFLATED)
     with pytest.raises(IntegrityError, match="compressed or locked, which torch never writes"):
-        form_of(bomb)
+        opened(bomb)
     pickled = {"x/data.pkl": b"\x80\x02" + b"N0" * (9 << 20) + b"N."}
     with pytest.raises(IntegrityError, match="its pickle is longer than a checkpoint's"):
-        form_of(zipped(tmp_path / "long.pt", pickled))
+        opened(zipped(tmp_path / "long.pt", pickled))
     overlapping = bytearray((tmp_path / "x.pt").read_bytes())
     size = len(overlapping)
     place = overlapping.rfind(b"PK\x01\x02")
     overlapping[place + 20 : place + 28] = struct.pack("<II", 2 * size, 2 * size)
     (tmp_path / "overlap.pt").write_bytes(overlapping)
     with pytest.raises(IntegrityError, match=r"refused|damaged"):
-        form_of(tmp_path / "overlap.pt")
+        opened(tmp_path / "overlap.pt")
 
 
 def test_a_directory_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "x.pt"
-    with file.open("wb") as opened:
-        opened.write(b"PK\x03\x04")
-        opened.truncate(8 << 30)
-        opened.seek(0, io.SEEK_END)
+    with file.open("wb") as handle:
+        handle.write(b"PK\x03\x04")
+        handle.truncate(8 << 30)
+        handle.seek(0, io.SEEK_END)
         claimed = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, 0xFFFFFFF0, 0, 0)
-        opened.write(claimed)
+        handle.write(claimed)
     with pytest.raises(IntegrityError, match="directory is larger than a checkpoint's"):
-        form_of(file)
+        opened(file)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
@@ -269,22 +275,22 @@ def test_members_that_stand_twice_or_elsewhere_are_refused(
     top = next(iter(content)).split("/")[0]
     file = zipped(tmp_path / "two.pt", {**content, "other/data.pkl": b"\x80\x02N."})
     with pytest.raises(IntegrityError, match="no checkpoint of torch"):
-        form_of(file)
+        opened(file)
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
         warnings.simplefilter("ignore")  # Duplicate name
         for name in (*content, f"{top}/data.pkl"):
             archive.writestr(name, content[name])
     with pytest.raises(IntegrityError, match="holds a member twice"):
-        form_of(file)
+        opened(file)
     file = zipped(tmp_path / "big.pt", {**content, f"{top}/byteorder": b"big"})
     with pytest.raises(IntegrityError, match="another byte order"):
-        form_of(file)
+        opened(file)
     file = zipped(tmp_path / "path.pt", {"../../data.pkl": b"\x80\x02N."})
     with pytest.raises(IntegrityError, match="no checkpoint of torch"):
-        form_of(file)
+        opened(file)
     (tmp_path / "comment.pt").write_bytes((tmp_path / "x.pt").read_bytes() + b"tail")
     with pytest.raises(IntegrityError, match="cut short"):
-        form_of(tmp_path / "comment.pt")
+        opened(tmp_path / "comment.pt")
 
 
 def test_names_like_paths_are_only_names_and_endless_ones_are_refused(
