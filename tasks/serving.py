@@ -2,7 +2,8 @@
 
 This file is copied into every registered version and runs there alone ("models from code"): it
 imports nothing of this project, so that an application needs only what the version's requirements
-name. Beside it lies the plain adapter file, which other loaders read.
+name. Beside it lies the plain adapter file, which other loaders read. It is one file because two
+versions in one process would otherwise share the modules of the one that was loaded first.
 
     model = mlflow.pyfunc.load_model("models:/style@champion")
     model.predict([{"prompt": "a red kite over the sea", "seed": 1}], params={"output_dir": "out"})
