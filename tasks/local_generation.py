@@ -1,9 +1,11 @@
 """Generate a checked job on this machine, into files that a person names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from cogvx.errors import ConfigError
 from cogvx.inference.batch import Hooks, render_videos
 from cogvx.inference.choices import used_adapters
 from cogvx.inference.provenance import describe_video, write_provenance
@@ -48,7 +50,7 @@ def generate_here(
         on_steps: Called with steps done and steps in all, of the video under way.
 
     Raises:
-        ConfigError: Something else stands at a place, or the store cannot be written.
+        ConfigError: Something else stands at a place, or it or the store cannot be written.
         IntegrityError: An adapter does not fit the base, or a video is not finite.
     """
     by_name = {shot.name: shot for shot in ready.shots}
@@ -68,6 +70,7 @@ def generate_here(
     if left:
         store = open_record_store(here)
         require_writable(store)
+        _require_room(target.path.parent for target in targets.values())
         made = render_videos(
             lambda: ready.open_session(device_of(here)),
             [by_name[name].wanted for name in left],
@@ -85,3 +88,18 @@ def generate_here(
         grid = write_sweep(out, names, ready.shots, targets, force=force)
         written += [Written(path, bool(left)) for path in grid]
     return tuple(written)
+
+
+def _require_room(folders: Iterable[Path]) -> None:
+    """Find out that a place cannot be written before hours of work are to go there.
+
+    Raises:
+        ConfigError: It cannot; the message says why.
+    """
+    for folder in set(folders):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error

@@ -10,6 +10,7 @@ from cogvx.inference.grid import Grid, Row, write_grid, write_sheet
 from cogvx.inference.provenance import Provenance, read_provenance
 from cogvx.inference.shots import Shot
 from cogvx.mp4 import read_label
+from cogvx.section import shown_text
 
 _GRID = "grid"
 _GRID_TAG = "cogvx_grid"
@@ -26,6 +27,14 @@ class Target:
 
 def early_problems(out: Path, *, force: bool) -> list[Problem]:
     """What is wrong with a place before anybody knows which videos go there."""
+    try:
+        return _place_problems(out, force=force)
+    except OSError as error:  # a name that no file can have
+        wrong = f"cannot be used: {error.strerror}"
+        return [Problem("-o", shown_text(str(out)), wrong, "name another")]
+
+
+def _place_problems(out: Path, *, force: bool) -> list[Problem]:
     shown = str(out)
     blocked = [path for path in out.absolute().parents if path.exists() and not path.is_dir()]
     if blocked:

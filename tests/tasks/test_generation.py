@@ -144,6 +144,16 @@ def test_files_of_somebody_else_are_safe(tmp_path: Path) -> None:
     assert "is a folder" in str(early_problems(tmp_path / "folder.mp4", force=True)[0])
 
 
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_rendered(
+    desk: Desk, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        desk.generate(desk.job(), Path("/proc/nothing/out.mp4"))
+    assert desk.stored() == []
+    (problem,) = early_problems(tmp_path / ("x" * 300) / "out.mp4", force=False)
+    assert "cannot be used: File name too long" in str(problem)
+
+
 def test_a_sweep_is_a_folder_of_videos_and_a_grid(desk: Desk, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     job = desk.job(
