@@ -25,6 +25,7 @@ Kind = Literal[
     "tilings",
     "speeds",
     "pages",
+    "decisions",
     "generated",
     "leftovers",
     "other",

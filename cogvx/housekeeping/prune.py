@@ -117,7 +117,7 @@ def _why_it_stays(info: ObjectInfo, reach: Reach, ages: Ages) -> str | None:
     if info.key in reach.owner:
         return reach.roots[reach.owner[info.key]].name
     if kind not in _ORDER:
-        return "what is known of datasets, runs and machines, and what was generated, always kept"
+        return "datasets, runs, machines and decisions, and what was generated, always kept"
     return reach.unclear.get(kind) or _why_for_now(info, kind, ages)
 
 

@@ -128,6 +128,18 @@ class Registry(Aliases):
         with self._asking("list all versions"):
             return [as_version(item, ()) for item in self._search("")]
 
+    def model_names(self) -> list[str]:
+        """Every registered model of this server, whoever made it, by name."""
+        with self._asking("list the models"):
+            found = self._client.search_registered_models(max_results=_VERSIONS_AT_ONCE)
+            names = [model.name for model in found]
+            while found.token:
+                found = self._client.search_registered_models(
+                    max_results=_VERSIONS_AT_ONCE, page_token=found.token
+                )
+                names += [model.name for model in found]
+        return sorted(names)
+
     def get_alias(self, name: str, alias: str) -> Version | None:
         """The version that an alias points at, be it one of ours or another."""
         number = self._alias_numbers(name).get(alias)
@@ -206,6 +218,21 @@ class Registry(Aliases):
                 raise IntegrityError(f"the adapter of {found.uri} is not the one registered")
             copy_file(Path(fetched), path)
         return path
+
+    def read_file(self, version: Version, name: str) -> bytes | None:
+        """A small file that lies beside a version's model; None where it has none."""
+        with self._asking(f"read {name} of {version.uri}"), tempfile.TemporaryDirectory() as aside:
+            there = mlflow.artifacts.list_artifacts(
+                artifact_uri=version.source, tracking_uri=self.tracking_uri
+            )
+            if name not in {item.path.rpartition("/")[2] for item in there}:
+                return None
+            fetched = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{version.source}/{name}",
+                dst_path=aside,
+                tracking_uri=self.tracking_uri,
+            )
+            return Path(fetched).read_bytes()
 
     def _upload(
         self, adapter_file: Path, run_id: str, *, serving: Serving, step: int

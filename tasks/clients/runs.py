@@ -138,6 +138,20 @@ class Runs:
             metrics = self._client.get_run(run_id).data.to_proto().metrics
             return {metric.key: metric.step for metric in metrics}
 
+    def last_values(self, run_id: str) -> dict[str, float]:
+        """The last value of each metric of a run; none of a version that no run made."""
+        if not run_id:
+            return {}
+        with self._asking("look up metrics"):
+            return dict(sorted(self._client.get_run(run_id).data.metrics.items()))
+
+    def settings_of(self, run_id: str) -> dict[str, str]:
+        """What `log_params` recorded for a run; none of a version that no run made."""
+        if not run_id:
+            return {}
+        with self._asking("look up settings"):
+            return dict(sorted(self._client.get_run(run_id).data.params.items()))
+
     def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
         with self._asking("tag a run"):
