@@ -173,12 +173,15 @@ def _read(
     if broken := [name for name, is_finite in finite.items() if not is_finite]:
         raise IntegrityError(f"{file}: {len(broken)} layers are not finite: {_some(broken)}")
     ranks = Counter(pair.rank for pair in pairs.values())
-    alphas = Counter(recorded.alpha_of(module) for module in pairs)
+    # what alpha / rank is the strength of, also where it was alpha over the rank's square root
+    alphas = Counter(_alpha(recorded, module, pair.rank) for module, pair in pairs.items())
     notes = []
     if len(ranks) > 1:
         notes.append(f"its ranks differ from {min(ranks)} to {max(ranks)}; the lower are padded")
     if len(alphas) > 1:
         notes.append(f"its alphas differ from {min(alphas):g} to {max(alphas):g}; each is applied")
+    if recorded.rooted:
+        notes.append("it was trained at alpha over the rank's root; alpha is what gives that")
     return Foreign(
         file=file,
         form=form,
@@ -191,6 +194,10 @@ def _read(
         norms=norms,
         notes=tuple(notes),
     )
+
+
+def _alpha(recorded: Recorded, module: str, rank: int) -> float:
+    return recorded.alpha_of(module) * (math.sqrt(rank) if recorded.rooted else 1.0)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ from cogvx.files import write_bytes
 from cogvx.variants import PATCH_PROJECTION
 
 _SHOWN = 3
+_MOST_PADDING = 16  # times; a small file must not become one that fills the memory ...
+_MOST_NUMBERS = 1 << 28  # ... which it does not up to this, 1 GiB
 _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
 
 
@@ -138,6 +140,10 @@ def _rank_problems(pairs: Pairs, rank: int) -> list[str]:
     if ranks and max(ranks.values()) != rank:
         other = [name for name, found in ranks.items() if found != rank]
         return [f"{len(other)} layers are not of rank {rank}: {_some(other)}"]
+    numbers = sum(pair.a_ri.numel() + pair.b_or.numel() for pair in pairs.values())
+    after = sum((pair.a_ri.shape[1] + pair.b_or.shape[0]) * rank for pair in pairs.values())
+    if after > _MOST_NUMBERS and after > _MOST_PADDING * numbers:
+        return [f"its ranks differ so much that at rank {rank} it is {after // numbers} x as large"]
     return []
 
 

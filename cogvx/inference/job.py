@@ -157,6 +157,8 @@ def adapter_problems(
 
 
 def _number(text: str) -> float | None:
+    if not text.isascii() or "_" in text:
+        return None  # 1_0 is a number to Python, and to nobody else
     try:
         return float(text)
     except ValueError:

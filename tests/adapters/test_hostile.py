@@ -21,10 +21,13 @@ from cogvx.adapters.card import read_card
 from cogvx.adapters.compose import merge
 from cogvx.adapters.convert import convert
 from cogvx.adapters.inspect import describe
+from cogvx.adapters.layout import adapted_modules
 from cogvx.adapters.shares import Share
-from cogvx.adapters.weights import read_pairs
+from cogvx.adapters.weights import MAX_RANK, LoraPair, read_pairs
+from cogvx.adapters.write import packed_adapter
 from cogvx.digest import canonical_json
 from cogvx.errors import CogvxError, IntegrityError
+from cogvx.inference.job import parse_adapter
 from cogvx.inference.session import Session
 from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.variants import read_facts
@@ -273,3 +276,21 @@ def test_a_damaged_card_is_one_sentence(tmp_path: Path, card: str) -> None:
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_one_layer_of_a_high_rank_does_not_make_a_small_file_fill_the_memory() -> None:
+    """Padded to rank 4096, 168 layers of rank 1 and the width of 5b would take 17 GB."""
+
+    def pair(rank: int) -> LoraPair:
+        return LoraPair(torch.ones(1).expand(rank, 3072), torch.ones(1).expand(3072, rank))
+
+    modules = adapted_modules(42, TARGETS, patch_t=None)
+    pairs = {name: pair(1) for name in modules} | {modules[0]: pair(MAX_RANK)}
+    card = toy_card(rank=MAX_RANK, alpha=MAX_RANK, targets=TARGETS)
+    with bounded(), pytest.raises(IntegrityError, match="ranks differ so much"):
+        packed_adapter(pairs, card=card)
+
+
+def test_a_weight_is_a_number_that_people_write() -> None:
+    assert parse_adapter("a:1e-1").weight == 0.1
+    assert parse_adapter("a:1_0").ref == "a:1_0"

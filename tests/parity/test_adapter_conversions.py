@@ -366,6 +366,20 @@ def test_what_peft_was_told_is_the_strength(
     assert_diffusers_adds(tmp_path / "out", base, wanted)
 
 
+def test_the_card_says_the_strength_also_where_it_was_over_the_root_of_the_rank(
+    tmp_path: Path, base: Path
+) -> None:
+    told = {"transformer.r": RANK, "transformer.lora_alpha": 6, "transformer.use_rslora": True}
+    save_file(
+        diffusers_names(matrices()),
+        tmp_path / ADAPTER_FILE,
+        metadata={"lora_adapter_metadata": json.dumps(told)},
+    )
+    card = converted(tmp_path / ADAPTER_FILE, tmp_path / "out", base).card
+    assert card.alpha / card.rank == pytest.approx(6 / RANK**0.5)
+    assert any("root" in warning for warning in card.warnings)
+
+
 def test_our_own_file_is_not_baked_twice(tmp_path: Path, base: Path) -> None:
     transformer = trained(base, rank=RANK, alpha=3)
     wanted = {
