@@ -103,6 +103,8 @@ def _pin(ready: Ready, store: ObjectStore) -> GenerateJob:
         "image": None,
         "size": None,
         "fps": first.fps,
+        "steps": first.sampling.steps,
+        "guidance": first.sampling.guidance,
         "sampler": first.sampling.sampler,
         "dtype": ready.engine.dtype,
         "image_scale": ready.engine.image_scale,

@@ -70,9 +70,9 @@ class GenerateJob(Section):
     """The first frame of every video whose line names none."""
     size: str | None = None
     fps: int | None = Field(default=None, ge=1, le=240)
-    steps: int = 50
+    steps: int | None = None
     """Must divide 1000."""
-    guidance: float = 6.0
+    guidance: float | None = None
     """1 is none and costs half."""
     dynamic_guidance: bool = False
     sampler: Sampler | None = None

@@ -14,7 +14,7 @@ from cogvx.errors import ConfigError, Problem, UserError
 from cogvx.inference.batch import AdapterAtWeight, Wanted
 from cogvx.inference.choices import FoundAdapter, cards_of
 from cogvx.inference.job import GenerateJob, PromptLine
-from cogvx.inference.request import Request, Sampling, request_problems
+from cogvx.inference.request import Request, Sampling, default_sampling, request_problems
 from cogvx.shapes import VideoSize
 from cogvx.variants import BaseFacts, default_size
 
@@ -84,7 +84,7 @@ class _Settings:
 
 
 def _settings(job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFacts) -> _Settings:
-    cards = cards_of(adapters)
+    cards, usual = cards_of(adapters), default_sampling(facts)
     learned = next((card.size for card in cards if card.size), None)
     size = _size(job.size or learned) if job.size or learned else default_size(facts)
     fps = job.fps or next((card.fps for card in cards if card.fps), facts.variant.fps)
@@ -93,9 +93,9 @@ def _settings(job: GenerateJob, adapters: Sequence[FoundAdapter], facts: BaseFac
         usual_size=default_size(facts),
         fps=fps,
         sampling=Sampling(
-            steps=job.steps,
-            guidance=job.guidance,
-            sampler=job.sampler or facts.variant.sampler,
+            steps=usual.steps if job.steps is None else job.steps,
+            guidance=usual.guidance if job.guidance is None else job.guidance,
+            sampler=job.sampler or usual.sampler,
             dynamic_guidance=job.dynamic_guidance,
         ),
     )
