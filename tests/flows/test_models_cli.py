@@ -1,0 +1,122 @@
+"""`cogvx models`: what a person and a program are told, and what moves."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.digest import sha256_file
+from cogvx.errors import CogvxError, ConfigError, UserError
+from cogvx.shapes import VideoSize
+from flows.cli import app
+from tasks.clients.registry import CHAMPION, Registry, Serving
+from tasks.clients.versions import HELDOUT_TAG, VERDICT_TAG
+from tasks.models import CARD_FILE, open_models, parse_reference
+from tasks.settings import settings
+from tests.adapters.toys import toy_adapter
+
+SERVING = Serving("base", None, "float32", VideoSize(9, 48, 48), 8, "dpm", 2, 6.0)
+
+
+@dataclass
+class Shown:
+    """A registry with one model of three versions: a champion, a challenger, and a rejected one."""
+
+    registry: Registry
+    files: list[Path]
+
+
+@pytest.fixture(scope="module")
+def shown(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGVX_HOME", str(root / "home"))
+        settings.cache_clear()
+        registry, files = open_models(), []
+        for number, verdict in enumerate(("PROMOTE", "HOLD", "REJECT")):
+            file = toy_adapter(nano_base, root / str(number), run=f"run-{number}", seed=number)
+            run_id = registry.start_run("style", "training", tags={})
+            registry.log_params(run_id, {"train": {"steps": number}, "name": "style"})
+            tags = {VERDICT_TAG: verdict, HELDOUT_TAG: "0.25"}
+            registry.register("style", file, run_id=run_id, serving=SERVING, tags=tags)
+            files.append(file)
+        registry.promote("style", 1, expected_champion=None)
+        yield Shown(registry, files)
+    settings.cache_clear()
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(app, ["models", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refused(kind: type[CogvxError], match: str, *words: str) -> None:
+    with pytest.raises(kind, match=match):
+        CliRunner().invoke(app, ["models", *words], catch_exceptions=False)
+
+
+def test_what_is_listed_and_shown_is_whole_when_piped(shown: Shown) -> None:
+    listed = said("list")
+    assert "champion" in listed
+    assert len(json.loads(said("list", "style", "--json"))) == 3
+    page = said("show", "style@champion")
+    assert sha256_file(shown.files[0]) in page
+    assert "promoted" in page
+    told = json.loads(said("show", "models:/style/1", "--json"))
+    assert told["line"]["heldout"] == 0.25
+    assert told["decisions"]
+
+
+def test_a_champion_is_promoted_with_a_reason_and_rolled_back(shown: Shown) -> None:
+    refused(UserError, "REJECT.*--override-verdict", "promote", "style", "3", "--why", "I like it")
+    refused(UserError, "a reason is needed", "promote", "style", "2", "--why", " ")
+    said("promote", "style", "2", "--why", "calmer hands")
+    assert "version 1, instead of version 2" in said("rollback", "style", "--why", "it flickers")
+    said("promote", "style", "3", "--why", "for the demo", "--override-verdict")
+    last = shown.registry.history("style")[-1]
+    assert (last.overruled, last.verdict, last.why) == (True, "REJECT", "for the demo")
+    said("rollback", "style", "--why", "the demo is over")
+    assert shown.registry.aliases("style")[CHAMPION] == 1
+
+
+def test_a_version_is_pulled_once_and_nothing_is_overwritten(shown: Shown, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    said("pull", "style/2", "-o", str(folder))
+    assert (folder / ADAPTER_FILE).read_bytes() == shown.files[1].read_bytes()
+    assert json.loads((folder / CARD_FILE).read_text())["run"] == "run-1"
+    stamp = (folder / ADAPTER_FILE).stat().st_mtime_ns
+    assert "was there already" in said("pull", "style/2", "-o", str(folder))
+    assert (folder / ADAPTER_FILE).stat().st_mtime_ns == stamp
+    refused(ConfigError, "another adapter", "pull", "style/1", "-o", str(folder))
+
+
+def test_what_differs_is_told(shown: Shown) -> None:
+    told = json.loads(said("diff", "style/1", "style/2", "--json"))
+    assert told["settings"] == [{"name": "train.steps", "a": "0", "b": "1"}]
+    assert "cogvx.run" in {item["name"] for item in told["made_of"]}
+    assert "train.steps" in said("diff", "style/1", "style/2")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["show", "stile"], 'did you mean "style"'),
+        (["show", "style@champ"], 'did you mean "champion"'),
+        (["show", "style/9"], "it has 3, 2, 1"),
+        (["show", "a/b/c"], "names no version"),
+        (["rollback", "stile", "--why", "x"], 'did you mean "style"'),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(shown: Shown, words: list[str], match: str) -> None:
+    refused(ConfigError, match, *words)
+
+
+def test_references_are_understood() -> None:
+    assert parse_reference("style").version is None
+    assert parse_reference("models:/style@champion").alias == CHAMPION
+    assert parse_reference("style/3").version == parse_reference("models:/style/3").version == 3
