@@ -22,7 +22,10 @@ CARD_FILE = "adapter_card.json"
 RECIPE_FILE = "recipe.toml"
 
 _PROMOTABLE = ("PROMOTE", "HOLD")
-_REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(?P<version>\d+))?")
+_NAME = r"[^@/:'\"]+"  # quotes would end a name in what MLflow is asked
+_REFERENCE = re.compile(
+    rf"(?:models:/)?(?P<name>{_NAME})(?:@(?P<alias>[^@/:]+)|/(?P<version>[0-9]{{1,9}}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def require_model(registry: Registry, name: str) -> list[Version]:
     Raises:
         ConfigError: There are none; the closest name is suggested.
     """
-    known = registry.versions(name)
+    known = registry.versions(name) if re.fullmatch(_NAME, name) else []
     if known:
         return known
     names = registry.model_names()

@@ -13,7 +13,7 @@ from cogvx.variants import DType, ImageScale, Sampler
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
 _MODEL = re.compile(
-    r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d*))", re.ASCII
+    r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d{0,8}))", re.ASCII
 )
 _SCHEME = "models:/"
 
