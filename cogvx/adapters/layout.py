@@ -83,10 +83,12 @@ def diffusers_metadata(rank: int, targets: Sequence[str]) -> dict[str, object]:
     """What diffusers hands to peft's `LoraConfig`, for a file with alpha baked in.
 
     Only fields that every peft knows: one that the loader's peft does not know is an error there.
+    Up to 0.36 diffusers looks into `rank_pattern` without asking whether it is there.
     """
     return {
         f"{PREFIX}r": rank,
         f"{PREFIX}lora_alpha": rank,
+        f"{PREFIX}rank_pattern": {},
         f"{PREFIX}target_modules": sorted(targets),
     }
 

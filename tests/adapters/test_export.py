@@ -186,6 +186,7 @@ def test_other_readers_of_safetensors_see_the_tensors_and_the_metadata(
     assert json.loads(metadata["lora_adapter_metadata"]) == {
         "transformer.r": 8,
         "transformer.lora_alpha": 8,
+        "transformer.rank_pattern": {},
         "transformer.target_modules": sorted(DEFAULT_TARGETS),
     }
 

@@ -49,8 +49,7 @@ def write(path: Path, toy: Toy, base: Path) -> Path:
                 drawn = toy.size * draw.standard_normal(shape)
                 tensors[f"transformer.{module}.{end}.weight"] = drawn.astype(np.float32)
     told = {"r": toy.rank, "lora_alpha": toy.alpha, "target_modules": list(toy.targets)}
-    if toy.ranks:
-        told["rank_pattern"] = dict(toy.ranks)
+    told["rank_pattern"] = dict(toy.ranks)  # diffusers 0.36 asks for it
     prefixed = {f"transformer.{key}": value for key, value in told.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed), **toy.metadata}

@@ -266,7 +266,7 @@ def test_a_file_that_lost_its_alpha_is_not_guessed_at(base, files, stock, ours, 
 
 
 def test_settings_that_this_peft_does_not_know_are_no_obstacle(base, stock, ours, tmp_path) -> None:
-    told = {"r": 8, "lora_alpha": 4, "target_modules": ["to_q"], "of_the_future": True}
+    told = {"r": 8, "lora_alpha": 4, "rank_pattern": {}, "of_the_future": True}
     prefixed = json.dumps({f"transformer.{key}": value for key, value in told.items()})
     file = write(
         tmp_path / "new.safetensors",

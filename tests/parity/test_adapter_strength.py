@@ -227,6 +227,7 @@ def test_our_metadata_has_only_fields_that_every_peft_knows(tmp_path: Path, half
     assert told.keys() == {
         "transformer.r",
         "transformer.lora_alpha",
+        "transformer.rank_pattern",
         "transformer.target_modules",
     }
     assert told["transformer.r"] == told["transformer.lora_alpha"] == RANK
