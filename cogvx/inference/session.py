@@ -14,11 +14,12 @@ from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.inference.embedding import Embedder, Prompts
+from cogvx.inference.embedding import Embedder
 from cogvx.inference.memory import AMPLE, Memory
 from cogvx.inference.mix import AdapterMix, Attached
 from cogvx.inference.pipelines import Pipeline, load_pipeline
 from cogvx.inference.placement import Placement, require_offload
+from cogvx.inference.prompts import Prompts
 from cogvx.inference.request import Request, request_problems
 from cogvx.model.identity import BASE_PARTS
 from cogvx.model.identity import fingerprint as fingerprint_of

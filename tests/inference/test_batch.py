@@ -292,7 +292,7 @@ def test_image_to_video_is_kept_under_its_first_frame(
             dtype="float32",
             fingerprint=named,
             image_scale=scale,
-            prompts=lambda _: torch.zeros(TEXT_TOKENS, TEXT_WIDTH),
+            prompts=lambda _prompt, _encode: torch.zeros(TEXT_TOKENS, TEXT_WIDTH),
         )
 
     store = LocalStore(tmp_path / "store")

@@ -1,13 +1,17 @@
-"""What the cache stage embedded is found, bit for bit; T5 is loaded for nothing else."""
+"""A prompt is encoded once for good, bit for bit as ever; T5 is loaded for nothing else."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from cogvx.cache.keys import PromptKey
 from cogvx.cache.plan import Identities, prompt_key
+from cogvx.cache.records import pack_prompt
 from cogvx.encoding import Encoders
 from cogvx.encoding.captions import encode_captions
 from cogvx.errors import ConfigError, IntegrityError
@@ -18,10 +22,9 @@ from cogvx.inference.session import Session
 from cogvx.model.encode import encode_prompts
 from cogvx.model.identity import TEXT_PARTS, fingerprint
 from cogvx.model.load import load_text
-from cogvx.recipe import Recipe
 from cogvx.shapes import VideoSize
 from cogvx.store import MemoryStore
-from cogvx.variants import read_facts
+from cogvx.variants import DType, read_facts
 from tests.cache.toys import recipe
 
 CAPTION, OTHER = "a large red circle moves left", "a small green square rests"
@@ -30,24 +33,28 @@ REQUEST = Request(
     seed=3,
     size=VideoSize(9, 48, 48),
     fps=8,
-    sampling=Sampling(steps=2, guidance=6.0, sampler="dpm"),
+    sampling=Sampling(steps=1, guidance=6.0, sampler="dpm"),
 )
 
 
-def cached(base: Path, made: Recipe, *captions: str) -> CachedPrompts:
-    """A store in which the cache stage has embedded captions, and its reader."""
-    store, facts = MemoryStore(), read_facts(base)
-    ids = Identities(vae="", text=fingerprint(base, TEXT_PARTS))
-    keys = [prompt_key(caption, made, ids, facts) for caption in captions]
-    encode_captions(
-        keys, made, Encoders(base, facts, ids), store=store, on_progress=lambda _done: None
-    )
+@pytest.fixture(scope="module")
+def encoder_name(nano_base: Path) -> str:
+    return fingerprint(nano_base, TEXT_PARTS)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def prompts(nano_base: Path, encoder_name: str, store: MemoryStore) -> CachedPrompts:
+    """The toy base's embeddings; the store is still empty."""
     return CachedPrompts(
         store=store,
-        encoder_fingerprint=ids.text,
-        max_length=facts.text_tokens,
-        dtype=made.base.dtype,
-        batch=made.cache.prompt_batch,
+        encoder_fingerprint=encoder_name,
+        max_length=read_facts(nano_base).text_tokens,
+        dtype="float32",
     )
 
 
@@ -58,69 +65,129 @@ def mute_base(nano_base: Path, tmp_path: Path) -> Path:
     return tmp_path / "mute"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("batch", [1, 8])
-def test_what_is_stored_is_what_encoding_afresh_gives(
-    nano_base: Path, dtype: str, batch: int
+@functools.cache
+def plain_video(base: Path) -> np.ndarray:
+    """What a session makes that has no store."""
+    return Session.open(base, dtype="float32").generate(REQUEST)
+
+
+def encoded(base: Path, caption: str, dtype: DType = "float32") -> Tensor:
+    text = load_text(base, dtype=dtype)
+    return encode_prompts(text, [caption], read_facts(base).text_tokens)[0]
+
+
+def unknown() -> Tensor:
+    raise AssertionError("this embedding was to be known")
+
+
+def test_a_prompt_is_encoded_by_the_first_session_only(
+    nano_base: Path, mute_base: Path, prompts: CachedPrompts, store: MemoryStore
 ) -> None:
-    prompts = cached(
-        nano_base, recipe(base={"dtype": dtype}, cache={"prompt_batch": batch}), "", CAPTION
-    )
-    text = load_text(nano_base, dtype=dtype)
-    for caption in ("", CAPTION):
-        afresh_bsd = encode_prompts(text, [caption] * batch, prompts.max_length)
-        assert torch.equal(prompts(caption), afresh_bsd[0])
-    assert prompts(OTHER) is None
-
-
-def test_nothing_is_taken_for_another_prompt(nano_base: Path) -> None:
-    prompts = cached(nano_base, recipe(), CAPTION)
-    assert prompts(f" {CAPTION}") is None, "training embedded the normal form"
-    for change in ({"encoder_fingerprint": "f" * 64}, {"dtype": "float16"}, {"batch": 2}):
-        other = CachedPrompts(**{**vars(prompts), **change})
-        assert other(CAPTION) is None
-
-
-def test_known_prompts_need_no_text_encoder(nano_base: Path, mute_base: Path) -> None:
-    known = cached(nano_base, recipe(), "", CAPTION)
-    session = Session.open(mute_base, dtype="float32", fingerprint="f" * 64, prompts=known)
-    video = session.generate(REQUEST)
+    first = Session.open(nano_base, dtype="float32", prompts=prompts).generate(REQUEST)
+    assert len(store.objects) == 2, "the prompt, and the negative one"
+    kept = dict(store.objects)
+    later = Session.open(mute_base, dtype="float32", fingerprint="f" * 64, prompts=prompts)
+    assert np.array_equal(later.generate(REQUEST), first)
+    assert np.array_equal(first, plain_video(nano_base)), "the store changes no pixel"
     with pytest.raises(ConfigError, match="text_encoder cannot be loaded"):
-        session.generate(Request(**{**vars(REQUEST), "prompt": OTHER}))
-    assert np.array_equal(session.generate(REQUEST), video)
+        later.generate(Request(**{**vars(REQUEST), "prompt": OTHER}))
+    assert store.objects == kept
 
 
-def test_a_prompt_is_embedded_alike_whether_it_was_known_or_not(nano_base: Path) -> None:
-    """Else a video would follow from what lies in the store by chance."""
-    made = recipe(cache={"prompt_batch": 5})
-    full, bare = cached(nano_base, made, "", CAPTION), cached(nano_base, made)
-    videos = [
-        Session.open(nano_base, dtype="float32", prompts=prompts).generate(REQUEST)
-        for prompts in (full, bare)
-    ]
-    assert np.array_equal(*videos)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_cache_stage_and_a_session_make_the_same_records(
+    nano_base: Path, encoder_name: str, dtype: DType
+) -> None:
+    facts, ids = read_facts(nano_base), Identities(vae="", text=encoder_name)
+    made = recipe(base={"dtype": dtype}, cache={"prompt_batch": 1})
+    staged, kept = MemoryStore(), MemoryStore()
+    keys = [prompt_key(caption, made, ids, facts) for caption in ("", CAPTION)]
+    encode_captions(
+        keys, made, Encoders(nano_base, facts, ids), store=staged, on_progress=lambda _done: None
+    )
+    prompts = CachedPrompts(kept, encoder_name, facts.text_tokens, dtype)
+    Session.open(nano_base, dtype=dtype, prompts=prompts).generate(REQUEST)
+    assert kept.objects == staged.objects
+    found_sd = prompts(CAPTION, unknown)
+    assert torch.equal(found_sd, encoded(nano_base, CAPTION, dtype))
 
 
-def test_a_damaged_record_is_refused(nano_base: Path) -> None:
-    prompts = cached(nano_base, recipe(), CAPTION)
-    (entry,) = prompts.store.entries("records/prompts")
-    data = bytearray(prompts.store.read(entry.key))
-    data[-1] ^= 1
-    prompts.store.write(entry.key, bytes(data))
-    with pytest.raises(IntegrityError, match=r"record .* is damaged"):
-        prompts(CAPTION)
+def test_nothing_is_taken_for_another_prompt(
+    nano_base: Path, prompts: CachedPrompts, store: MemoryStore
+) -> None:
+    spaced = f" {CAPTION}"
+    for caption in (CAPTION, spaced):  # training would embed one normal form for both
+        prompts(caption, functools.partial(encoded, nano_base, caption))
+        assert torch.equal(prompts(caption, unknown), encoded(nano_base, caption))
+    assert len(store.objects) == 2
+    other = CachedPrompts(**{**vars(prompts), "encoder_fingerprint": "f" * 64})
+    with pytest.raises(AssertionError, match="was to be known"):
+        other(CAPTION, unknown)
 
 
-def test_an_embedding_of_another_base_is_refused(nano_base: Path) -> None:
-    session = Session.open(nano_base, dtype="float32", prompts=lambda _: torch.zeros(226, 4096))
+@pytest.mark.parametrize("harm", ["flipped", "cut", "emptied", "swapped"])
+def test_a_damaged_record_is_mended(
+    nano_base: Path,
+    prompts: CachedPrompts,
+    store: MemoryStore,
+    caplog: pytest.LogCaptureFixture,
+    harm: str,
+) -> None:
+    for caption in (CAPTION, OTHER):
+        prompts(caption, functools.partial(encoded, nano_base, caption))
+    whole = dict(store.objects)
+    key, other = whole
+    data = whole[key]
+    harmed = {
+        "flipped": data[:-1] + bytes([data[-1] ^ 1]),
+        "cut": data[: len(data) // 2],
+        "emptied": b"",
+        "swapped": whole[other],
+    }
+    store.write(key, harmed[harm])
+    mended_sd = prompts(CAPTION, functools.partial(encoded, nano_base, CAPTION))
+    assert torch.equal(mended_sd, encoded(nano_base, CAPTION))
+    assert store.objects == whole
+    assert "the prompt is encoded again" in caplog.text
+
+
+def test_an_embedding_of_another_base_is_refused(
+    nano_base: Path, prompts: CachedPrompts, store: MemoryStore
+) -> None:
+    key = PromptKey(CAPTION, prompts.encoder_fingerprint, prompts.max_length, "float32", batch=1)
+    store.write(key.path, pack_prompt(key, torch.zeros(226, 4096)))
+    session = Session.open(nano_base, dtype="float32", prompts=prompts)
     with pytest.raises(IntegrityError, match=r"\(226, 4096\), but .* takes \(16, .* another base"):
         session.generate(REQUEST)
 
 
+@pytest.mark.parametrize("change", [{"max_length": 226}, {"dtype": "bfloat16"}])
+def test_what_is_kept_is_what_its_name_says(
+    nano_base: Path, prompts: CachedPrompts, store: MemoryStore, change: dict[str, object]
+) -> None:
+    """Training trusts these names, and a session may be opened otherwise than its store."""
+    other = CachedPrompts(**{**vars(prompts), **change})
+    with pytest.raises(ConfigError, match="16 tokens in torch"):
+        Session.open(nano_base, dtype="float32", prompts=other).generate(REQUEST)
+    assert store.objects == {}
+
+
+def test_an_embedding_that_is_not_finite_is_neither_used_nor_kept(
+    nano_base: Path, tmp_path: Path, prompts: CachedPrompts, store: MemoryStore
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(nano_base, broken)
+    text = load_text(nano_base, dtype="float32")
+    with torch.no_grad():
+        text.encoder.shared.weight.fill_(torch.inf)
+    text.encoder.save_pretrained(broken / "text_encoder")
+    session = Session.open(broken, dtype="float32", fingerprint="f" * 64, prompts=prompts)
+    with pytest.raises(IntegrityError, match="is not finite in float32"):
+        session.generate(REQUEST)
+    assert store.objects == {}
+
+
 @pytest.mark.parametrize("offload", ["model", "group"])
 def test_an_encoder_that_waits_in_memory_encodes_the_same(nano_base: Path, offload: str) -> None:
-    sessions = [
-        Session.open(nano_base, dtype="float32", memory=Memory(offload=choice))
-        for choice in ("none", offload)
-    ]
-    assert np.array_equal(*(session.generate(REQUEST) for session in sessions))
+    session = Session.open(nano_base, dtype="float32", memory=Memory(offload=offload))
+    assert np.array_equal(session.generate(REQUEST), plain_video(nano_base))

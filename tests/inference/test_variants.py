@@ -91,7 +91,7 @@ def open_member(base_of: BaseOf, member: Member, **choices: object) -> Session:
     chosen = {
         "dtype": "float32",
         "fingerprint": "f" * 64,
-        "prompts": embed,
+        "prompts": lambda prompt, _encode: embed(prompt),
         "image_scale": scale_of_diffusers(member),
     }
     return Session.open(base_of(member), **{**chosen, **choices})
