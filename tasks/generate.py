@@ -58,6 +58,7 @@ def generate_videos(shard: str, part: str) -> VideoShardReport:
 
     here = settings()
     store = open_record_store(here)
+    near = kept_on_disk(store, here)
     job = published(store, PLANS, shard, kind=GenerateJob)
     ready = prepare(job, here, store=store, read_image=published_picture(store))
     left = [shot for shot in ready.shots if store.info(video_path(job.name, shot.name)) is None]
@@ -65,10 +66,10 @@ def generate_videos(shard: str, part: str) -> VideoShardReport:
     progress = Progress(f"generate videos{suffix}", "videos", logger)
     failed = []
     videos = try_videos(
-        lambda: ready.open_session(device_of(here)),
+        lambda: ready.open_session(device_of(here), near),
         [shot.wanted for shot in left],
         engine=ready.engine,
-        store=kept_on_disk(store, here),
+        store=near,
         work=here.work / "videos",
         hooks=Hooks(videos=progress),
     )

@@ -24,7 +24,7 @@ from cogvx.inference.provenance import Base
 from cogvx.inference.shots import ReadImage, Shot, find_shots
 from cogvx.inference.video_key import Engine
 from cogvx.model.hashes import FileHashes
-from cogvx.model.identity import BASE_PARTS, fingerprint, resolve_base
+from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, fingerprint, resolve_base
 from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
 from cogvx.variants import BaseFacts, published_facts, read_facts
@@ -39,18 +39,23 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Ready:
-    """A job of which everything is here and checked, but for the model in memory."""
+    """A job of which everything is here and checked, but for the model in memory.
+
+    `text_fingerprint` is of the base's text encoder with its tokenizer.
+    """
 
     job: GenerateJob
     adapters: tuple[FoundAdapter, ...]
     base: Base
     folder: Path
     engine: Engine
+    text_fingerprint: str
     shots: tuple[Shot, ...]
 
-    def open_session(self, device: str) -> "Session":
-        """Load the base; takes a while."""
-        from cogvx.inference.session import Session  # noqa: PLC0415 - loads torch
+    def open_session(self, device: str, store: ObjectStore) -> "Session":
+        """Load the base, which takes a while; embeddings of prompts are kept in the store."""
+        from cogvx.inference.prompts import CachedPrompts  # noqa: PLC0415 - loads torch
+        from cogvx.inference.session import Session  # noqa: PLC0415
 
         return Session.open(
             self.folder,
@@ -59,6 +64,12 @@ class Ready:
             memory=memory_of(self.job),
             fingerprint=self.engine.base_fingerprint,
             image_scale=self.engine.image_scale,
+            prompts=CachedPrompts(
+                store=store,
+                encoder_fingerprint=self.text_fingerprint,
+                max_length=read_facts(self.folder).text_tokens,
+                dtype=self.engine.dtype,
+            ),
         )
 
 
@@ -106,7 +117,7 @@ def prepare(
     assert choice is not None  # otherwise there was a fault
     folder = resolve_base(choice.path, choice.revision)
     hashes = FileHashes(here.file_hashes)
-    named = fingerprint(folder, BASE_PARTS, hashes=hashes)
+    named, text = (fingerprint(folder, parts, hashes=hashes) for parts in (BASE_PARTS, TEXT_PARTS))
     hashes.save()
     _require_base(job, adapters, choice, named)
     facts = read_facts(folder)
@@ -116,6 +127,7 @@ def prepare(
         base=Base(path=choice.path, revision=choice.revision, fingerprint=named),
         folder=folder,
         engine=engine_of(job, adapters, facts, named),
+        text_fingerprint=text,
         shots=find_shots(job, adapters, facts, read_image),
     )
 

@@ -68,14 +68,14 @@ def generate_here(
     targets = claim(place(out, ready.shots), wanted, force=force)
     left = [name for name, target in targets.items() if not target.is_there]
     if left:
-        store = open_record_store(here)
+        store = kept_on_disk(open_record_store(here), here)
         require_writable(store)
         _require_room(target.path.parent for target in targets.values())
         made = render_videos(
-            lambda: ready.open_session(device_of(here)),
+            lambda: ready.open_session(device_of(here), store),
             [by_name[name].wanted for name in left],
             engine=ready.engine,
-            store=kept_on_disk(store, here),
+            store=store,
             work=here.work / "videos",
             hooks=Hooks(videos=on_videos, steps=on_steps),
         )

@@ -19,6 +19,7 @@ from cogvx.evaluation.index import EvaluationIndex, evaluation_path
 from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_key
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
+from cogvx.inference.prompts import CachedPrompts
 from cogvx.inference.session import Session
 from cogvx.objective.heldout import HeldoutLoss, by_clip, heldout_losses
 from cogvx.objective.objective import Objective
@@ -100,6 +101,12 @@ def _open_session(bench: Workbench) -> Session:
         dtype=bench.recipe.base.dtype,
         device=bench.device,
         fingerprint=bench.base_fingerprint,
+        prompts=CachedPrompts(
+            store=kept_on_disk(bench.store, bench.settings),
+            encoder_fingerprint=bench.ids.text,
+            max_length=bench.facts.text_tokens,
+            dtype=bench.recipe.base.dtype,
+        ),
     )
 
 
