@@ -175,6 +175,8 @@ def test_videos_that_cannot_be_made_are_named_and_the_others_are_there(
         assert found is not None
         assert (found.video, found.seed, found.prompt) == (line["video"], line["seed"], PROMPT)
         assert [used.weight for used in found.adapters] == ([1.0] if line["scale"] else [])
+    prompts = (studio.home / "store" / "records" / "prompts").rglob("*.safetensors")
+    assert len(list(prompts)) == 1, "guidance of 1 takes no negative one"
     page = (folder(studio) / "index.html").read_text()
     assert page.count("<video ") == 4
     assert all(f'src="{line["file"]}"' in page for line in lines if line["file"])

@@ -10,16 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from cogvx.cache.index import CacheIndex
 from cogvx.cache.keys import record_path
 from cogvx.digest import sha256_file
+from cogvx.evaluation.suite import load_suite
 from cogvx.files import read_document
+from cogvx.inference.prompts import CachedPrompts
+from cogvx.model.encode import encode_prompts
+from cogvx.model.identity import TEXT_PARTS, fingerprint
+from cogvx.model.load import load_text
 from cogvx.mp4 import read_mp4
 from cogvx.runs.events import history
 from cogvx.runs.folder import RunSpec
 from cogvx.store import LocalStore
+from cogvx.variants import read_facts
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks
@@ -109,6 +116,21 @@ def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str)
     assert "done before" in place.succeed("train", recipe)
     assert "registered before" in place.succeed("register", recipe)
     assert "0 rendered" in place.succeed("evaluate", recipe)
+
+
+def test_what_an_evaluation_asks_for_is_encoded_for_good(
+    place: Place, first: str, nano_base: Path
+) -> None:
+    prompts = CachedPrompts(
+        store=LocalStore(place.home / "store"),
+        encoder_fingerprint=fingerprint(nano_base, TEXT_PARTS),
+        max_length=read_facts(nano_base).text_tokens,
+        dtype="float32",
+    )
+    text = load_text(nano_base, dtype="float32")
+    for line in load_suite(place.recipe.with_name("suite.toml")).prompts:
+        known_sd = prompts(line.prompt, lambda: pytest.fail("it is not in the store"))
+        assert torch.equal(known_sd, encode_prompts(text, [line.prompt], prompts.max_length)[0])
 
 
 def test_a_record_that_is_damaged_before_an_evaluation_is_encoded_again(

@@ -160,9 +160,11 @@ def test_a_checkpoint_that_is_put_meanwhile_does_not_stop_a_prune(past: Past) ->
     assert found.removable
 
 
-def test_a_record_that_was_just_put_waits_for_its_index(past: Past) -> None:
+@pytest.mark.parametrize("kind", ["latents", "prompts"])
+def test_a_record_that_was_just_put_waits_for_its_index(past: Past, kind: str) -> None:
+    """Those of prompts that videos were generated for wait in vain, and are made again."""
     past.cache(1, days=60)
-    key = f"records/latents/ab/ab{'0' * 62}.safetensors"
+    key = f"records/{kind}/ab/ab{'0' * 62}.safetensors"
     past.write(key)
     assert key not in pruned(past)
     past.age(key, 2)

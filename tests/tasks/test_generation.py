@@ -1,6 +1,7 @@
 """`cogvx generate` on one machine: checked at once, made once, labelled, never over other files."""
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,8 @@ class Desk:
     ) -> tuple[list[Written], int]:
         """What was written, and how many videos were rendered for it."""
         before = len(self.stored())
-        ready = prepare(job, self.here)
-        done = generate_here(ready, out, self.here, force=force, on_videos=ignore, on_steps=ignore)
-        return list(done), len(self.stored()) - before
+        done = made(prepare(job, self.here), out, self.here, force=force)
+        return done, len(self.stored()) - before
 
     def stored(self) -> list[Path]:
         return sorted((self.here.home / "store" / "videos").rglob("*.mp4"))
@@ -64,6 +64,10 @@ class Desk:
         with pytest.raises(ConfigError) as caught:
             prepare(job, self.here)
         return str(caught.value)
+
+
+def made(ready: Ready, out: Path, here: Settings, *, force: bool = False) -> list[Written]:
+    return list(generate_here(ready, out, here, force=force, on_videos=ignore, on_steps=ignore))
 
 
 def ignore(_done: int, _total: int) -> None:
@@ -125,6 +129,33 @@ def test_another_video_is_replaced_only_by_force(desk: Desk, tmp_path: Path) -> 
     private = desk.job(prompts=[{"prompt": PROMPT, "seed": 2}], with_prompt=False)
     assert desk.generate(private, out) == ([Written(out, made=True)], 0)
     assert b"red circle" not in out.read_bytes()
+
+
+def test_a_prompt_is_encoded_once_for_good(desk: Desk, tmp_path: Path) -> None:
+    """Here without what encodes it; elsewhere from nothing, to the same bytes."""
+    base = tmp_path / "base"
+    shutil.copytree(desk.base, base)
+    first, later, other = (
+        desk.job(adapters=(), base=str(base), dtype="float32", guidance=6.0, prompts=[line])
+        for line in ({"prompt": PROMPT}, {"prompt": PROMPT, "seed": 2}, {"prompt": "another"})
+    )
+    desk.generate(first, tmp_path / "first.mp4")
+    elsewhere = replace(desk, here=settings_at(tmp_path / "elsewhere"))
+    elsewhere.generate(later, tmp_path / "elsewhere.mp4")
+    before = records(desk)
+    assert len(before) == 2, "the prompt, and the empty one"
+    ready, unknown = prepare(later, desk.here), prepare(other, desk.here)
+    shutil.rmtree(base / "text_encoder")
+    made(ready, tmp_path / "later.mp4", desk.here)
+    assert (tmp_path / "later.mp4").read_bytes() == (tmp_path / "elsewhere.mp4").read_bytes()
+    assert records(desk) == before == records(elsewhere)
+    with pytest.raises(ConfigError, match="text_encoder cannot be loaded"):
+        made(unknown, tmp_path / "other.mp4", desk.here)
+
+
+def records(desk: Desk) -> dict[str, bytes]:
+    folder = desk.here.home / "store" / "records"
+    return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
 def test_files_of_somebody_else_are_safe(tmp_path: Path) -> None:
