@@ -7,8 +7,8 @@ import numpy as np
 
 from cogvx.evaluation import statistics
 from cogvx.evaluation.documents import Comparison, Effect, Result, Role
-from cogvx.evaluation.metrics import Metric
 from cogvx.evaluation.suite import CeilingConfig, GuardConfig
+from cogvx.metrics.metric import Metric
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from cogvx.evaluation.documents import (
     VideoRecord,
 )
 from cogvx.evaluation.gate import decide
-from cogvx.evaluation.metrics import METRICS
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.wording import Contest
+from cogvx.metrics.registry import metrics
 
 
 def judge(
@@ -51,7 +51,7 @@ def judge(
         suite=suite.digest,
         sampling=suite.sampling,
         prompts={prompt.id: prompt.prompt for prompt in suite.prompts},
-        seeds=suite.seeds,
+        seeds=suite.all_seeds,
         arms=tuple(
             ArmSummary(name=arm.name, role=role, adapters=arm.adapters) for role, arm in arms
         ),
@@ -98,7 +98,7 @@ def _arm_faults(arm: ArmResult, suite: Suite) -> list[str]:
     faults = list(arm.faults)
     if arm.suite != suite.digest:
         faults.append(f"{arm.name} was measured under another suite ({arm.suite[:12]}).")
-    wanted = {(prompt.id, seed) for prompt in suite.prompts for seed in suite.seeds}
+    wanted = {(prompt.id, seed) for prompt, seed in suite.shots}
     found = {(video.prompt, video.seed) for video in arm.videos}
     faults += [
         f"{arm.name} has no video of prompt {prompt}, seed {seed}."
@@ -123,7 +123,7 @@ def _measured(
 ) -> dict[str, Measured]:
     """Every metric that both arms have, by name."""
     found = {}
-    for name, metric in METRICS.items():
+    for name, metric in metrics().items():
         heldout = metric.kind == "heldout"
         old, new, bare = (
             {} if arm is None else arm.losses() if heldout else arm.values(name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cogvx.digest import digest
 from cogvx.evaluation.documents import Comparison, EvaluationReport
-from cogvx.evaluation.metrics import METRICS
+from cogvx.metrics.registry import metrics
 
 _PER_SECTION = 2
 
@@ -72,19 +72,22 @@ def video_sections(report: EvaluationReport) -> tuple[VideoSection, ...]:
 
 
 def all_places(report: EvaluationReport) -> tuple[Place, ...]:
-    """Prompts and seeds in the suite's order."""
-    return tuple((prompt, seed) for prompt in report.prompts for seed in report.seeds)
+    """Prompts and seeds in the suite's order; a prompt may have fewer seeds than others."""
+    rendered = {(video.prompt, video.seed) for video in report.videos}
+    places = ((prompt, seed) for prompt in report.prompts for seed in report.seeds)
+    return tuple(place for place in places if place in rendered)
 
 
 def metric_values(
-    report: EvaluationReport, metrics: Sequence[str]
+    report: EvaluationReport, names: Sequence[str]
 ) -> Mapping[tuple[str, str, int], str]:
     """A short line of numbers under each video: (arm, prompt, seed) to text."""
     found: dict[tuple[str, str, int], list[str]] = {}
     for score in report.scores:
-        if score.metric in metrics:
+        if score.metric in names:
             place = (score.arm, score.prompt, score.seed)
-            found.setdefault(place, []).append(f"{METRICS[score.metric].short} {score.value:.3g}")
+            short = metrics()[score.metric].short
+            found.setdefault(place, []).append(f"{short} {score.value:.3g}")
     return {place: " · ".join(parts) for place, parts in found.items()}
 
 

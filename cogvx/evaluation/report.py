@@ -11,9 +11,9 @@ from pathlib import Path
 from cogvx import files
 from cogvx.evaluation import charts, ordering
 from cogvx.evaluation.documents import ArmHeldout, EvaluationReport
-from cogvx.evaluation.metrics import METRICS
 from cogvx.evaluation.ordering import Place
 from cogvx.evaluation.pictures import Clip, page_clip
+from cogvx.metrics.registry import metrics
 from cogvx.pages.contact_sheet import contact_sheet
 from cogvx.pages.template import render_template
 
@@ -97,7 +97,7 @@ def render_page(report: EvaluationReport, videos: Videos) -> str:
         chart_size=(charts.CURVE_WIDTH, charts.CURVE_HEIGHT),
         clip_losses=_clip_losses(report.heldout, arms),
         fps=max([clip.fps for clip in clips if clip], default=1.0),
-        abouts={name: metric.about for name, metric in METRICS.items()},
+        abouts={name: metric.about for name, metric in metrics().items()},
         roles={arm.name: arm.role for arm in report.arms},
     )
 

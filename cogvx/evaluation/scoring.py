@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from cogvx.evaluation.documents import AdapterUse, ArmResult, HeldoutScore, VideoScore
-from cogvx.evaluation.metrics import measure, sanity_faults
 from cogvx.evaluation.render import Arm, Rendered
 from cogvx.evaluation.suite import Suite
+from cogvx.metrics.pixels import sanity_faults
+from cogvx.metrics.registry import measure
 from cogvx.mp4 import Mp4, read_mp4
 from cogvx.recipe_sections import VideoConfig
 
@@ -52,6 +53,7 @@ def score_arm(
 
     Raises:
         DataError: A file cannot be decoded at all.
+        ConfigError: A metric that a team brought gave no finite number.
     """
     scores = []
     for rendered in videos:
@@ -61,7 +63,7 @@ def score_arm(
                 prompt=rendered.prompt_id,
                 seed=rendered.seed,
                 key=rendered.key,
-                values=measure(decoded.rgb_fhwc),
+                values=measure(decoded),
                 faults=(*shape_faults(decoded, video), *sanity_faults(decoded.rgb_fhwc)),
             )
         )

@@ -1,12 +1,13 @@
 """The suite: which prompts and seeds an adapter is judged on, and the rule that decides.
 
-It is TOML, closed and frozen, and its digest names it. Size and frame rate are not here: they are
-the recipe's. Margins belong to the suite, so that they are declared before any result is seen.
+It is TOML, YAML or JSON, closed and frozen, and its digest names it. Size and frame rate are not
+here: they are the recipe's. Margins and the rule belong to the suite, so that they are declared
+before any result is seen.
 """
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cogvx.data.captions import normalise_caption
-from cogvx.digest import digest
+from cogvx.digest import digest, sha256_file
 from cogvx.errors import ConfigError, Problem
-from cogvx.evaluation.metrics import METRICS
-from cogvx.section import SchemaVersion, Section, parse_section, read_toml
+from cogvx.evaluation.suite_file import read_suite_file
+from cogvx.metrics.registry import metrics
+from cogvx.section import SchemaVersion, Section, parse_section, shown_text
 from cogvx.variants import TRAIN_TIMESTEPS, Sampler
 
 Group = Literal["domain", "trigger_free", "off_domain", "train_caption"]
@@ -46,9 +48,15 @@ class PromptConfig(Section):
     id: str = Field(pattern=_FILE_SAFE)
     prompt: str = Field(min_length=1)
     eval_text: str | None = Field(default=None, min_length=1)
-    """What a text encoder with few tokens compares the video with, where it is not the prompt."""
+    """What a text encoder with few tokens compares the video with, if not the first sentence."""
     group: Group = "domain"
     """domain | trigger_free | off_domain | train_caption (only for measuring memorisation)."""
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Of this prompt alone; else the suite's."""
+    image: str | None = Field(default=None, min_length=1)
+    """The first frame, for image-to-video bases: a picture, beside the suite's file."""
+    image_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the picture's bytes; it is looked up when the suite is read, or must be right."""
 
 
 class GuardConfig(Section):
@@ -95,26 +103,58 @@ class Suite(Section):
 
     @cached_property
     def digest(self) -> str:
-        """The suite's identity; both arms of a comparison must carry the same one."""
-        return digest(self)
+        """The suite's identity; both arms of a comparison must carry the same one.
+
+        It holds what decides and not how it is written: a picture's bytes and not its path, seeds
+        of a prompt only where they are not the suite's.
+        """
+        document = self.model_dump(mode="json")
+        for entry, prompt in zip(document["prompts"], self.prompts, strict=True):
+            if prompt.seeds is None or prompt.seeds == self.seeds:
+                del entry["seeds"]
+            if prompt.image is None or prompt.image_sha256 is not None:
+                del entry["image"]
+            if prompt.image_sha256 is None:
+                del entry["image_sha256"]
+        return digest(document)
+
+    def seeds_of(self, prompt: PromptConfig) -> tuple[int, ...]:
+        """The seeds that a prompt is rendered with."""
+        return self.seeds if prompt.seeds is None else prompt.seeds
+
+    @property
+    def shots(self) -> tuple[tuple[PromptConfig, int], ...]:
+        """Every video of an arm: prompt after prompt, seed after seed."""
+        return tuple((prompt, seed) for prompt in self.prompts for seed in self.seeds_of(prompt))
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed that some prompt has; the suite's own first, where they are used."""
+        used = {seed for _, seed in self.shots}
+        own = [seed for seed in self.seeds if seed in used]
+        return tuple(dict.fromkeys([*own, *(seed for _, seed in self.shots)]))
 
     @property
     def videos(self) -> int:
         """Videos per arm."""
-        return len(self.prompts) * len(self.seeds)
+        return len(self.shots)
 
 
 def load_suite(path: Path) -> Suite:
-    """Read a suite.
+    """Read a suite; pictures are looked up beside it, and named by their bytes from then on.
 
     Raises:
         ConfigError: With every problem of the document, not only the first.
     """
-    document = read_toml(path)
+    document = read_suite_file(path)
     problems = suite_problems(document)
     if problems:
         raise ConfigError(str(path), problems)
-    return Suite.model_validate(document)
+    suite = Suite.model_validate(document)
+    prompts, problems = _with_images(suite.prompts, path.parent)
+    if problems:
+        raise ConfigError(str(path), problems)
+    return suite.model_copy(update={"prompts": prompts})
 
 
 def suite_problems(document: Mapping[str, Any]) -> list[Problem]:
@@ -135,29 +175,27 @@ def suite_problems(document: Mapping[str, Any]) -> list[Problem]:
         for prompt in prompts
         if not prompt.prompt.strip()
     ]
+    for prompt in prompts:
+        problems += _seed_problems(prompt.seeds, f'prompts["{prompt.id}"].seeds')
+        problems += _image_problems(prompt)
     problems += _gate_problems(document)
     # What was looked at above is replaced by something right, so that it is not reported twice.
     _, found = parse_section({**document, **_EXAMPLE}, Suite, "")
     problems += found
     problems += [Problem(name, None, "is missing") for name in _EXAMPLE if name not in document]
-    return problems + _seed_problems(document.get("seeds"))
+    return problems + _seed_problems(document.get("seeds"), "seeds")
 
 
-def overlap_problems(suite: Suite, captions: Iterable[str]) -> list[Problem]:
-    """Prompts that the adapter was trained on, where the group does not say so.
-
-    A prompt that is a training caption measures memory, not skill.
-    """
-    known = {_same(caption) for caption in captions}
+def image_problems(suite: Suite, *, image_to_video: bool) -> list[Problem]:
+    """Prompts with a first frame that the base does not take, or without the one that it needs."""
+    if image_to_video:
+        wrong, use = "is missing, and the base starts from a picture", "name one"
+    else:
+        wrong, use = "is given, and the base starts from text alone", "remove it"
     return [
-        Problem(
-            f'prompts["{prompt.id}"].prompt',
-            prompt.prompt,
-            "is a training caption",
-            'rephrase it, or set group = "train_caption"',
-        )
+        Problem(f'prompts["{prompt.id}"].image', prompt.image, wrong, use)
         for prompt in suite.prompts
-        if prompt.group != "train_caption" and _same(prompt.prompt) in known
+        if (prompt.image is None) == image_to_video
     ]
 
 
@@ -217,13 +255,14 @@ def _gate_problems(document: Mapping[str, Any]) -> list[Problem]:
 
 
 def _metric_problems(where: str, name: str, part: str) -> list[Problem]:
-    metric = METRICS.get(name)
+    known_metrics = metrics()
+    metric = known_metrics.get(name)
     if metric is None:
-        closest = difflib.get_close_matches(name, METRICS, n=1)
-        use = f'closest: "{closest[0]}"' if closest else "known: " + ", ".join(METRICS)
+        closest = difflib.get_close_matches(name, known_metrics, n=1)
+        use = f'closest: "{closest[0]}"' if closest else "known: " + ", ".join(known_metrics)
         return [Problem(where, name, "is no metric", use)]
     if part == "primaries" and metric.direction == 0:
-        known = ", ".join(other.name for other in METRICS.values() if other.direction)
+        known = ", ".join(other.name for other in known_metrics.values() if other.direction)
         wrong = "has no better side, so it cannot be a primary"
         return [Problem(where, name, wrong, f"guard it, or use one of: {known}")]
     if part == "ceilings" and metric.kind != "video":
@@ -231,12 +270,43 @@ def _metric_problems(where: str, name: str, part: str) -> list[Problem]:
     return []
 
 
-def _seed_problems(seeds: object) -> list[Problem]:
+def _image_problems(prompt: PromptConfig) -> list[Problem]:
+    if prompt.image is not None or prompt.image_sha256 is None:
+        return []
+    wrong = "is of no picture"
+    return [Problem(f'prompts["{prompt.id}"].image_sha256', None, wrong, "give image as well")]
+
+
+def _with_images(
+    prompts: Sequence[PromptConfig], folder: Path
+) -> tuple[tuple[PromptConfig, ...], list[Problem]]:
+    """The prompts with their pictures' whole paths and names, or what is wrong with them."""
+    found, problems = [], []
+    for prompt in prompts:
+        if prompt.image is None:
+            found.append(prompt)
+            continue
+        where = f'prompts["{prompt.id}"].image'
+        try:
+            path = (folder / prompt.image).absolute()
+            sha256 = sha256_file(path)
+        except (OSError, ValueError) as error:
+            told = error.strerror if isinstance(error, OSError) else error
+            problems.append(Problem(where, shown_text(prompt.image), f"cannot be read: {told}"))
+            continue
+        if prompt.image_sha256 not in (None, sha256):
+            wrong = f"is another picture: its sha256 is {sha256}"
+            problems.append(Problem(where, shown_text(prompt.image), wrong, "correct image_sha256"))
+        found.append(prompt.model_copy(update={"image": str(path), "image_sha256": sha256}))
+    return tuple(found), problems
+
+
+def _seed_problems(seeds: object, where: str) -> list[Problem]:
     if not isinstance(seeds, list | tuple):
         return []
     negative = [seed for seed in seeds if isinstance(seed, int) and not 0 <= seed < 2**31]
-    return _repeated("seeds", "", [str(seed) for seed in seeds]) + [
-        Problem("seeds", seed, "is not a seed", "use 0 to 2147483647") for seed in negative
+    return _repeated(where, "", [str(seed) for seed in seeds]) + [
+        Problem(where, seed, "is not a seed", "use 0 to 2147483647") for seed in negative
     ]
 
 

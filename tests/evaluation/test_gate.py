@@ -6,8 +6,8 @@ from cogvx.evaluation.compare import Measured
 from cogvx.evaluation.documents import Verdict
 from cogvx.evaluation.gate import decide
 from cogvx.evaluation.judge import judge
-from cogvx.evaluation.metrics import METRICS
 from cogvx.evaluation.wording import Contest
+from cogvx.metrics.registry import METRICS
 from tests.evaluation.builders import PROMPTS, arm_of, suite_of
 
 BETTER = (0.8, 0.9, 1.1, 0.9)

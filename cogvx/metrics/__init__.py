@@ -1,0 +1,1 @@
+"""What is measured on decoded videos; no suite, no arm and no server is known here."""

@@ -1,0 +1,34 @@
+"""What a metric is: a number with a unit, a better side, and a warning of when it misleads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogvx.mp4 import Mp4
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number and how to read it.
+
+    `direction` is +1 where more is better, -1 where less is, 0 where any change is a departure.
+    `short` is for captions under videos, `about` for one line of a page, and `lies` names videos
+    that the number judges wrongly.
+    A metric of kind "video" is averaged over the seeds of a prompt; "heldout" is per clip.
+    `measure` takes a decoded video and returns a finite number, always the same for the same
+    frames; it is absent where others measure.
+    """
+
+    name: str
+    short: str
+    unit: str
+    direction: Literal[-1, 0, 1]
+    kind: Literal["video", "heldout"]
+    about: str
+    lies: str
+    measure: Callable[[Mp4], float] | None = None
