@@ -11,7 +11,8 @@ from cogvx.data.manifest import Manifest
 from cogvx.errors import ConfigError
 from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.judge import judge
-from cogvx.evaluation.suite import Suite, load_suite, overlap_problems
+from cogvx.evaluation.suite import Suite, load_suite
+from cogvx.evaluation.suite_texts import overlap_problems
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Point, Registry, Version
 from tasks.describe import describe_judged, page_of
 from tasks.documents import EvaluateReport

@@ -54,8 +54,7 @@ def measure_arms(
         videos=tuple(
             video_key(arm, suite, prompt, seed, setting).path
             for arm in arms
-            for prompt in suite.prompts
-            for seed in suite.seeds
+            for prompt, seed in suite.shots
         ),
         heldout=tuple(losses_path(bench, arm, heldout) for arm in arms),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
 from cogvx.inference.batch import AdapterAtWeight, Hooks, Wanted, render_videos
+from cogvx.inference.image import load_image
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
 from cogvx.inference.video_key import Engine, VideoKey
@@ -90,7 +91,7 @@ def render_arm(
     Raises:
         IntegrityError: The adapter has no effect, or its effect does not vanish at weight 0.
     """
-    asked = [(prompt, seed) for prompt in suite.prompts for seed in suite.seeds]
+    asked = suite.shots
     wanted = [Wanted(_request(suite, *each, setting), arm.adapters) for each in asked]
     videos = render_videos(
         open_session,
@@ -117,6 +118,9 @@ def _request(suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) ->
         fps=setting.video.fps,
         sampling=_sampling(suite),
         negative_prompt=suite.sampling.negative_prompt,
+        image_hwc=None
+        if prompt.image is None
+        else load_image(Path(prompt.image), setting.video.size),
     )
 
 
