@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from cogvx.errors import ConfigError, Problem
-from cogvx.evaluation.suite import load_suite
+from cogvx.evaluation.suite import Suite, image_problems, load_suite
 from cogvx.limits import base_problems, judging_problems, training_problems
 from cogvx.preflight.devices import Device
 from cogvx.preflight.estimate import device_problems
@@ -91,7 +91,7 @@ def check_document(
         if recipe is not None and device is not None and not limits:
             problems += device_problems(recipe, facts, device)
     problems += _dataset_problems(sections, absent_is_fine=absent_is_fine)
-    problems += _suite_problems(sections, absent_is_fine=absent_is_fine)
+    problems += _suite_problems(sections, facts, absent_is_fine=absent_is_fine)
     if recipe is None or problems:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
@@ -168,23 +168,32 @@ def _location_fault(uri: str, *, absent_is_fine: bool) -> str:
         return "cannot be the name of a folder"
 
 
-def _suite_problems(sections: Mapping[str, Section], *, absent_is_fine: bool) -> list[Problem]:
+def _suite_problems(
+    sections: Mapping[str, Section], facts: BaseFacts | None, *, absent_is_fine: bool
+) -> list[Problem]:
     evaluation = sections.get("evaluation")
     if not isinstance(evaluation, EvaluationConfig):
         return []
     path, shown = Path(evaluation.suite), shown_text(evaluation.suite)
     try:
-        load_suite(path)
+        problems = _misfits(load_suite(path), facts)
     except ConfigError as error:
         if absent_is_fine and isinstance(error.__cause__, FileNotFoundError):
             return []
         if not error.problems:
             return [Problem("evaluation.suite", None, f"cannot be used: {error}")]
-        return [
-            Problem(f"{shown}: {problem.where}", problem.value, problem.wrong, problem.use)
-            for problem in error.problems
-        ]
-    return []
+        problems = list(error.problems)
+    return [
+        Problem(f"{shown}: {problem.where}", problem.value, problem.wrong, problem.use)
+        for problem in problems
+    ]
+
+
+def _misfits(suite: Suite, facts: BaseFacts | None) -> list[Problem]:
+    """First frames for a base that takes none. One that needs them is not judged at all yet."""
+    if facts is None or facts.variant.image_to_video:
+        return []
+    return image_problems(suite)
 
 
 def recipe_rows(checked: Checked) -> list[tuple[str, str]]:

@@ -146,14 +146,27 @@ def load_suite(path: Path) -> Suite:
     Raises:
         ConfigError: With every problem of the document, not only the first.
     """
-    document = read_suite_file(path)
+    return parse_suite(read_suite_file(path), str(path), folder=path.parent)
+
+
+def parse_suite(document: Mapping[str, Any], subject: str, *, folder: Path) -> Suite:
+    """As `load_suite`, for a document that was read already.
+
+    Args:
+        document: The suite.
+        subject: What messages call it.
+        folder: Where relative paths of pictures begin.
+
+    Raises:
+        ConfigError: With every problem of the document.
+    """
     problems = suite_problems(document)
     if problems:
-        raise ConfigError(str(path), problems)
+        raise ConfigError(subject, problems)
     suite = Suite.model_validate(document)
-    prompts, problems = _with_images(suite.prompts, path.parent)
+    prompts, problems = _with_images(suite.prompts, folder)
     if problems:
-        raise ConfigError(str(path), problems)
+        raise ConfigError(subject, problems)
     return suite.model_copy(update={"prompts": prompts})
 
 
@@ -178,6 +191,7 @@ def suite_problems(document: Mapping[str, Any]) -> list[Problem]:
     for prompt in prompts:
         problems += _seed_problems(prompt.seeds, f'prompts["{prompt.id}"].seeds')
         problems += _image_problems(prompt)
+    problems += _mixed_problems(prompts)
     problems += _gate_problems(document)
     # What was looked at above is replaced by something right, so that it is not reported twice.
     _, found = parse_section({**document, **_EXAMPLE}, Suite, "")
@@ -186,16 +200,13 @@ def suite_problems(document: Mapping[str, Any]) -> list[Problem]:
     return problems + _seed_problems(document.get("seeds"), "seeds")
 
 
-def image_problems(suite: Suite, *, image_to_video: bool) -> list[Problem]:
-    """Prompts with a first frame that the base does not take, or without the one that it needs."""
-    if image_to_video:
-        wrong, use = "is missing, and the base starts from a picture", "name one"
-    else:
-        wrong, use = "is given, and the base starts from text alone", "remove it"
+def image_problems(suite: Suite) -> list[Problem]:
+    """Prompts with a first frame, which text-to-video bases do not take."""
+    wrong = "is given, and the base starts from text alone"
     return [
-        Problem(f'prompts["{prompt.id}"].image', prompt.image, wrong, use)
+        Problem(f'prompts["{prompt.id}"].image', None, wrong, "remove it")
         for prompt in suite.prompts
-        if (prompt.image is None) == image_to_video
+        if prompt.image is not None
     ]
 
 
@@ -275,6 +286,15 @@ def _image_problems(prompt: PromptConfig) -> list[Problem]:
         return []
     wrong = "is of no picture"
     return [Problem(f'prompts["{prompt.id}"].image_sha256', None, wrong, "give image as well")]
+
+
+def _mixed_problems(prompts: Sequence[PromptConfig]) -> list[Problem]:
+    without = [prompt.id for prompt in prompts if prompt.image is None]
+    if len(without) in (0, len(prompts)):
+        return []
+    wrong = "is missing, and other prompts have one"
+    use = "a suite is for image-to-video bases or for others; give all prompts one, or none"
+    return [Problem(f'prompts["{without[0]}"].image', None, wrong, use)]
 
 
 def _with_images(

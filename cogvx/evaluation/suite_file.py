@@ -65,7 +65,7 @@ def write_suite_file(path: Path, document: Mapping[str, Any]) -> None:
     write_bytes(path, write(document).encode())
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML's plain values only, each key once and nothing by reference."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -85,7 +85,8 @@ class _Loader(yaml.SafeLoader):
             if names.count(name) > 1:
                 wrong = f'"{name}" stands there twice'
                 raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return found
 
 
 def _yaml(text: str) -> Any:
@@ -175,12 +176,13 @@ def _to_json(document: Mapping[str, Any]) -> str:
 
 
 def _to_yaml(document: Mapping[str, Any]) -> str:
-    return yaml.dump(
+    text: str = yaml.dump(
         dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20
     )
+    return text
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes no references, as none are read."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's own
