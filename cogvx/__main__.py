@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cogvx import adapter_cli, suite_cli
+from cogvx import adapter_cli, score_cli, suite_cli
 from cogvx.check import check_file, recipe_rows
 from cogvx.errors import CogvxError, ConfigError
 from cogvx.files import is_aside
@@ -33,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(adapter_cli.app, name="adapter")
+app.command()(score_cli.score)
 app.add_typer(suite_cli.app, name="suite")
 
 _REFUSED = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC)

@@ -1,0 +1,76 @@
+"""`cogvx score` measures any files, says which it could not read, refuses unknown names first."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cogvx.__main__ import app
+from cogvx.digest import sha256_file
+from cogvx.errors import ConfigError, DataError
+from cogvx.metrics.pixels import temporal_flickering
+from cogvx.metrics.registry import METRICS
+from cogvx.mp4 import read_mp4, write_mp4
+
+
+@pytest.fixture
+def clip(world_clips):
+    return min(world_clips.glob("*.mp4"))
+
+
+def scored(*arguments):
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+def test_every_metric_of_videos_is_printed_with_its_unit_and_its_warning(clip):
+    result = scored(clip)
+    assert result.exit_code == 0
+    for name, metric in METRICS.items():
+        if metric.kind == "video":
+            assert f"  {name} " in result.output
+            assert metric.lies in result.output
+
+
+def test_json_is_one_document_with_full_numbers(clip, tmp_path):
+    black = tmp_path / "black.mp4"
+    write_mp4(black, np.zeros((3, 32, 48, 3), np.uint8), fps=8)
+    result = scored(clip, black, "--metric", "temporal_flickering", "--json")
+    first, second = json.loads(result.output)["videos"]
+    video = read_mp4(clip)
+    assert first["values"] == {"temporal_flickering": temporal_flickering(video.rgb_fhwc)}
+    assert first["sha256"] == sha256_file(clip)
+    assert first["path"] == str(clip)
+    assert first["faults"] == []
+    assert (second["frames"], second["height"], second["width"]) == (3, 32, 48)
+    assert "black" in second["faults"][0]
+
+
+def test_a_file_that_is_no_video_costs_the_others_nothing(clip, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    result = scored(broken, tmp_path / "absent.mp4", clip, "--json")
+    assert isinstance(result.exception, DataError)
+    assert "broken.mp4" in str(result.exception)
+    assert "absent.mp4" in str(result.exception)
+    assert [one["path"] for one in json.loads(result.output)["videos"]] == [str(clip)]
+
+
+def test_unknown_metrics_are_refused_before_anything_is_decoded(tmp_path):
+    result = scored(
+        tmp_path / "absent.mp4", "--metric", "motion_magnitud", "--metric", "heldout_loss"
+    )
+    assert isinstance(result.exception, ConfigError)
+    assert "2 problem(s)" in str(result.exception)
+    assert 'closest: "motion_magnitude"' in str(result.exception)
+
+
+def test_scoring_loads_no_gpu_stack(clip):
+    code = (
+        "import sys; from cogvx.__main__ import app\n"
+        f"app(['score', {str(clip)!r}], standalone_mode=False)\n"
+        "assert not {'torch', 'prefect', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
