@@ -1,7 +1,8 @@
-"""How large an adapter is, layer by layer, from two small squares and never from the product.
+"""How large an adapter is and how far two are apart, layer by layer, never from the product.
 
 The singular values of `B A` are the roots of the eigenvalues of `(B'B)(AA')`, which is as wide as
 the rank. Squaring loses the values below a ten-millionth of the largest; nobody looks at those.
+Of a difference everybody looks at those, so it is not squared.
 """
 
 import math
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from cogvx.adapters.weights import LoraPair
 
 _ENERGY = 0.99
 
@@ -31,6 +34,47 @@ class Size:
     def is_finite(self) -> bool:
         """Whether the matrices are made of numbers."""
         return math.isfinite(self.norm)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far apart two changes of one layer's weight are.
+
+    Attributes:
+        apart: Norm of their difference; NaN where a matrix is not finite.
+        first: Norm of the one.
+        second: Norm of the other.
+    """
+
+    apart: float
+    first: float
+    second: float
+
+    @property
+    def share(self) -> float:
+        """The difference in terms of the first: 0 where they are one, also where both are 0."""
+        if self.apart == 0:
+            return 0.0
+        return self.apart / self.first if self.first else math.inf
+
+
+def gap_between(first: LoraPair, second: LoraPair) -> Gap:
+    """Measure two pairs of one layer, of any ranks, in float64.
+
+    `B1 A1 - B2 A2` is `[B1 -B2]` times A1 over A2, and with `[B1 -B2] = Q R` its norm is that of R
+    times the A's, as Q turns without stretching. What is equal in both cancels to the rounding of
+    float64, however much smaller the difference is.
+    """
+    a_si = torch.cat([first.a_ri, second.a_ri]).double()
+    b_os = torch.cat([first.b_or, -second.b_or], dim=1).double()
+    if not (a_si.isfinite().all() and b_os.isfinite().all()):
+        return Gap(math.nan, math.nan, math.nan)
+    r_qs = torch.linalg.qr(b_os, mode="r").R
+    one_qi, other_qi = (
+        r_qs[:, part] @ a_si[part] for part in (slice(first.rank), slice(first.rank, None))
+    )
+    norms = [float(part.norm()) for part in (one_qi + other_qi, one_qi, other_qi)]
+    return Gap(*norms)
 
 
 def size_of(a_ri: Tensor, b_or: Tensor) -> Size:

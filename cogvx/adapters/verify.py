@@ -1,7 +1,7 @@
 """Proof that an adapter file is the trained adapter: reloaded by plain diffusers and compared."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cogvx.adapters.container import read_header
 from cogvx.adapters.layout import LORA_A
+from cogvx.adapters.measure import Gap, gap_between, size_of
+from cogvx.adapters.weights import LoraPair
 from cogvx.errors import IntegrityError
 from cogvx.model.quantise import store_base, stored_weights
 from cogvx.model.rotary import rotary_tables
@@ -28,18 +30,25 @@ _PATCHES = 4  # side of the small input, in patches
 _ERROR_LIMIT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _STRENGTH_LIMIT = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
+# Largest difference of what is added to a layer's weight, relative to what was trained there, when
+# both are cast: a last bit of float32 turns the rounding of one number in thousands.
+_LAYER_LIMIT = {torch.float32: 1e-5, torch.float16: 1e-4, torch.bfloat16: 1e-4}
+
 
 @dataclass(frozen=True)
 class ExportCheck:
     """What the reload showed.
 
-    `modules` had an adapter in both; `max_error` is the largest difference of the outputs relative
-    to the largest output; `strength_ratio` is the norm of what the file adds to the weights over
-    the norm of what the trained adapter adds, 1 when they act alike; `effect` is how much the
-    adapter changes the base's output, relative to it.
+    `modules` had an adapter in both; `layer_error` is the norm of what the file adds to a layer's
+    weight less what the trained adapter adds, cast to the same precision, relative to the latter
+    and in the layer where it is largest, 0 when they are one; `max_error` is the largest difference
+    of the outputs relative to the largest output; `strength_ratio` is the norm of all that the file
+    adds over the norm of all that the trained adapter adds as it is, so it tells what the cast
+    costs; `effect` is how much the adapter changes the base's output, relative to it.
     """
 
     modules: int
+    layer_error: float
     max_error: float
     strength_ratio: float
     effect: float
@@ -49,8 +58,9 @@ class ExportCheck:
         """For a person, in a line."""
         return (
             f"the adapter file, reloaded by diffusers, acts at {self.strength_ratio:.6f} times the "
-            f"trained strength on {self.modules} linear layers; its output differs by "
-            f"{self.max_error:.1e}, and the adapter moves the base's by {self.effect:.2%}"
+            f"trained strength on {self.modules} linear layers; what it adds to one differs by "
+            f"{self.layer_error:.1e} at most, its output by {self.max_error:.1e}, and the adapter "
+            f"moves the base's by {self.effect:.2%}"
         )
 
 
@@ -64,9 +74,12 @@ def verify_export(
 ) -> ExportCheck:
     """Load base and file afresh with plain diffusers, and compare with the trained transformer.
 
-    Strength is compared on weights, not on outputs: in half precision the rounding of an output
-    may be as large as what a young adapter adds to it. A base that was stored in 8 bits is compared
-    with one stored in the same way, which is what the adapter was trained on.
+    What is added to the weights is compared layer by layer, since in half precision the rounding of
+    an output may be as large as what a young adapter adds to it. The trained matrices are cast for
+    that as the loader cast the file's, so that a wrong sign or layer shows in every precision and
+    however little was learned. Outputs are compared for what weights do not show, such as another
+    base. A base that was stored in 8 bits is compared with one stored in the same way, which is
+    what the adapter was trained on.
 
     Args:
         transformer: The trained transformer with its one adapter; left as it was.
@@ -97,13 +110,15 @@ def verify_export(
         base_output = _run(fresh, inputs)
         fresh.enable_adapters()
         fresh.to("cpu")
+    gaps, ratio = _compared(_lora_layers(transformer), _lora_layers(fresh))
     check = ExportCheck(
         modules=modules,
+        layer_error=float(torch.tensor([gap.share for gap in gaps.values()]).max()),
         max_error=_max_error(loaded, trained),
-        strength_ratio=_delta_norm(fresh) / max(_delta_norm(transformer), 1e-30),
+        strength_ratio=ratio,
         effect=float((trained - base_output).norm() / base_output.norm()),
     )
-    _judge(check, adapter_file, dtype)
+    _judge(check, gaps, file=adapter_file, dtype=dtype)
     return check
 
 
@@ -111,9 +126,11 @@ def verify_export(
 def _aside(transformer: CogVideoXTransformer3DModel) -> Iterator[None]:
     """Keep a transformer in main memory for a while."""
     device = transformer.device
-    transformer.to("cpu")
-    yield
-    transformer.to(device)
+    try:
+        transformer.to("cpu")
+        yield
+    finally:
+        transformer.to(device)
 
 
 def _load_as_people_do(fresh: CogVideoXTransformer3DModel, adapter_file: Path) -> None:
@@ -188,23 +205,43 @@ def _same_modules(
     return pairs
 
 
-def _delta_norm(model: CogVideoXTransformer3DModel) -> float:
-    """Norm of everything that the active adapters add to the weights, as peft adds it."""
-    total = 0.0
-    for layer in _lora_layers(model).values():
-        for name in layer.active_adapters:
-            delta = layer.get_delta_weight(name)
-            total += float(delta.double().square().sum())
-    return math.sqrt(total)
+def _compared(
+    trained: Mapping[str, LoraLayer], loaded: Mapping[str, LoraLayer]
+) -> tuple[dict[str, Gap], float]:
+    """How far apart both are in each layer, once cast alike, and the ratio of their norms as is."""
+    gaps, was = {}, 0.0
+    for name, layer in loaded.items():
+        exact, found = _pair(trained[name]), _pair(layer)
+        cast = layer.lora_A[layer.active_adapters[0]].weight.dtype
+        rounded = LoraPair(exact.a_ri.to(cast).float(), exact.b_or.to(cast).float())
+        gaps[name] = gap_between(rounded, found)
+        was = math.hypot(was, size_of(exact.a_ri, exact.b_or).norm)
+    now = math.hypot(*(gap.second for gap in gaps.values()))
+    return gaps, now / max(was, 1e-30)
+
+
+def _pair(layer: LoraLayer) -> LoraPair:
+    """What the layer's one adapter adds, the factor that peft applies multiplied into B."""
+    (name,) = layer.active_adapters
+    a_ri, b_or = (
+        part[name].weight.detach().to("cpu", torch.float32) for part in (layer.lora_A, layer.lora_B)
+    )
+    return LoraPair(a_ri, b_or * layer.scaling[name])
 
 
 def _max_error(loaded: Tensor, trained: Tensor) -> float:
     return float((loaded - trained).abs().max() / trained.abs().max())
 
 
-def _judge(check: ExportCheck, file: Path, dtype: torch.dtype) -> None:
+def _judge(check: ExportCheck, gaps: Mapping[str, Gap], *, file: Path, dtype: torch.dtype) -> None:
     problems = []
     # Written so that a NaN fails.
+    other = [name for name, gap in gaps.items() if not gap.share <= _LAYER_LIMIT[dtype]]
+    if other:
+        problems.append(
+            f"it adds something else to {len(other)} of {check.modules} layers, such as "
+            f"{other[0]}: off by {gaps[other[0]].share:.1e} of {_LAYER_LIMIT[dtype]:.0e}"
+        )
     if not check.max_error <= _ERROR_LIMIT[dtype]:
         problems.append(f"its output differs by {check.max_error:.2e} of {_ERROR_LIMIT[dtype]:.0e}")
     if not abs(check.strength_ratio - 1) <= _STRENGTH_LIMIT[dtype]:

@@ -19,8 +19,8 @@ Every event has `time` (seconds since 1970), `kind`, and what the kind needs:
                 `heldout` is over the clips of the curve alone
     skipped     step, updates: [{step, reason}] that moved no weight, new since the last log
                 line or checkpoint; total: of the run; in_a_row: up to this step
-    verified    values: {modules, max_error, strength_ratio, effect} of the adapter's file after
-                plain diffusers reloaded it; text: all in a line
+    verified    values: {modules, layer_error, max_error, strength_ratio, effect} of the adapter's
+                file after plain diffusers reloaded it; text: all in a line
     checkpoint  step, folder: its name below checkpoints/
     warning     text
 

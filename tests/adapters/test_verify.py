@@ -1,10 +1,14 @@
 """The reload check: it passes what is the trained adapter and refuses everything else."""
 
+import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.card import ADAPTER_FILE, read_card
@@ -52,7 +56,126 @@ def test_what_was_exported_is_what_was_trained(
     check = verify_export(transformer, file, base_folder=nano_base, facts=facts)
     assert check.modules == 4 * facts.layers
     assert check.effect > 0
+    assert check.layer_error < 1e-6
     assert check.strength_ratio == pytest.approx(1, abs=1e-6 if dtype == "float32" else 1e-3)
+
+
+TO_Q = "transformer.transformer_blocks.1.attn1.to_q"
+B = ".lora_B.weight"
+
+
+def negate(tensors: dict[str, torch.Tensor]) -> None:
+    """All that it learned, the other way round: norms say nothing."""
+    for name, tensor in tensors.items():
+        if name.endswith(B):
+            tensors[name] = -tensor
+
+
+def exchange(tensors: dict[str, torch.Tensor]) -> None:
+    """Queries where keys belong, in every block."""
+    for name in [name for name in tensors if ".to_q." in name]:
+        other = name.replace(".to_q.", ".to_k.")
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+
+
+def turn_one(tensors: dict[str, torch.Tensor]) -> None:
+    """One layer of all, the other way round."""
+    tensors[TO_Q + B] = -tensors[TO_Q + B]
+
+
+def weaken_one(tensors: dict[str, torch.Tensor]) -> None:
+    """One layer a hundredth too weak."""
+    tensors[TO_Q + B] = 0.99 * tensors[TO_Q + B]
+
+
+Change = Callable[[dict[str, torch.Tensor]], None]
+# Sizes of B's numbers: after a training, and so early that no output shows it. The least of float16
+# are too coarse for a millionth.
+AGES = [("float32", 0.2), ("bfloat16", 0.2)]
+AGES += [("float32", 1e-6), ("bfloat16", 1e-6), ("float16", 1e-4)]
+
+
+@pytest.fixture(scope="module", params=AGES, ids=str)
+def learned(
+    nano_base: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CogVideoXTransformer3DModel, Path]:
+    """An adapter that learned a little or a lot, in a precision, and its file."""
+    dtype, size = request.param
+    transformer = trained(nano_base, rank=8, alpha=4, dtype=dtype)
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if ".lora_B." in name:
+                parameter.mul_(size / 0.2)
+    card = toy_card(base_dtype=dtype)
+    return transformer, export_adapter(transformer, tmp_path_factory.mktemp("one"), card=card)
+
+
+def test_an_adapter_that_learned_little_is_verified_as_any_other(
+    nano_base: Path, facts: BaseFacts, learned: tuple[CogVideoXTransformer3DModel, Path]
+) -> None:
+    transformer, file = learned
+    check = verify_export(transformer, file, base_folder=nano_base, facts=facts)
+    assert check.layer_error < 1e-6
+    assert check.strength_ratio == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "layers"),
+    [(negate, "24 of 24"), (exchange, "12 of 24")]
+    + [(change, "1 of 24") for change in (turn_one, weaken_one)],
+)
+def test_what_is_as_large_but_acts_otherwise_is_refused_in_every_precision_and_at_every_age(
+    nano_base: Path,
+    facts: BaseFacts,
+    learned: tuple[CogVideoXTransformer3DModel, Path],
+    tmp_path: Path,
+    change: Change,
+    layers: str,
+) -> None:
+    transformer, file = learned
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, tmp_path / ADAPTER_FILE, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match=f"adds something else to {layers} layers, such as"):
+        verify_export(transformer, tmp_path / ADAPTER_FILE, base_folder=nano_base, facts=facts)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_difference_in_a_layer_is_that_of_the_weights_that_peft_would_merge(
+    nano_base: Path, facts: BaseFacts, tmp_path: Path, dtype: DType
+) -> None:
+    transformer = trained(nano_base, rank=8, alpha=4, dtype=dtype)
+    file = export_adapter(transformer, tmp_path / "right", card=toy_card(base_dtype=dtype))
+    layer = transformer.get_submodule(TO_Q.removeprefix("transformer."))
+    assert isinstance(layer, LoraLayer)
+    with torch.no_grad():
+        before = layer.get_delta_weight("default").double()
+        layer.lora_B["default"].weight[0] += 0.05
+        after = layer.get_delta_weight("default").double()
+    share = float((after - before).norm() / after.norm())
+    assert share > 0.01
+    with pytest.raises(IntegrityError, match="1 of 24 layers") as caught:
+        verify_export(transformer, file, base_folder=nano_base, facts=facts)
+    said = re.search(r"off by ([0-9.e+-]+) of", str(caught.value))
+    assert said is not None
+    assert float(said.group(1)) == pytest.approx(share, rel=0.05)
+
+
+def test_an_error_leaves_the_trained_transformer_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = toy_facts(VARIANTS[0])
+    transformer = toy_transformer(facts)
+    other = toy_transformer(dataclasses.replace(facts, text_dim=facts.text_dim + 4))
+    other.save_pretrained(tmp_path / "transformer")
+    attach_lora(transformer, LoraConfig(rank=4, alpha=2, allow_unusual=True), seed=0)
+    card = toy_card(rank=4, alpha=2)
+    file = export_adapter(transformer, tmp_path / "adapter", card=card, allow_zero=True)
+    moves: list[object] = []
+    monkeypatch.setattr(transformer, "to", moves.append)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        verify_export(transformer, file, base_folder=tmp_path, facts=facts)
+    assert moves == ["cpu", transformer.device]
 
 
 def toy_facts(variant: Variant) -> BaseFacts:
