@@ -16,6 +16,7 @@ from cogvx.adapters.card import (
 from cogvx.adapters.formats import Foreign, read_any
 from cogvx.adapters.kohya import KOHYA_FILE, packed_kohya
 from cogvx.adapters.layout import AdapterForm, adapted_modules
+from cogvx.adapters.measure import gap_between
 from cogvx.adapters.write import check_pairs, packed_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem
@@ -25,7 +26,7 @@ from cogvx.variants import ImageScale
 Target = Literal["diffusers", "kohya"]
 
 _FILES: dict[Target, str] = {"diffusers": ADAPTER_FILE, "kohya": KOHYA_FILE}
-_STRENGTH_LIMIT = 1e-5  # of float32's rounding, over all of a layer's numbers
+_LIMIT = 1e-5  # of float32's rounding, over all of a layer's numbers
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def convert(
         ConfigError: The adapter does not fit the base, nothing says its alpha, or another file
             stands where it would be written; with all problems.
         IntegrityError: The file is damaged or would run code, its card names another base, or what
-            was written is not as strong as what was read.
+            was written adds something else to a layer than what was read.
     """
     target = out / _FILES[to]
     if out.exists() and not out.is_dir():
@@ -209,15 +210,26 @@ def _image_scale(was: ImageScale | None, base: Base, said: ImageScale | None) ->
 def _strength(read: Foreign, written: Foreign) -> float:
     """How strong what was read is in terms of what was written.
 
+    What both add is compared, layer by layer. Both were read by one hand, so the norms are compared
+    as well, which come from the numbers as they are stored.
+
     Raises:
         IntegrityError: They differ in a module.
     """
+    if surplus := read.pairs.keys() ^ written.pairs.keys():
+        raise IntegrityError(
+            f"only one of {written.file} and {read.file} adapts {len(surplus)} layers, "
+            f"such as {min(surplus)}"
+        )
     other = [
         module
-        for module, norm in read.norms.items()
-        if not math.isclose(norm, written.norms.get(module, -1.0), rel_tol=_STRENGTH_LIMIT)
+        for module, pair in read.pairs.items()
+        if not gap_between(pair, written.pairs[module]).share <= _LIMIT
+        or not math.isclose(read.norms[module], written.norms[module], rel_tol=_LIMIT)
     ]
-    if other or read.norms.keys() != written.norms.keys():
-        shown = other[0] if other else "other modules"
-        raise IntegrityError(f"{written.file} does not act as {read.file} does, as in {shown}")
+    if other:
+        raise IntegrityError(
+            f"{written.file} does not act as {read.file} does in {len(other)} of "
+            f"{len(read.pairs)} layers, such as {other[0]}"
+        )
     return read.norm / written.norm

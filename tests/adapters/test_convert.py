@@ -14,16 +14,17 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from peft import LoraConfig as PeftConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from cogvx.adapters.base import Base, find_base
 from cogvx.adapters.card import ADAPTER_FILE, read_card
-from cogvx.adapters.convert import convert
+from cogvx.adapters.container import with_metadata
+from cogvx.adapters.convert import Target, convert
 from cogvx.adapters.formats import read_any
 from cogvx.adapters.kohya import KOHYA_FILE
 from cogvx.adapters.write import write_adapter
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.files import is_aside
+from cogvx.files import create_bytes, is_aside
 from tests.adapters.foreign import (
     ALPHA,
     RANK,
@@ -70,6 +71,12 @@ def file_deltas(file: Path) -> dict[str, np.ndarray]:
         for name, tensor in tensors.items()
         if name.endswith(ends[0])
     }
+
+
+def read_metadata(packed: bytes) -> dict[str, str]:
+    """What a file of safetensors says of itself."""
+    length = int.from_bytes(packed[:8], "little")
+    return json.loads(packed[8 : 8 + length])["__metadata__"]
 
 
 def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -131,6 +138,32 @@ def _finetrainers(folder: Path, trained: Trained) -> Path:
 def _trained_by_kohya(folder: Path, trained: Trained) -> Path:
     state, metadata = kohya_state(trained, alpha=None), {"ss_network_alpha": str(ALPHA)}
     return written(folder, state, name="style.safetensors", metadata=metadata)
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+@pytest.mark.parametrize("change", ["turned", "exchanged", "one"])
+def test_what_was_written_as_large_but_acts_otherwise_is_refused_and_taken_away(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, to: Target
+) -> None:
+    source = _kohya(tmp_path / "in", Trained(matrices(base.facts), ALPHA / RANK))
+
+    def write_otherwise(path: Path, packed: bytes) -> bool:
+        """A disk that keeps every norm, and not what it was given."""
+        tensors = load(packed)
+        seconds = sorted(name for name in tensors if name.endswith(("lora_B.weight", "up.weight")))
+        if change == "exchanged":
+            queries = [name for name in tensors if "to_q" in name]
+            for name in queries:
+                other = name.replace("to_q", "to_k")
+                tensors[name], tensors[other] = tensors[other], tensors[name]
+        for name in {"turned": seconds, "one": seconds[:1]}.get(change, []):
+            tensors[name] = -tensors[name]
+        return create_bytes(path, with_metadata(save(tensors), read_metadata(packed)))
+
+    monkeypatch.setattr("cogvx.adapters.convert.create_bytes", write_otherwise)
+    with pytest.raises(IntegrityError, match=r"does not act as .* does in \d+ of \d+ layers"):
+        convert(source, tmp_path / "out", base=base, to=to)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -339,7 +372,8 @@ def test_strength_is_what_peft_itself_makes_of_its_configuration(
     assert found.pairs.keys() == parts.keys()
     for name, layer in parts.items():
         expected = layer.get_delta_weight("default").detach()
-        torch.testing.assert_close(found.pairs[name].delta_oi(), expected, rtol=1e-5, atol=1e-6)
+        pair = found.pairs[name]
+        torch.testing.assert_close(pair.b_or @ pair.a_ri, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_alpha_that_nobody_recorded_is_asked_for(base: Base, tmp_path: Path) -> None:
