@@ -42,10 +42,6 @@ class LoraPair:
         """Whether every number is one."""
         return bool(self.a_ri.isfinite().all()) and bool(self.b_or.isfinite().all())
 
-    def delta_oi(self) -> Tensor:
-        """What is added to the layer's weight, `(outputs, inputs)` in float32."""
-        return self.b_or @ self.a_ri
-
 
 Pairs = Mapping[str, LoraPair]
 """By the module's full name inside the transformer, such as transformer_blocks.0.attn1.to_q."""
