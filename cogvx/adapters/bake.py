@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from cogvx.adapters.card import Parent, library_versions, own_version
+from cogvx.adapters.layout import adapted_modules
 from cogvx.adapters.sharded import Stored, reader, stored_tensors, write_tensors
 from cogvx.adapters.shares import Opened, Share, base_name, open_shares
 from cogvx.adapters.weights import LoraPair, fused_weight
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_document, write_folder
 from cogvx.model.identity import BASE_PARTS, fingerprint
-from cogvx.variants import ImageScale
+from cogvx.variants import BaseFacts, ImageScale, read_facts
 
 PROVENANCE_FILE = "baked.json"
 TRANSFORMER = "transformer"
@@ -109,8 +110,8 @@ def bake(
     Raises:
         ConfigError: `out` exists or lies in the base, the disk is too small, or the adapters
             cannot act together.
-        IntegrityError: The base is not the one of the adapters, lacks a layer of theirs, or a sum
-            is not finite in its precision.
+        IntegrityError: The base is not the one of the adapters, lacks a layer of theirs, an adapter
+            lacks a layer of the base, or a sum is not finite in its precision.
     """
     form = form or Form()
     if out.exists():
@@ -120,6 +121,7 @@ def bake(
     parts = open_shares(shares)
     stored = stored_tensors(base / TRANSFORMER)
     by_weight = _by_weight(parts, stored)
+    _require_whole(parts, read_facts(base))
     num_bytes = sum(tensor.info.num_bytes for tensor in stored.values())
     _require_room(out, num_bytes)
     _require_base(base, parts)
@@ -195,6 +197,26 @@ def _by_weight(
             f"{len(problems)} layers of the adapters do not fit the base, such as: {problems[0]}"
         )
     return found
+
+
+def _require_whole(parts: Sequence[Opened], facts: BaseFacts) -> None:
+    """Demand every layer that a card's targets select in the base: half an adapter acts otherwise.
+
+    A file alone cannot tell that its last blocks are missing; the base knows how many there are.
+
+    Raises:
+        IntegrityError: With every file that lacks layers.
+    """
+    problems = []
+    for part in parts:
+        modules = adapted_modules(facts.layers, part.card.targets, patch_t=facts.patch_t)
+        if missing := [module for module in modules if module not in part.pairs]:
+            problems.append(
+                f"{part.share.file} lacks {len(missing)} of {len(modules)} layers that its card's "
+                f"targets select in the base, such as {missing[0]}"
+            )
+    if problems:
+        raise IntegrityError("; ".join(problems))
 
 
 def _require_room(out: Path, num_bytes: int) -> None:

@@ -11,7 +11,7 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from cogvx.adapters.bake import PROVENANCE_FILE, Form, Provenance, bake
-from cogvx.adapters.card import own_version
+from cogvx.adapters.card import own_version, read_card
 from cogvx.adapters.compose import merge
 from cogvx.adapters.layout import adapted_modules
 from cogvx.adapters.linears import linear_sizes
@@ -328,6 +328,24 @@ def test_a_base_that_nobody_fingerprinted_is_refused(nano_base: Path, tmp_path: 
     file = adapter_of(nano_base, tmp_path / "a", 1, base_fingerprint=None)
     with pytest.raises(ConfigError, match="not its bytes; convert it again with the base's folder"):
         bake(nano_base, [Share(file)], tmp_path / "out")
+
+
+def test_an_adapter_that_lost_its_last_blocks_is_refused(
+    nano_base: Path, tmp_path: Path, adapters: list[Share]
+) -> None:
+    facts = read_facts(nano_base)
+    pairs = read_pairs(adapters[0].file)
+    last = f"transformer_blocks.{facts.layers - 1}."
+    card = read_card(adapters[0].file)
+    assert card is not None
+    kept = {module: pair for module, pair in pairs.items() if not module.startswith(last)}
+    file = write_adapter(kept, tmp_path / "cut", card=card)
+    with pytest.raises(
+        IntegrityError,
+        match=rf"lacks 2 of {2 * facts.layers} layers .* in the base, such as {last}attn1",
+    ):
+        bake(nano_base, [adapters[1], Share(file)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_layers_that_the_base_does_not_have_are_refused(nano_base: Path, tmp_path: Path) -> None:
