@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from cogvx.evaluation.compare import bounds_of, number, signed
 from cogvx.evaluation.documents import Comparison, Effect, Outcome
+from cogvx.evaluation.statistics import SECOND_LOOK
 from cogvx.evaluation.suite import GateConfig, Suite
 
 MORE_SEEDS = 2
-SECOND_LOOK = 0.9875
 
 
 @dataclass(frozen=True)
