@@ -93,7 +93,7 @@ def _pin(ready: Ready, store: ObjectStore) -> GenerateJob:
     changes = {
         # workers run in folders of their own
         "base": str(folder.resolve()) if folder.is_dir() else ready.base.path,
-        "revision": ready.base.revision,
+        "revision": None if folder.is_dir() else ready.base.revision,
         "fingerprint": ready.base.fingerprint,
         "adapters": tuple(
             AskedAdapter(ref=found.name, weight=found.weight, sha256=found.sha256)

@@ -3,6 +3,7 @@
 No model is loaded, and nothing large is fetched before all that can be known has been checked.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cogvx.adapters.same_base import (
+    NamedBase,
+    base_doubt,
+    base_in_folder,
+    base_problem,
+    is_hub_id,
+)
 from cogvx.errors import ConfigError, IntegrityError, Problem
 from cogvx.inference.choices import (
     BaseChoice,
@@ -24,7 +32,7 @@ from cogvx.inference.provenance import Base
 from cogvx.inference.shots import ReadImage, Shot, find_shots
 from cogvx.inference.video_key import Engine
 from cogvx.model.hashes import FileHashes
-from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, fingerprint, resolve_base
+from cogvx.model.identity import BASE_PARTS, TEXT_PARTS, commit_of, fingerprint, resolve_base
 from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
 from cogvx.variants import BaseFacts, published_facts, read_facts
@@ -33,6 +41,8 @@ from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from cogvx.inference.session import Session
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 12
 
@@ -113,18 +123,22 @@ def prepare(
     facts = None if choice is None else _known_facts(choice, faults)
     if facts is not None:
         _check(job, adapters, facts, read_image, faults)
+    if choice is not None:
+        _check_bases(adapters, choice, facts, faults)
     faults.require_none()
     assert choice is not None  # otherwise there was a fault
     folder = resolve_base(choice.path, choice.revision)
     hashes = FileHashes(here.file_hashes)
     named, text = (fingerprint(folder, parts, hashes=hashes) for parts in (BASE_PARTS, TEXT_PARTS))
     hashes.save()
-    _require_base(job, adapters, choice, named)
     facts = read_facts(folder)
+    _require_base(job, adapters, choice.path, base_in_folder(folder, facts, named))
     return Ready(
         job=job,
         adapters=adapters,
-        base=Base(path=choice.path, revision=choice.revision, fingerprint=named),
+        base=Base(
+            path=choice.path, revision=commit_of(folder) or choice.revision, fingerprint=named
+        ),
         folder=folder,
         engine=engine_of(job, adapters, facts, named),
         text_fingerprint=text,
@@ -154,7 +168,7 @@ def _known_facts(choice: BaseChoice, faults: Faults) -> BaseFacts | None:
     except ConfigError as error:
         faults.add("base", error)
         return None
-    if choice.path.count("/") != 1 or choice.path.startswith(("/", ".", "~")):
+    if not is_hub_id(choice.path):
         wrong, use = "is not a folder on this machine", "say with --base where it is"
         faults.problems.append(Problem("base", choice.path, wrong, use))
     return published_facts(choice.path)
@@ -177,19 +191,38 @@ def _check(
         faults.add("prompts", error)
 
 
-def _require_base(
-    job: GenerateJob, adapters: Sequence[FoundAdapter], choice: BaseChoice, named: str
+def _check_bases(
+    adapters: Sequence[FoundAdapter], choice: BaseChoice, facts: BaseFacts | None, faults: Faults
 ) -> None:
-    if job.fingerprint not in (None, named):
+    """What cards say against a base whose bytes are not known yet."""
+    base = NamedBase(choice.path, choice.revision, None, facts)
+    for found in adapters:
+        card = found.card
+        # what knows its bytes and lies in a folder is for the bytes to tell
+        if card is None or (card.base_fingerprint and not is_hub_id(choice.path)):
+            continue
+        if problem := base_problem(card, base):
+            faults.problems.append(Problem(f"adapter {found.name}", None, problem))
+
+
+def _require_base(
+    job: GenerateJob, adapters: Sequence[FoundAdapter], path: str, base: NamedBase
+) -> None:
+    """Refuse another base, and say where nothing proves that it is the one.
+
+    Raises:
+        IntegrityError: It is another one.
+    """
+    known = base.fingerprint or ""
+    if job.fingerprint not in (None, known):
         raise IntegrityError(
-            f"{choice.path} on this machine is {named[:_SHOWN]}, and {job.fingerprint[:_SHOWN]} "
+            f"{path} on this machine is {known[:_SHOWN]}, and {job.fingerprint[:_SHOWN]} "
             "is meant; put the same base on every machine"
         )
     for found in adapters:
-        if found.card is None or found.card.base_fingerprint in (None, named):
+        if found.card is None:
             continue
-        raise IntegrityError(
-            f"{found.name} was trained on {found.card.base_path} with fingerprint "
-            f"{(found.card.base_fingerprint or '')[:_SHOWN]}, and {choice.path} is "
-            f"{named[:_SHOWN]}; use the base that it was trained on"
-        )
+        if problem := base_problem(found.card, base):
+            raise IntegrityError(f"{found.name}: {problem}")
+        if doubt := base_doubt(found.card, base):
+            logger.warning("%s: %s", found.name, doubt)

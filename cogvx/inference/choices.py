@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.adapters.card import AdapterCard
+from cogvx.adapters.same_base import (
+    base_of_card,
+    compare,
+    is_hub_id,
+    revisions_differ,
+    same_hub_id,
+)
 from cogvx.errors import ConfigError, Problem
 from cogvx.inference.job import GenerateJob
 from cogvx.inference.memory import Memory
@@ -39,32 +46,51 @@ class BaseChoice:
 def choose_base(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> BaseChoice:
     """What was asked for, or what the first adapter with a card was trained on.
 
+    A revision is meant of whichever base that is; where none is asked for, it is the one that the
+    card of the same hub id names, not whatever is newest today.
+
     Raises:
-        ConfigError: Nobody says.
+        ConfigError: Nobody says, or the revision is not that of the card.
     """
-    if job.base is not None:
-        return BaseChoice(job.base, job.revision)
-    for card in cards_of(adapters):
-        return BaseChoice(card.base_path, card.base_revision)
-    raise ConfigError(
-        "no base is named, and no adapter's card says one; give a folder or a hub id with --base"
-    )
+    cards = cards_of(adapters)
+    if job.base is None and not cards:
+        raise ConfigError(
+            "no base is named, and no adapter's card says one; give a folder or a hub id with "
+            "--base"
+        )
+    path = cards[0].base_path if job.base is None else job.base
+    if not is_hub_id(path) or Path(path).expanduser().is_dir():
+        return BaseChoice(path, job.revision)  # what is there is the base, whatever a card says
+    pinned = [
+        card.base_revision
+        for card in cards
+        if card.base_revision is not None and same_hub_id(card.base_path, path)
+    ]
+    for revision in pinned:
+        if revisions_differ(job.revision, revision):
+            wrong = f"is not the revision {revision} of {path} that an adapter's card names"
+            use = "leave it out, or use adapters of that revision"
+            raise ConfigError(str(Problem("revision", job.revision, wrong, use)))
+    return BaseChoice(path, job.revision or next(iter(pinned), None))
 
 
 def disagreements(job: GenerateJob, adapters: Sequence[FoundAdapter]) -> list[Problem]:
     """Adapters that cannot act together, by what their cards say."""
     problems = []
-    told = [found for found in adapters if found.card is not None]
-    for aspect, field in (("base", "base_fingerprint"), ("image scale", "image_latent_scale")):
-        values: dict[object, str] = {}
-        for found in told:
-            value = getattr(found.card, field)
-            if value is not None:
-                values.setdefault(value, found.name)
-        if len(values) > 1:
-            each = ", ".join(f"{str(value)[:12]} of {ref}" for value, ref in values.items())
-            wrong = f"have another {aspect} each: {each}"
-            problems.append(Problem("adapters", None, wrong, "use adapters of one base"))
+    bases = [(found.name, base_of_card(found.card)) for found in adapters if found.card]
+    pairs = [(one, two) for at, one in enumerate(bases) for two in bases[at + 1 :]]
+    if others := [pair for pair in pairs if compare(pair[0][1], pair[1][1]) == "other"]:
+        each = ", ".join(f"{base} of {name}" for name, base in others[0])
+        wrong = f"have another base each: {each}"
+        problems.append(Problem("adapters", None, wrong, "use adapters of one base"))
+    scales: dict[ImageScale, str] = {}
+    for found in adapters:
+        if found.card is not None and found.card.image_latent_scale is not None:
+            scales.setdefault(found.card.image_latent_scale, found.name)
+    if len(scales) > 1:
+        each = ", ".join(f"{value} of {name}" for value, name in scales.items())
+        wrong = f"have another image scale each: {each}"
+        problems.append(Problem("adapters", None, wrong, "use adapters of one base"))
     same = {found.sha256 for found in adapters}
     if len(same) < len(adapters):
         use = "give each once, with the sum of the weights"

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from cogvx.adapters.card import read_card
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
-from cogvx.inference.choices import engine_of
+from cogvx.inference.choices import BaseChoice, FoundAdapter, choose_base, engine_of
 from cogvx.inference.job import GenerateJob, parse_adapter
 from cogvx.inference.provenance import read_provenance
 from cogvx.inference.shots import find_shots
@@ -279,11 +280,78 @@ def test_another_base_is_refused_before_it_is_loaded_and_both_are_named(
 ) -> None:
     card = toy_card(base_path="their/base", base_fingerprint="0" * 64)
     other = export_adapter(trained(desk.base), tmp_path / "other", card=card)
-    with pytest.raises(IntegrityError, match="their/base with fingerprint 000000000000") as caught:
+    with pytest.raises(IntegrityError, match=r"their/base \(000000000000\)") as caught:
         prepare(desk.job(str(other), base=str(desk.base)), desk.here)
     assert fingerprint(desk.base, BASE_PARTS)[:12] in str(caught.value)
     said = desk.problems(desk.job(str(other), str(desk.adapter), base=str(desk.base)))
     assert "have another base each" in said
+
+
+ONE, TWO = "1" * 40, "2" * 40
+HUB = "zai-org/CogVideoX-5b"
+
+
+def of_hub(desk: Desk, folder: Path, path: str = HUB, **card: object) -> Path:
+    """An adapter whose base was only known by its name."""
+    told = toy_card(base_path=path, **{"base_fingerprint": None, **card})
+    return export_adapter(trained(desk.base), folder, card=told)
+
+
+def in_hub_cache(desk: Desk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The base as the hub's client keeps it, at commit ONE, which is main."""
+    model = folder / "models--zai-org--CogVideoX-5b"
+    shutil.copytree(desk.base, model / "snapshots" / ONE)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(ONE)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("huggingface_hub._snapshot_download",):
+        monkeypatch.setattr(f"{name}.constants.HF_HUB_CACHE", str(folder))
+    return model / "snapshots" / ONE
+
+
+def test_a_base_that_the_card_knows_by_name_alone_is_not_taken_for_another(
+    desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = of_hub(desk, tmp_path / "image", "zai-org/CogVideoX-5b-I2V")
+    said = desk.problems(desk.job(str(image), base=str(desk.base)))
+    assert "CogVideoX-5b-I2V (bytes unknown), and this is" in said
+    assert str(desk.base) in said
+    folder = of_hub(desk, tmp_path / "folder", "/models/part")
+    said = desk.problems(desk.job(str(folder), base=str(desk.base)))
+    assert "/models/part (bytes unknown), and this is" in said
+    same = of_hub(desk, tmp_path / "same")
+    prepare(desk.job(str(same), base=str(desk.base)), desk.here)
+    assert f"nothing proves that {desk.base}" in caplog.text
+
+
+def test_the_commit_of_a_hub_id_is_pinned(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_hub_cache(desk, tmp_path / "hub", monkeypatch)
+    adapter = of_hub(desk, tmp_path / "a")
+    ready = prepare(desk.job(str(adapter)), desk.here)
+    assert (ready.base.path, ready.base.revision) == (HUB, ONE)
+    job = desk.job(str(adapter), base=HUB, revision="main")
+    assert prepare(job, desk.here).base.revision == ONE
+    other = of_hub(desk, tmp_path / "other", base_revision=TWO)
+    with pytest.raises(ConfigError, match=f"revision {TWO}|{TWO}"):
+        prepare(desk.job(str(other), base=HUB, revision=ONE), desk.here)
+
+
+def test_a_revision_is_never_dropped(desk: Desk, tmp_path: Path) -> None:
+    pinned = of_hub(desk, tmp_path / "pinned", base_revision=TWO)
+    card = read_card(pinned)
+    adapters = (FoundAdapter("a", 1.0, pinned, "0" * 64, card),)
+    assert choose_base(desk.job(), adapters) == BaseChoice(HUB, TWO)
+    assert choose_base(desk.job(revision="main"), adapters) == BaseChoice(HUB, "main")
+    for same in (HUB, "THUDM/CogVideoX-5b"):
+        assert choose_base(desk.job(base=same), adapters) == BaseChoice(same, TWO)
+        with pytest.raises(ConfigError, match=rf'"{ONE}" is not the revision {TWO} of {same}'):
+            choose_base(desk.job(base=same, revision=ONE), adapters)
+    assert choose_base(desk.job(base="me/other"), adapters) == BaseChoice("me/other", None)
+    said = desk.problems(desk.job(str(desk.adapter), revision="main"))
+    assert 'revision = "main" means nothing for a folder' in said
 
 
 def test_the_same_file_under_two_names_is_one_adapter(desk: Desk) -> None:
