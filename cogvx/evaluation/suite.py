@@ -6,6 +6,7 @@ before any result is seen.
 """
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -308,7 +309,7 @@ def _with_images(
             continue
         where = f'prompts["{prompt.id}"].image'
         try:
-            path = (folder / prompt.image).absolute()
+            path = Path(os.path.normpath((folder / prompt.image).absolute()))
             sha256 = sha256_file(path)
         except (OSError, ValueError) as error:
             told = error.strerror if isinstance(error, OSError) else error

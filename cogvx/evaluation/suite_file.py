@@ -86,6 +86,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                 wrong = f'"{name}" stands there twice'
                 raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
         found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        for key in found:
+            if not isinstance(key, str):
+                wrong = f"the key {key!r} is no name; put it in quotes"
+                raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
         return found
 
 
@@ -188,5 +192,13 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's own
         return True
 
+
+def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
+    """Only in double quotes do all characters come back, such as other ends of lines."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text_node)
 
 _WRITERS = {".toml": _to_toml, ".yaml": _to_yaml, ".yml": _to_yaml, ".json": _to_json}

@@ -11,8 +11,9 @@ from cogvx.evaluation.suite import PromptConfig, Suite
 SHORT_TOKENS, CLIP_TOKENS = 64, 77
 """What SigLIP's and CLIP's text encoders read, their two marks at the ends included."""
 
-# A full stop, and enough before it that it does not end "Mr." or "St."
-_SENTENCE = re.compile(r"\S+(?:\s+\S+){3,}?[.!?](?=\s|$)|.+?[。！？]", re.DOTALL)
+_END = re.compile(r"[.!?][\"')”’]*$")
+_FULL_END = re.compile(r"[。！？]")  # of alphabets without spaces
+_LEAST_WORDS = 4  # what ends earlier is "Mr." or "St."
 _PIECE = re.compile(r"[a-z]+|\d|[^\s\w]|[^\W\d]", re.IGNORECASE | re.ASCII)
 _LETTERS_PER_TOKEN = 8
 
@@ -22,8 +23,14 @@ def scored_text(prompt: PromptConfig) -> str:
     if prompt.eval_text is not None:
         return normalise_caption(prompt.eval_text)
     whole = normalise_caption(prompt.prompt)
-    first = _SENTENCE.match(whole)
-    return first[0] if first else whole
+    full = _FULL_END.search(whole)
+    if full:
+        return whole[: full.end()]
+    words = whole.split()
+    for count, word in enumerate(words, start=1):
+        if count >= _LEAST_WORDS and _END.search(word):
+            return " ".join(words[:count])
+    return whole
 
 
 def about_tokens(text: str) -> int:
