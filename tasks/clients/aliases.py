@@ -125,7 +125,8 @@ class Aliases(Runs):
             reason: Why.
 
         Raises:
-            UserError: There is no previous champion, or the champion moved since the caller looked.
+            UserError: There is no previous champion, or it is the champion itself, or the champion
+                moved since the caller looked.
         """
 
         def decide(now: Mapping[str, int]) -> Mapping[str, int] | None:
@@ -143,7 +144,11 @@ class Aliases(Runs):
             return {**now, CHAMPION: previous, PREVIOUS_CHAMPION: champion}
 
         made = self.move(name, decide, act="rolled back", version=expected_champion, reason=reason)
-        assert made is not None  # the decision above never leaves things as they are
+        if made is None:
+            raise UserError(
+                f"{name}: the previous champion is version {expected_champion} itself, so there is "
+                "none to go back to; `cogvx models promote` makes any version the champion"
+            )
         return made
 
     def move(
@@ -151,13 +156,14 @@ class Aliases(Runs):
     ) -> AliasMove | None:
         """Decide on the aliases as they are at that moment, and bring MLflow there.
 
-        `decide` is asked again whenever somebody else decided first.
+        `decide` is asked again whenever somebody else decided first. It may name versions that are
+        not there: that is found out before anything is written.
 
         Returns:
             The decision, which has been carried out; None if it was to leave things as they are.
 
         Raises:
-            ConfigError: There is no such model.
+            ConfigError: There is no such model, or no such version.
             TransientError: MLflow or the store did not answer. The message says so if the decision
                 is made all the same: then the next move carries it out.
         """
@@ -167,12 +173,35 @@ class Aliases(Runs):
             after = decide(standing.aliases)
             if after is None or after == standing.aliases:
                 return None
+            for new in set(after.values()) - set(standing.aliases.values()):
+                self._require_version(name, new)
             entry = new_entry(name, standing, after, act=act, version=version, reason=reason)
             if journal.append(entry):
                 self._finish(name, entry)
                 return entry
             tries += 1
             self._pause(tries)
+
+    def settle(self, name: str) -> None:
+        """Carry out what is decided and not in MLflow yet, and adopt what others moved there.
+
+        Raises:
+            ConfigError: There is no such model.
+            TransientError: MLflow or the store did not answer.
+        """
+        self._settle(name)
+
+    def _require_version(self, name: str, version: int) -> None:
+        """Refuse a version that is not there, as no alias could ever be brought to it."""
+        with self._asking(f"find version {version} of {name}"):
+            try:
+                self._client.get_model_version(name, str(version))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise ConfigError(
+                    f"{name} has no version {version}; `cogvx models list {name}` shows them"
+                ) from None
 
     def _finish(self, name: str, entry: AliasMove) -> None:
         """Carry out a decision that is made; a failure here must not look like a refusal."""
@@ -313,7 +342,14 @@ def _moved_outside(
         for alias in different
         if seen.aliases.get(alias) not in {stood.aliases.get(alias) for stood in possible}
     ]
-    return _as_seen(newest, seen, outside) if outside else None
+    if not outside:
+        return None
+    old, kept = newest.aliases.get(CHAMPION), {}
+    # As a promotion does, so that a person who went back by hand can go forth again. Only if MLflow
+    # had just this decision is it known whom they took to be the champion.
+    if CHAMPION in outside and old is not None and seen.decision == newest.seq:
+        kept = {PREVIOUS_CHAMPION: old} if PREVIOUS_CHAMPION not in outside else {}
+    return {**_as_seen(newest, seen, outside), **kept}
 
 
 def _as_seen(newest: Standing, seen: _Seen, aliases: list[str]) -> dict[str, int]:

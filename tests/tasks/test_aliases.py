@@ -122,6 +122,45 @@ def test_going_back_needs_somewhere_to_go(place: Place) -> None:
         place.aliases.challenge("nobody", 1, WHY)
 
 
+def test_going_back_by_hand_can_be_taken_back_by_one_command(place: Place) -> None:
+    place.crown(1)
+    place.crown(2, over=1)
+    place.move_by_hand(CHAMPION, 1)
+    place.aliases.roll_back(place.name, expected_champion=1, reason=WHY)
+    assert place.history()[-2].after == {CHAMPION: 1, PREVIOUS_CHAMPION: 2}
+    assert place.now() == {CHAMPION: 2, PREVIOUS_CHAMPION: 1}
+    require_consistent(place)
+
+
+def test_a_person_who_moves_both_gets_both(place: Place) -> None:
+    place.crown(1)
+    place.crown(2, over=1)
+    place.move_by_hand(CHAMPION, 4)
+    place.move_by_hand(PREVIOUS_CHAMPION, 3)
+    place.aliases.challenge(place.name, 6, WHY)
+    assert place.now() == {CHALLENGER: 6, CHAMPION: 4, PREVIOUS_CHAMPION: 3}
+    require_consistent(place)
+
+
+def test_going_back_to_the_champion_itself_is_refused(place: Place) -> None:
+    place.crown(1)
+    place.crown(2, over=1)
+    place.move_by_hand(PREVIOUS_CHAMPION, 2)
+    with pytest.raises(UserError, match="previous champion is version 2 itself"):
+        place.aliases.roll_back(place.name, expected_champion=2, reason=WHY)
+    assert place.now() == {CHAMPION: 2, PREVIOUS_CHAMPION: 2}
+
+
+def test_a_deleted_champion_is_no_dead_end(place: Place) -> None:
+    place.crown(1)
+    place.crown(2, over=1)
+    place.client.delete_model_version(place.name, "2")  # and with it its alias
+    place.crown(3)
+    assert place.now() == {CHAMPION: 3, PREVIOUS_CHAMPION: 1}
+    place.aliases.roll_back(place.name, expected_champion=3, reason=WHY)
+    require_consistent(place)
+
+
 def test_what_a_person_moved_in_mlflow_is_adopted(place: Place) -> None:
     place.move_by_hand(CHAMPION, 4)  # before there was any journal
     place.crown(1, over=4)
@@ -186,6 +225,20 @@ def test_a_version_that_was_deleted_holds_nothing_up(place: Place) -> None:
     place.aliases.challenge(place.name, 2, WHY)
     assert place.now() == {CHALLENGER: 2, CHAMPION: 1, PREVIOUS_CHAMPION: 1}
     require_consistent(place)
+    with pytest.raises(UserError, match="previous champion is version 1 itself"):
+        place.aliases.roll_back(place.name, expected_champion=1, reason=WHY)
+
+
+def test_a_version_that_is_not_there_is_refused_before_anything_is_decided(place: Place) -> None:
+    place.crown(1)
+    place.client.delete_model_version(place.name, "6")
+    for missing in (6, 99):
+        with pytest.raises(ConfigError, match=f"{place.name} has no version {missing}"):
+            place.crown(missing, over=1)
+        with pytest.raises(ConfigError, match=f"{place.name} has no version {missing}"):
+            place.aliases.challenge(place.name, missing, WHY)
+    assert place.now() == {CHAMPION: 1}
+    assert [move.act for move in place.history()] == ["promoted"]
 
 
 def test_a_model_made_again_has_a_new_journal(place: Place) -> None:
