@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import pairwise
 
-from cogvx.evaluation.mmd import MMD_FROM_ROWS, discrepancy
+from cogvx.metrics.mmd import MMD_FROM_ROWS, discrepancy
 
 
 def rows(seed, count=40, *, shift=0.0, width=16):
