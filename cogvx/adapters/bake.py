@@ -16,8 +16,9 @@ from torch import Tensor
 
 from cogvx.adapters.card import Parent, library_versions, own_version
 from cogvx.adapters.layout import adapted_modules
+from cogvx.adapters.same_base import base_in_folder, base_problem
 from cogvx.adapters.sharded import Stored, reader, stored_tensors, write_tensors
-from cogvx.adapters.shares import Opened, Share, base_name, open_shares
+from cogvx.adapters.shares import Opened, Share, open_shares
 from cogvx.adapters.weights import LoraPair, fused_weight
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.files import write_document, write_folder
@@ -232,21 +233,22 @@ def _require_room(out: Path, num_bytes: int) -> None:
 def _require_base(base: Path, parts: Sequence[Opened]) -> None:
     """Refuse any other base than the one that the cards name; its bytes are read for that.
 
+    What is baked cannot be taken out again, so here a base must be proven, not merely possible.
+
     Raises:
         ConfigError: A card does not say which bytes its base had.
         IntegrityError: They are other bytes.
     """
-    card, file = parts[0].card, parts[0].share.file
-    if card.base_fingerprint is None:
-        raise ConfigError(
-            f"{file} knows its base as {card.base_path}, not its bytes; "
-            "convert it again with the base's folder: cogvx adapter convert --base FOLDER"
-        )
-    found = fingerprint(base, BASE_PARTS)
-    if found != card.base_fingerprint:
-        raise IntegrityError(
-            f"{base} ({found[:12]}) is not the base of {file}, which is {base_name(card)}"
-        )
+    for part in parts:
+        if part.card.base_fingerprint is None:
+            raise ConfigError(
+                f"{part.share.file} knows its base as {part.card.base_path}, not its bytes; "
+                "convert it again with the base's folder: cogvx adapter convert --base FOLDER"
+            )
+    named = base_in_folder(base, read_facts(base), fingerprint(base, BASE_PARTS))
+    for part in parts:
+        if problem := base_problem(part.card, named):
+            raise IntegrityError(f"{part.share.file}: {problem}")
 
 
 def _provenance(parts: Sequence[Opened]) -> Provenance:

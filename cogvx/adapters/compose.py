@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, library_versions, own_version
-from cogvx.adapters.shares import Opened, Share, open_shares
+from cogvx.adapters.shares import Opened, Share, doubts, open_shares
 from cogvx.adapters.weights import MAX_RANK, LoraPair, stacked
 from cogvx.adapters.write import write_adapter
 from cogvx.errors import ConfigError, IntegrityError, Problem
@@ -174,7 +174,7 @@ def _card(parts: Sequence[Opened], *, rank: int, name: str, loss: Loss) -> Adapt
     cards = [part.card for part in parts]
     agreed = {
         field: values.pop()
-        for field in ("base_revision", "base_weights", "size", "fps")
+        for field in ("base_revision", "base_fingerprint", "base_weights", "size", "fps")
         if len(values := {getattr(card, field) for card in cards}) == 1
     }
     lost = f"reduced to rank {rank}, which lost {loss.share:.2%} of what it adds"
@@ -185,12 +185,11 @@ def _card(parts: Sequence[Opened], *, rank: int, name: str, loss: Loss) -> Adapt
         alpha=rank,
         targets=tuple(dict.fromkeys(target for card in cards for target in card.targets)),
         base_path=cards[0].base_path,
-        base_fingerprint=cards[0].base_fingerprint,
         base_dtype=cards[0].base_dtype,
         image_latent_scale=cards[0].image_latent_scale,
         parents=tuple(part.parent for part in parts),
         code=own_version(),
-        warnings=(lost,) if loss.lost else (),
+        warnings=(*doubts(cards), *((lost,) if loss.lost else ())),
         libraries=library_versions(),
-        **agreed,
+        **{"base_fingerprint": None, **agreed},
     )

@@ -17,11 +17,12 @@ from cogvx.adapters.formats import Foreign, read_any
 from cogvx.adapters.kohya import KOHYA_FILE, packed_kohya
 from cogvx.adapters.layout import AdapterForm, adapted_modules
 from cogvx.adapters.measure import gap_between
+from cogvx.adapters.same_base import NamedBase, base_of_card, base_problem, compare
 from cogvx.adapters.write import check_pairs, packed_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem
 from cogvx.files import create_bytes
-from cogvx.variants import ImageScale
+from cogvx.variants import ImageScale, published_facts
 
 Target = Literal["diffusers", "kohya"]
 
@@ -183,6 +184,7 @@ def _continued(
             f"{foreign.file} was trained on the weights {named} ({was.base_path}), "
             f"and {base.path} holds {base.fingerprint}"
         )
+    _require_kind(was, foreign.file, base)
     changes: dict[str, object] = {
         "origin": "converted",
         "image_latent_scale": image_scale,
@@ -194,6 +196,22 @@ def _continued(
         changes["base_path"], changes["base_revision"] = base.path, base.revision
         changes["base_fingerprint"] = base.fingerprint
     return was.model_copy(update=changes)
+
+
+def _require_kind(was: AdapterCard, file: Path, base: Base) -> None:
+    """Refuse a base that cannot be the card's; where only its bytes were unknown, a person knows.
+
+    Raises:
+        IntegrityError: It is another one; both are named.
+    """
+    given = NamedBase(base.path, base.revision, base.fingerprint, base.facts)
+    named = base_of_card(was)
+    if was.base_fingerprint is None:
+        kind = NamedBase(None, facts=published_facts(was.base_path))
+        if compare(kind, NamedBase(None, facts=base.facts)) == "other":
+            raise IntegrityError(f"{file} is of the base {named}, and {given} is of another kind")
+    elif problem := base_problem(was, given):
+        raise IntegrityError(f"{file}: {problem}")
 
 
 def _image_scale(was: ImageScale | None, base: Base, said: ImageScale | None) -> ImageScale | None:

@@ -20,7 +20,7 @@ from cogvx.adapters.contents import Contents, contents_of
 from cogvx.adapters.layout import AdapterForm
 from cogvx.adapters.linears import local_name
 from cogvx.adapters.measure import Size, size_of
-from cogvx.adapters.remarks import base_problems, notes, problems, targets_of
+from cogvx.adapters.remarks import base_notes, base_problems, notes, problems, targets_of
 from cogvx.adapters.tensors import adapter_file, open_tensors
 
 _KeyT = TypeVar("_KeyT", int, str)
@@ -97,6 +97,7 @@ def describe(path: Path, base: Base | None = None) -> AdapterDescription:
     found = list(problems(contents, sizes))
     if base is not None and contents.form != "unknown":
         found += base_problems(file, contents, base)
+    told = [*notes(contents), *(base_notes(contents, base) if base is not None else ())]
     is_told = contents.is_recorded or contents.form == "sat"
     effective = [size.effective_rank for size in sizes.values() if size.effective_rank]
     return AdapterDescription(
@@ -114,7 +115,7 @@ def describe(path: Path, base: Base | None = None) -> AdapterDescription:
         effective_rank=round(statistics.median(effective)) if effective else None,
         card=contents.card,
         problems=tuple(found),
-        notes=tuple(notes(contents)),
+        notes=tuple(told),
     )
 
 

@@ -9,12 +9,12 @@ from cogvx.adapters.formats import read_any
 from cogvx.adapters.layout import AdapterForm, adapted_modules
 from cogvx.adapters.linears import local_name
 from cogvx.adapters.measure import Size
+from cogvx.adapters.same_base import NamedBase, base_doubt, base_problem
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.recipe_rules import MIN_RANK
 from cogvx.variants import PATCH_PROJECTION, published_facts
 
 _SHOWN = 3
-_DIGITS = 12
 _ATTENTION = "attn1."
 _FORM_PROBLEMS: Mapping[AdapterForm, str] = {
     "unprefixed": 'names lack "transformer.", so a pipeline loads nothing and only warns',
@@ -62,12 +62,8 @@ def notes(contents: Contents) -> Iterator[str]:
 def base_problems(file: Path, contents: Contents, base: Base) -> Iterator[str]:
     """What keeps a file from being an adapter of a base; what alpha is is another question."""
     card, name = contents.card, base.facts.variant.name
-    said = card.base_fingerprint if card else None
-    if card and said and base.fingerprint and said != base.fingerprint:
-        yield (
-            f"its card names the base {card.base_path} ({said[:_DIGITS]}), "
-            f"and {base.path} is {base.fingerprint[:_DIGITS]}"
-        )
+    if card and (problem := base_problem(card, _named(base))):
+        yield problem
     alpha = None if contents.is_recorded or contents.form == "sat" else float(contents.rank or 1)
     try:
         read_any(file, alpha=alpha, facts=base.facts)
@@ -77,6 +73,16 @@ def base_problems(file: Path, contents: Contents, base: Base) -> Iterator[str]:
         yield from (f"over {name}: {problem}" for problem in error.problems)
     except IntegrityError:
         return  # numbers that are not finite were found already
+
+
+def base_notes(contents: Contents, base: Base) -> Iterator[str]:
+    """What cannot be told of a file and a base."""
+    if contents.card and (doubt := base_doubt(contents.card, _named(base))):
+        yield doubt
+
+
+def _named(base: Base) -> NamedBase:
+    return NamedBase(base.path, base.revision, base.fingerprint, base.facts)
 
 
 def _strength_problems(contents: Contents) -> Iterator[str]:

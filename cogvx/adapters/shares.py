@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, Parent, read_card
+from cogvx.adapters.same_base import base_of_card, compare
 from cogvx.adapters.weights import Pairs, read_pairs
 from cogvx.adapters.write import reached_modules
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem
-
-_SHOWN = 12  # characters of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -122,16 +121,26 @@ def _conflicts(found: Sequence[tuple[Share, AdapterCard | None]]) -> Iterator[Pr
                 "convert it first: cogvx adapter convert",
             )
     carded = [(share.file, card) for share, card in found if card is not None]
+    agreed = carded[:1]  # one with unknown bytes may go with either of two, and not with both
     for file, card in carded[1:]:
         first_file, first = carded[0]
-        if _base(card) != _base(first):
+        others = [
+            (other_file, other)
+            for other_file, other in agreed
+            if compare(base_of_card(card), base_of_card(other)) == "other"
+        ]
+        if others:
+            other_file, other = others[0]
             yield Problem(
                 str(file),
                 None,
-                f"belongs to the base {base_name(card)}, and {first_file} to {base_name(first)}",
+                f"belongs to the base {base_of_card(card)}, and {other_file} to "
+                f"{base_of_card(other)}",
                 "put together adapters of one base",
             )
-        elif card.image_latent_scale != first.image_latent_scale:
+            continue
+        agreed.append((file, card))
+        if card.image_latent_scale != first.image_latent_scale:
             yield Problem(
                 f"{file}: image_latent_scale",
                 card.image_latent_scale,
@@ -140,14 +149,10 @@ def _conflicts(found: Sequence[tuple[Share, AdapterCard | None]]) -> Iterator[Pr
             )
 
 
-def base_name(card: AdapterCard) -> str:
-    """An adapter's base for a sentence: where it was found, and which bytes it had."""
-    known = card.base_fingerprint
-    return f"{card.base_path} ({'bytes unknown' if known is None else known[:_SHOWN]})"
-
-
-def _base(card: AdapterCard) -> tuple[str | None, ...]:
-    """What adapters of one base agree on; where its bytes are unknown, where it was found."""
-    if card.base_fingerprint is not None:
-        return (card.base_fingerprint,)
-    return (None, card.base_path, card.base_revision)
+def doubts(cards: Sequence[AdapterCard]) -> tuple[str, ...]:
+    """What nothing proves of adapters that act together, for the card of their sum."""
+    first, *others = [base_of_card(card) for card in cards]
+    unproven = [other for other in others if compare(first, other) == "unproven"]
+    if not unproven:
+        return ()
+    return (f"nothing proves that its parts are of one base: {first}, and {unproven[0]}",)

@@ -4,6 +4,7 @@ Layers of another member of the family often have the same names and shapes, so 
 says of its base counts as much as whether its tensors fit.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import nn
 from cogvx.adapters.card import AdapterCard, read_card
 from cogvx.adapters.container import Header, read_header
 from cogvx.adapters.layout import LORA_A, LORA_B, PREFIX, adapted_modules
+from cogvx.adapters.same_base import NamedBase, base_doubt, base_in_folder, base_problem
 from cogvx.adapters.weights import LoraPair, Pairs, read_pairs
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.variants import BaseFacts, ImageScale
 
-_SHOWN = 12  # of a fingerprint's 64 digits
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class LoadedBase:
         dtype: What they are multiplied in.
         fingerprint: Of its bytes, which cards are compared with where both are known.
         image_scale: What a first frame's latent is scaled with here; None for text-to-video.
+        folder: Where it lies; compared where bytes are not known.
     """
 
     facts: BaseFacts
@@ -38,6 +41,12 @@ class LoadedBase:
     dtype: torch.dtype
     fingerprint: str | None = None
     image_scale: ImageScale | None = None
+    folder: Path | None = None
+
+    @property
+    def named(self) -> NamedBase:
+        """What cards are compared with."""
+        return base_in_folder(self.folder, self.facts, self.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +98,8 @@ def load_adapter(path: Path, base: LoadedBase) -> LoadedAdapter:
         module: LoraPair(pair.a_ri.clone(), pair.b_or) for module, pair in read_pairs(path).items()
     }
     _require_finite(path, pairs, base.dtype)
+    if card and (doubt := base_doubt(card, base.named)):
+        logger.warning("%s: %s", path, doubt)
     return LoadedAdapter(path=path, card=card, pairs=pairs)
 
 
@@ -103,12 +114,8 @@ def _require_finite(path: Path, pairs: Pairs, dtype: torch.dtype) -> None:
 
 
 def _other_base(card: AdapterCard, base: LoadedBase) -> Iterator[str]:
-    was, now = card.base_fingerprint, base.fingerprint
-    if was is not None and now is not None and was != now:
-        yield (
-            f"its card names the base {card.base_path} with fingerprint {was[:_SHOWN]}, and"
-            f" {base.facts.variant.name} with {now[:_SHOWN]} is loaded"
-        )
+    if problem := base_problem(card, base.named):
+        yield problem
     # Where an adapter from another program was trained, nobody may have written the scale down.
     is_told = card.origin == "trained" or card.image_latent_scale is not None
     if is_told and card.image_latent_scale != base.image_scale:

@@ -67,6 +67,7 @@ class AdapterMix:
         facts: BaseFacts,
         fingerprint: str | None = None,
         image_scale: ImageScale | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Start with the bare base.
 
@@ -75,6 +76,7 @@ class AdapterMix:
             facts: Of the base.
             fingerprint: Of the base, which cards are compared with; None if nobody knows it.
             image_scale: What a first frame's latent is scaled with; None for text-to-video.
+            folder: Where the base lies, for cards that do not know its bytes.
         """
         self._pipeline = pipeline
         self._base = LoadedBase(
@@ -83,6 +85,7 @@ class AdapterMix:
             dtype=pipeline.transformer.dtype,
             fingerprint=fingerprint,
             image_scale=image_scale,
+            folder=folder,
         )
         self._layers = LoraLayers(pipeline)
         self._fused = FusedLayers(pipeline.transformer)

@@ -70,7 +70,11 @@ class Session:
         self._embedder = embedder
         self._placement = Placement(pipeline, device=device, memory=memory)
         self._mix = AdapterMix(
-            pipeline, facts=self.facts, fingerprint=fingerprint, image_scale=image_scale
+            pipeline,
+            facts=self.facts,
+            fingerprint=fingerprint,
+            image_scale=image_scale,
+            folder=base_folder,
         )
         self._is_stored = False
 

@@ -85,6 +85,17 @@ def commit_of(folder: Path) -> str | None:
     return name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(name) else None
 
 
+def hub_id_of(folder: Path) -> str | None:
+    """The hub id that a base was downloaded under; None for other folders.
+
+    Source: huggingface_hub, whose cache keeps a model in `models--publisher--name/snapshots`.
+    """
+    if folder.parent.name != "snapshots":
+        return None
+    kind, _, name = folder.parent.parent.name.partition("--")
+    return name.replace("--", "/", 1) if kind == "models" and "--" in name else None
+
+
 def require_base(
     folder: Path,
     expected: str,

@@ -240,8 +240,14 @@ def test_bases_whose_bytes_are_unknown_must_have_one_name(tmp_path: Path) -> Non
     first, second = written(tmp_path / "a", 1, **known), written(tmp_path / "b", 2, **known)
     assert merge([Share(first), Share(second)], tmp_path / "c").card.base_fingerprint is None
     third = written(tmp_path / "d", 3, base_path="zai-org/CogVideoX-5b")
-    with pytest.raises(ConfigError, match=r"\(ffffffffffff\), and .* \(bytes unknown\)"):
-        merge([Share(first), Share(third)], tmp_path / "e")
+    card = merge([Share(first), Share(third)], tmp_path / "e").card
+    assert card.base_fingerprint is None
+    assert "nothing proves that its parts are of one base" in card.warnings[0]
+    image = written(tmp_path / "f", 4, **{**known, "base_path": "zai-org/CogVideoX-5b-I2V"})
+    elsewhere = written(tmp_path / "g", 5, **{**known, "base_path": "/models/part"})
+    for other, path in ((image, "zai-org/CogVideoX-5b-I2V"), (elsewhere, "/models/part")):
+        with pytest.raises(ConfigError, match=rf"{path} \(bytes unknown\), and .*CogVideoX-5b \("):
+            merge([Share(first), Share(other)], tmp_path / "h")
 
 
 def test_files_that_are_not_there_and_weights_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -233,7 +233,10 @@ def test_what_does_not_fit_a_base_is_said(nano_base: Path, tmp_path: Path) -> No
     base = find_base(str(nano_base))
     file = export_adapter(trained(nano_base), tmp_path / "other", card=toy_card())
     assert describe(file, base).problems == (
-        f"its card names the base base (ffffffffffff), and {nano_base} is {base.fingerprint[:12]}",
+        (
+            f"its card names the base base (ffffffffffff), and this is {nano_base} "
+            f"({base.fingerprint[:12]}, a CogVideoX-5b); use the base that it names"
+        ),
     )
     truth = adapted(nano_base, alpha=ALPHA)
     shallow = Trained({key: pair for key, pair in truth.matrices.items() if key[0] < 3}, 1.0)
