@@ -1,5 +1,6 @@
 """What every test may use: the toy model, a small dataset, and the S3 server's fixtures."""
 
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,17 @@ def _signals_as_at_the_start() -> Iterator[None]:
     yield
     for number, handler in _HANDLERS.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_at_the_start() -> Iterator[None]:
+    """A command that runs in the test's own process shows its lines on a terminal from then on."""
+    loggers = [logging.getLogger(name) for name in ("cogvx", "tasks", "flows")]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

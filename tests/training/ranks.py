@@ -40,7 +40,9 @@ class Ranks:
             job.succeed()
 
     def printed(self) -> str:
-        return "\n".join(job.output.read_text()[-3000:] for job in self.jobs)
+        """The ends of what they wrote; one that was killed at once wrote nothing."""
+        outputs = [job.output for job in self.jobs if job.output.is_file()]
+        return "\n".join(output.read_text()[-3000:] for output in outputs)
 
 
 def start(forks: Forks, call: str, *arguments: Any, processes: int, cwd: Path) -> Ranks:
