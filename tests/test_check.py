@@ -192,6 +192,18 @@ def test_clips_in_a_folder_by_its_path_its_url_or_a_bucket_are_fine(tmp_path: Pa
         assert problems(dataset__uri=uri) == ""
 
 
+def test_first_frames_are_refused_for_a_model_that_starts_from_text(tmp_path: Path) -> None:
+    suite, picture = tmp_path / "suite.toml", tmp_path / "a.png"
+    picture.write_bytes(b"any")
+    text = SUITE.read_text().replace("\nprompt =", '\nimage = "a.png"\nprompt =')
+    suite.write_text(text)
+    found = problems(suite=suite)
+    assert 'prompts["neon-red-circle"].image is given, and the base starts from text' in found
+    assert found.count("remove it") == text.count("[[prompts]]")
+    picture.unlink()
+    assert "cannot be read: No such file" in problems(suite=suite)
+
+
 @pytest.mark.parametrize("suite", ["a\0b", "x" * 4000, "."])
 def test_a_suite_that_cannot_be_a_file_is_a_problem(suite: str) -> None:
     for absent_is_fine in (False, True):

@@ -32,7 +32,7 @@ def arm_of(suite, name="base", *, metrics=None, shift=0.0, losses=(1.0, 1.2, 1.4
     metrics = {"motion_magnitude": 10.0, "temporal_flickering": 0.9} | (metrics or {})
     videos = []
     for number, prompt in enumerate(suite.prompts):
-        for seed in suite.seeds:
+        for seed in suite.seeds_of(prompt):
             luck = float(rng.normal(0, 0.01))
             own = float(np.random.default_rng([len(name), number, seed]).normal(0, 0.001))
             values = {key: value + luck + own + shift for key, value in metrics.items()}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.canary import require_effect
@@ -129,6 +130,27 @@ def test_whatever_changes_the_picture_changes_the_name(change, toy_suite, toy_se
         video_key(arm, suite, prompt, 1, setting).digest
         != video_key(arm, toy_suite, prompt, 1, toy_setting).digest
     )
+
+
+def test_the_first_frame_changes_the_name(toy_suite, toy_setting, tmp_path):
+    prompt, keys = toy_suite.prompts[0], []
+    for shade in (0, 200):
+        path = tmp_path / f"{shade}.png"
+        Image.new("RGB", (96, 96), (shade, 0, 0)).save(path)
+        pictured = prompt.model_copy(update={"image": str(path)})
+        keys.append(video_key(Arm("base"), toy_suite, pictured, 1, toy_setting).digest)
+    assert len({*keys, video_key(Arm("base"), toy_suite, prompt, 1, toy_setting).digest}) == 3
+
+
+def test_prompts_are_rendered_with_seeds_of_their_own(counted, toy_suite, toy_setting, tmp_path):
+    first, *others = toy_suite.prompts
+    own = first.model_copy(update={"seeds": (9,)})
+    suite = toy_suite.model_copy(update={"prompts": (own, *others)})
+    videos = render(counted, Arm("base"), suite, toy_setting, MemoryStore(), tmp_path)
+    assert [(video.prompt_id, video.seed) for video in videos] == [
+        (first.id, 9),
+        *((prompt.id, seed) for prompt in others for seed in toy_suite.seeds),
+    ]
 
 
 def test_names_of_arms_and_prompts_do_not_change_the_video(toy_suite, toy_setting, toy_adapters):

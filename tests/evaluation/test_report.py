@@ -12,7 +12,7 @@ from PIL import Image
 from cogvx.evaluation import report as report_module
 from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.judge import judge
-from cogvx.evaluation.ordering import video_changes, video_sections
+from cogvx.evaluation.ordering import all_places, video_changes, video_sections
 from cogvx.evaluation.report import render_page, write_report
 from cogvx.files import read_document
 from cogvx.mp4 import read_mp4, write_mp4
@@ -155,6 +155,21 @@ def test_the_biggest_losses_come_first(judged):
     places = [place for section in sections for place in section.places]
     assert len(places) == len(set(places)) == len(judged.prompts) * len(judged.seeds)
     assert video_changes(judged)["circle", 1] == pytest.approx(-0.6, abs=0.01)
+
+
+def test_prompts_with_fewer_seeds_are_judged_and_shown():
+    prompts = suite_document()["prompts"]
+    prompts[1]["seeds"] = [2]
+    uneven = suite_of(prompts=prompts)
+    report = judge(
+        uneven,
+        model="toy",
+        candidate=arm_of(uneven, "challenger", losses=BETTER),
+        reference=arm_of(uneven),
+        provenance={},
+    )
+    assert report.verdict.outcome == "PROMOTE"
+    assert all_places(report) == tuple((prompt.id, seed) for prompt, seed in uneven.shots)
 
 
 def test_a_large_video_is_shown_small(suite, tmp_path):

@@ -1,8 +1,11 @@
 """A suite is refused with all its problems, and named by everything that decides a result."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cogvx.errors import ConfigError
 from cogvx.evaluation.suite import Suite, load_suite, suite_problems
@@ -109,6 +112,69 @@ def test_the_digest_holds_what_decides_and_not_how_it_is_written(tmp_path):
 def test_the_digest_of_a_known_suite_stays():
     # A change here makes every champion's videos and verdicts incomparable with new ones.
     assert suite_of().digest == "cadec44c575b08c63b717acf7bbbf3836658531c4d045b258c70dc249000f0be"
+
+
+def test_the_digest_of_a_shipped_suite_stays():
+    shipped = load_suite(Path("deployments/suites/cogvideox.toml"))
+    assert shipped.digest == "bc57129dc061d2f5711cb9ed2e584fbbe16fc46127f54b6bcbd722c90114b1e3"
+
+
+def test_a_prompt_may_have_seeds_of_its_own():
+    prompts = suite_document()["prompts"]
+    same = suite_of(prompts=[{**prompts[0], "seeds": [1, 2]}, *prompts[1:]])
+    assert same.digest == suite_of().digest
+    more = suite_of(prompts=[{**prompts[0], "seeds": [2, 7, 8]}, *prompts[1:]])
+    assert more.digest != suite_of().digest
+    assert [seed for prompt, seed in more.shots if prompt.id == "circle"] == [2, 7, 8]
+    assert more.all_seeds == (1, 2, 7, 8)
+    assert more.videos == len(more.shots) == 3 + 2 * (len(prompts) - 1)
+
+
+def picture(path, shade):
+    Image.new("RGB", (64, 64), (shade, 0, 0)).save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def with_images(**more):
+    prompts = [{**p, "image": f"{p['id']}.png", **more} for p in suite_document()["prompts"][:2]]
+    return suite_document(prompts=prompts)
+
+
+def test_a_first_frame_is_named_by_its_bytes_wherever_it_lies(tmp_path):
+    digests = []
+    for folder, shade in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / folder).mkdir()
+        for name in ("circle", "square"):
+            sha256 = picture(tmp_path / folder / f"{name}.png", shade)
+        path = tmp_path / folder / "suite.json"
+        path.write_text(json.dumps(with_images()))
+        suite = load_suite(path)
+        assert {prompt.image_sha256 for prompt in suite.prompts} == {sha256}
+        assert suite.prompts[0].image == str(tmp_path / folder / "circle.png")
+        digests.append(suite.digest)
+    assert digests[0] == digests[1] != digests[2] != suite_of().digest
+    path.write_text(json.dumps(with_images(image_sha256=sha256)))
+    assert load_suite(path).digest == digests[2]
+
+
+def test_pictures_that_are_missing_others_or_only_some_are_told_at_once(tmp_path):
+    path = tmp_path / "suite.json"
+    sha256 = picture(tmp_path / "circle.png", 1)
+    path.write_text(json.dumps(with_images(image_sha256="0" * 64)))
+    with pytest.raises(ConfigError) as caught:
+        load_suite(path)
+    said = str(caught.value)
+    assert f'image = "circle.png" is another picture: its sha256 is {sha256}' in said
+    assert 'image = "square.png" cannot be read: No such file' in said
+    document = with_images()
+    del document["prompts"][1]["image"]
+    document["prompts"][1]["image_sha256"] = "0" * 64
+    document["prompts"][1]["seeds"] = [3, 3, -1]
+    told = "\n".join(str(problem) for problem in suite_problems(document))
+    assert 'prompts["square"].image is missing, and other prompts have one' in told
+    assert 'prompts["square"].image_sha256 is of no picture' in told
+    assert 'prompts["square"].seeds = "3" stands there 2 times' in told
+    assert 'prompts["square"].seeds = -1 is not a seed' in told
 
 
 def test_training_captions_are_refused_as_prompts_except_to_measure_memory():
