@@ -1,15 +1,18 @@
 """The command `cogvx score`: metrics of any video files, without a suite and without a server."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cogvx.errors import DataError
+from cogvx.errors import ConfigError, DataError
+from cogvx.store import LocalStore
 from cogvx.terminal import printable, progress_bar
 
 if TYPE_CHECKING:
+    from cogvx.metrics.encoders import Encoder, Kind
     from cogvx.metrics.score import Scored
 
 
@@ -23,17 +26,31 @@ def score(
         list[str] | None,
         typer.Option(help="Only this one; may be given again.", show_default=False),
     ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=FOLDER",
+            help="A network (dino, dinov2 or clip) that adds its consistency; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Keeps what networks saw, for the next time.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure videos: calm, motion, brightness, contrast, saturation, and what your team added."""
     from cogvx.metrics.score import require_video_metrics, score_file  # noqa: PLC0415 - codecs
 
     require_video_metrics(metric or ())
+    encoders = _open_encoders(encoder or ())
+    store = None if features is None else LocalStore(features)
     scored, unread = [], []
     with progress_bar("scored") as advance:
         for number, path in enumerate(videos):
             try:
-                scored.append(score_file(path, metric))
+                scored.append(score_file(path, metric, encoders=encoders, store=store))
             except DataError as error:
                 unread.append(str(error))  # the others are worth their numbers all the same
             advance(number + 1, len(videos))
@@ -46,19 +63,35 @@ def score(
         raise DataError("\n".join(unread))
 
 
+def _open_encoders(named: Sequence[str]) -> dict[str, "Encoder"]:
+    """Load the networks, by kind."""
+    found: dict[str, Encoder] = {}
+    for name in named:
+        kind, equals, folder = name.partition("=")
+        if not equals or not folder or kind in found:
+            wrong = "stands there twice" if kind in found else "names no folder"
+            raise ConfigError(f"--encoder {name} {wrong}; use KIND=FOLDER, each kind once")
+        from cogvx.metrics.encoders import open_encoder  # noqa: PLC0415 - loads torch
+
+        found[kind] = open_encoder(cast("Kind", kind), Path(folder))
+    return found
+
+
 def _show(scored: list["Scored"]) -> None:
     """One block a video: every number with its unit, and under all what to beware of."""
+    from cogvx.metrics.consistency import CONSISTENCY  # noqa: PLC0415
     from cogvx.metrics.registry import metrics  # noqa: PLC0415 - loads the codecs
 
-    shown = sorted({name for one in scored for name in one.values}, key=list(metrics()).index)
+    known = {**metrics(), **{metric.name: metric for metric in CONSISTENCY.values()}}
+    shown = sorted({name for one in scored for name in one.values}, key=list(known).index)
     for one in scored:
         size = f"{one.frames} frames of {one.width}x{one.height}, {one.fps:g} a second"
         typer.echo(printable(f"{one.path}: {size}"))
         for name in shown:
-            typer.echo(f"  {name:<26}{one.values[name]:>10.4g}  {metrics()[name].unit}")
+            typer.echo(f"  {name:<26}{one.values[name]:>10.4g}  {known[name].unit}")
         for fault in one.faults:
             typer.secho(f"  FAULT: {fault}", fg="yellow")
     if shown:
         typer.echo("beware")
     for name in shown:
-        typer.echo(printable(f"  {name}: {metrics()[name].lies}"))
+        typer.echo(printable(f"  {name}: {known[name].lies}"))

@@ -6,11 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from typer.testing import CliRunner
 
 from cogvx.__main__ import app
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, DataError
+from cogvx.metrics.consistency import consistency
+from cogvx.metrics.encoders import open_encoder
 from cogvx.metrics.pixels import temporal_flickering
 from cogvx.metrics.registry import METRICS
 from cogvx.mp4 import read_mp4, write_mp4
@@ -65,6 +69,38 @@ def test_unknown_metrics_are_refused_before_anything_is_decoded(tmp_path):
     assert isinstance(result.exception, ConfigError)
     assert "2 problem(s)" in str(result.exception)
     assert 'closest: "motion_magnitude"' in str(result.exception)
+
+
+def test_an_encoder_adds_its_consistency_and_its_features_are_kept(clip, tmp_path):
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        projection_dim=8,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    more = ("--encoder", f"clip={tmp_path / 'clip'}", "--features", tmp_path / "kept", "--json")
+    first = scored(clip, "--metric", "contrast", *more)
+    document = json.loads(first.stdout)["videos"][0]
+    rows = open_encoder("clip", tmp_path / "clip").features(read_mp4(clip).rgb_fhwc)
+    assert document["values"]["background_consistency_clip"] == consistency(rows)
+    assert set(document["values"]) == {"contrast", "background_consistency_clip"}
+    (kept,) = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    written = kept.stat().st_mtime_ns
+    assert scored(clip, "--metric", "contrast", *more).stdout == first.stdout
+    assert kept.stat().st_mtime_ns == written
+    shown = scored(clip, *more[:-1]).output
+    assert "background_consistency_clip" in shown
+    assert "a frozen video is best" in shown
+
+
+@pytest.mark.parametrize("named", ["clip", "clip=", "vgg=x", "clip=absent"])
+def test_an_encoder_that_cannot_be_is_refused(named, clip):
+    assert isinstance(scored(clip, "--encoder", named).exception, ConfigError)
 
 
 def test_scoring_loads_no_gpu_stack(clip):

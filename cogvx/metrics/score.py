@@ -1,16 +1,19 @@
 """Video files, whoever made them, to numbers: each decoded once, for all metrics."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, Problem
+from cogvx.metrics.consistency import CONSISTENCY, consistency
+from cogvx.metrics.features import FrameEncoder, features_of
 from cogvx.metrics.pixels import sanity_faults
 from cogvx.metrics.registry import measure, metrics
 from cogvx.mp4 import read_mp4
+from cogvx.store import MemoryStore, ObjectStore
 
 
 class Scored(BaseModel):
@@ -26,30 +29,50 @@ class Scored(BaseModel):
     fps: float
     values: dict[str, float]
     faults: tuple[str, ...]
+    encoders: dict[str, str] = Field(default_factory=dict)
+    """Identity of the network behind each metric that needs one."""
 
 
-def score_file(path: Path, names: Collection[str] | None = None) -> Scored:
+def score_file(
+    path: Path,
+    names: Collection[str] | None = None,
+    *,
+    encoders: Mapping[str, FrameEncoder] | None = None,
+    store: ObjectStore | None = None,
+) -> Scored:
     """Measure one video.
 
     Args:
         path: Any video that FFmpeg decodes.
-        names: Which metrics; all that videos have, unless given.
+        names: Which metrics of the registry; all that videos have, unless given.
+        encoders: Networks by kind, each of which adds its consistency.
+        store: Where features are kept; without one they are computed anew.
 
     Raises:
         DataError: The file holds no video that can be decoded.
+        IntegrityError: Features in the store are damaged.
         ConfigError: A metric that a team brought gave no finite number.
     """
     video = read_mp4(path)
     frames, height, width, _ = video.rgb_fhwc.shape
+    sha256 = sha256_file(path)
+    values = measure(video, names)
+    identities = {}
+    store = store or MemoryStore()
+    for kind, encoder in (encoders or {}).items():
+        name = CONSISTENCY[kind].name
+        rows_fd = features_of(video.rgb_fhwc, sha256, encoder=encoder, store=store)
+        values[name], identities[name] = consistency(rows_fd), encoder.identity
     return Scored(
         path=str(path),
-        sha256=sha256_file(path),
+        sha256=sha256,
         frames=frames,
         height=height,
         width=width,
         fps=video.fps,
-        values=measure(video, names),
+        values=values,
         faults=sanity_faults(video.rgb_fhwc),
+        encoders=identities,
     )
 
 

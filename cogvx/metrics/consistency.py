@@ -1,0 +1,39 @@
+"""How much every frame of a video resembles the one before it and the first, by its features."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cogvx.metrics.metric import Metric
+
+_LIES = "a frozen video is best: only a guard, beside a floor for motion"
+
+# By the kind of encoder. The names say it: the same formula on other features is another number.
+CONSISTENCY = {
+    kind: Metric(name, short, "0..1", 1, "video", about, _LIES)
+    for kind, name, short, about in (
+        ("dino", "subject_consistency_dino", "subject", "resemblance of frames as DINO sees them"),
+        ("dinov2", "subject_consistency_dinov2", "subject", "resemblance as DINOv2 sees them"),
+        ("clip", "background_consistency_clip", "scene", "resemblance of frames as CLIP sees them"),
+    )
+}
+
+
+def consistency(features_fd: NDArray[np.float32]) -> float:
+    """VBench's subject and background consistency; which of the two, the features decide.
+
+    In 0..1, more is steadier: for every frame after the first, the mean of its cosine to the frame
+    before and to the first, negative ones counted as 0. A single frame scores 1. A frozen video
+    scores best, so it only guards, beside a floor for motion.
+
+    Args:
+        features_fd: One row a frame, of any length but zero.
+
+    Source: VBench `subject_consistency.py` and `background_consistency.py`, one video.
+    """
+    if len(features_fd) < 2:
+        return 1.0
+    rows_fd = features_fd.astype(np.float64)
+    rows_fd = rows_fd / np.linalg.norm(rows_fd, axis=1, keepdims=True)
+    to_last = np.maximum((rows_fd[1:] * rows_fd[:-1]).sum(axis=1), 0.0)
+    to_first = np.maximum(rows_fd[1:] @ rows_fd[0], 0.0)
+    return float(((to_last + to_first) / 2).mean())

@@ -1,0 +1,159 @@
+"""Frames to features by an image network in a local folder; optional, and pinned by its content.
+
+Frames are prepared here and not by the network's own processor: VBench resizes without
+antialiasing, which moves the features of any other way by more than an adapter does.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
+
+from cogvx.digest import digest, sha256_file
+from cogvx.errors import ConfigError, Problem
+from cogvx.metrics.metric import Rgb
+
+Kind = Literal["dino", "dinov2", "clip"]
+
+_VERSION = 1  # of the preparation; a change of it changes every feature
+_BATCH = 16
+_FILES = ("config.json", "model.safetensors")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_MODELS = {"dino": ViTModel, "dinov2": Dinov2Model, "clip": CLIPVisionModelWithProjection}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A network, ready. `identity` names everything that decides the features of a frame."""
+
+    kind: Kind
+    model: torch.nn.Module
+    side: int
+    identity: str
+
+    @torch.no_grad()
+    def features(self, rgb_fhwc: Rgb) -> NDArray[np.float32]:
+        """Features of every frame, `(f, d)`, not normalised: the class token, or CLIP's image."""
+        batches = [
+            self._batch(torch.from_numpy(rgb_fhwc[start : start + _BATCH].copy()))
+            for start in range(0, len(rgb_fhwc), _BATCH)
+        ]
+        found: NDArray[np.float32] = torch.cat(batches).numpy()
+        return found
+
+    def _batch(self, rgb_bhwc: Tensor) -> Tensor:
+        rgb_bchw = rgb_bhwc.permute(0, 3, 1, 2).float()
+        if self.kind == "clip":
+            embeds: Tensor = self.model(pixel_values=clip_frames(rgb_bchw, self.side)).image_embeds
+            return embeds
+        pixels_bchw = dino_frames(rgb_bchw, self.side)
+        # Dinov2 interpolates its positions by itself, ViT only when asked
+        asked = {"interpolate_pos_encoding": True} if self.kind == "dino" else {}
+        tokens: Tensor = self.model(pixel_values=pixels_bchw, **asked).last_hidden_state
+        return tokens[:, 0]
+
+
+def open_encoder(kind: Kind, folder: Path) -> Encoder:
+    """Load a network in fp32 on the CPU, where its features are the same everywhere.
+
+    Args:
+        kind: dino (facebook/dino-vitb16 is VBench's for subjects), dinov2 (facebook/dinov2-base)
+            or clip (openai/clip-vit-base-patch32 is VBench's for backgrounds).
+        folder: Holds the network's config.json and model.safetensors.
+
+    Raises:
+        ConfigError: The kind is unknown, or files are missing or are another network's.
+    """
+    where = f"{kind}={folder}"
+    if kind not in _MODELS:
+        known = ", ".join(get_args(Kind))
+        raise ConfigError(
+            "encoders", [Problem(where, None, "is of no kind", f"use one of {known}")]
+        )
+    if missing := [name for name in _FILES if not (folder / name).is_file()]:
+        use = "download the network into it; nothing is unpickled, so it must be safetensors"
+        wrong = f"has no {' and no '.join(missing)}"
+        raise ConfigError("encoders", [Problem(where, None, wrong, use)])
+    options: dict[str, Any] = {"add_pooling_layer": False} if kind == "dino" else {}
+    model, report = _MODELS[kind].from_pretrained(
+        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
+    )
+    if report["missing_keys"]:  # transformers fills them with noise and goes on
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ConfigError("encoders", [Problem(where, None, f"lacks weights, such as {some}")])
+    model = model.float().eval().requires_grad_(requires_grad=False)
+    if kind == "dino":
+        embeddings = model.embeddings
+        embeddings.interpolate_pos_encoding = functools.partial(_dino_positions, embeddings)
+    side = 224 if kind == "dinov2" else int(model.config.image_size)
+    contents = {name: sha256_file(folder / name) for name in _FILES}
+    identity = digest({"kind": kind, "side": side, "preparation": _VERSION, **contents})
+    return Encoder(kind, model, side, identity)
+
+
+def dino_frames(rgb_bchw: Tensor, side: int) -> Tensor:
+    """Shrink the short side, bilinear and without antialiasing, keep all, normalise as ImageNet.
+
+    Args:
+        rgb_bchw: float, 0..255.
+        side: What the short side becomes; VBench has 224.
+
+    Source: VBench `dino_transform`.
+    """
+    return _normalised(_resized(rgb_bchw, side, "bilinear"), *_IMAGENET)
+
+
+def clip_frames(rgb_bchw: Tensor, side: int) -> Tensor:
+    """Shrink the short side, bicubic, without antialiasing or clamping, cut out the middle.
+
+    Source: VBench `clip_transform`; arguments as in `dino_frames`.
+    """
+    resized = _resized(rgb_bchw, side, "bicubic")
+    top, left = (round((extent - side) / 2) for extent in resized.shape[2:])
+    return _normalised(resized[:, :, top : top + side, left : left + side], *_CLIP)
+
+
+def _resized(rgb_bchw: Tensor, side: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    height, width = rgb_bchw.shape[2:]
+    short = min(height, width)
+    size = (int(side * height / short), int(side * width / short))
+    if size == (height, width):
+        return rgb_bchw
+    return functional.interpolate(
+        rgb_bchw, size=size, mode=mode, align_corners=False, antialias=False
+    )
+
+
+def _normalised(
+    rgb_bchw: Tensor, mean: tuple[float, float, float], deviation: tuple[float, float, float]
+) -> Tensor:
+    mean_c11, deviation_c11 = (torch.tensor(each).view(3, 1, 1) for each in (mean, deviation))
+    return (rgb_bchw / 255 - mean_c11) / deviation_c11
+
+
+def _dino_positions(embeddings: Any, tokens_bnd: Tensor, height: int, width: int) -> Tensor:
+    """Positions as DINO's authors interpolate them, by a factor; transformers does by a size.
+
+    The two differ in the third digit of the features wherever frames are not square.
+    """
+    table_1nd = embeddings.position_embeddings
+    grid, patch = round((table_1nd.shape[1] - 1) ** 0.5), embeddings.patch_size
+    patch_height, patch_width = patch if isinstance(patch, tuple | list) else (patch, patch)
+    rows, columns = height // patch_height, width // patch_width
+    if rows == columns == grid:
+        return table_1nd  # type: ignore[no-any-return]
+    dim = tokens_bnd.shape[-1]
+    places_1dhw = table_1nd[:, 1:].reshape(1, grid, grid, dim).permute(0, 3, 1, 2)
+    # the tenth keeps rounding from losing a row
+    factors = ((rows + 0.1) / grid, (columns + 0.1) / grid)
+    places_1dhw = functional.interpolate(places_1dhw, scale_factor=factors, mode="bicubic")
+    places_1nd = places_1dhw.permute(0, 2, 3, 1).reshape(1, -1, dim)
+    return torch.cat((table_1nd[:, :1], places_1nd), dim=1)
