@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from cogvx.errors import ConfigError, Problem
-from cogvx.inference.job import is_model, parse_adapter
+from cogvx.inference.job import parse_adapter
+from cogvx.inference.model_ref import is_model
 from cogvx.terminal import printable, progress_bar, writing_to
 from cogvx.variants import ImageScale
 

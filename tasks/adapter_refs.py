@@ -10,7 +10,8 @@ from cogvx.adapters.layout import DIFFUSERS_KEY, PREFIX
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem, UserError
 from cogvx.inference.choices import FoundAdapter
-from cogvx.inference.job import AskedAdapter, is_model, parse_model
+from cogvx.inference.job import AskedAdapter
+from cogvx.inference.model_ref import is_model, is_version, parse_reference
 from cogvx.store import ObjectStore
 from tasks.settings import Settings
 
@@ -56,8 +57,8 @@ def find_adapters(
                 found.append(_in_store(one, one.sha256, store, here))
             elif not is_model(one.ref):
                 found.append(_in_file(one.ref, Path(one.ref).expanduser(), one.weight))
-            elif (named := parse_model(one.ref)) is not None:
-                found.append(_in_registry(*named, one, here))
+            elif is_version(one.ref):
+                found.append(_in_registry(one, here))
         except (UserError, IntegrityError) as error:
             faults.add(f"adapter {one.ref}", error)
     return tuple(found)
@@ -101,8 +102,8 @@ def _in_store(asked: AskedAdapter, sha256: str, store: ObjectStore, here: Settin
     return _in_file(asked.ref, path, asked.weight)
 
 
-def _in_registry(name: str, which: str | int, asked: AskedAdapter, here: Settings) -> FoundAdapter:
-    """The file of a registered version.
+def _in_registry(asked: AskedAdapter, here: Settings) -> FoundAdapter:
+    """The file of a registered version; of a bare name the champion, or else the newest.
 
     Raises:
         UserError: There is no such model, version or alias.
@@ -115,10 +116,11 @@ def _in_registry(name: str, which: str | int, asked: AskedAdapter, here: Setting
             "knows it"
         )
     from tasks.clients.registry import Registry  # noqa: PLC0415 - loads MLflow
+    from tasks.models import find  # noqa: PLC0415
 
     registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
-    held = registry.get_alias(name, which) if isinstance(which, str) else None
-    number = held.version if held is not None else which
-    path = registry.download(name, number, here.work / "adapters" / f"{name}-{number}")
-    told = asked.ref if held is None else f"{held.uri} ({which})"
+    held, meant = find(registry, asked.ref), parse_reference(asked.ref)
+    folder = here.work / "adapters" / f"{held.name}-{held.version}"
+    path = registry.download(held.name, held.version, folder)
+    told = asked.ref if meant.version else f"{held.uri} ({meant.alias or 'by name'})"
     return replace(_in_file(asked.ref, path, asked.weight), name=told)

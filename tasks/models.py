@@ -1,8 +1,6 @@
 """Look models up in the registry, move their aliases on a person's word, and fetch their files."""
 
 import difflib
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,6 +8,7 @@ from cogvx import files
 from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, UserError
+from cogvx.inference.model_ref import parse_reference
 from tasks.clients.journal import AliasMove, Reason
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
 from tasks.clients.runs import RUN_TAG
@@ -22,34 +21,6 @@ CARD_FILE = "adapter_card.json"
 RECIPE_FILE = "recipe.toml"
 
 _PROMOTABLE = ("PROMOTE", "HOLD")
-_NAME = r"[^@/:'\"]+"  # quotes would end a name in what MLflow is asked
-_REFERENCE = re.compile(
-    rf"(?:models:/)?(?P<name>{_NAME})(?:@(?P<alias>[^@/:]+)|/(?P<version>[0-9]{{1,9}}))?"
-)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A model, and which of its versions: by alias, by number, or neither."""
-
-    name: str
-    alias: str | None = None
-    version: int | None = None
-
-
-def parse_reference(text: str) -> Reference:
-    """Understand `name`, `name@alias`, `name/3`, each also with `models:/` before it.
-
-    Raises:
-        ConfigError: It is none of them.
-    """
-    found = _REFERENCE.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(
-            f'"{text}" names no version; use name@alias, name/3 or models:/name@alias'
-        )
-    number = found["version"]
-    return Reference(found["name"], found["alias"], int(number) if number else None)
 
 
 def open_models() -> Registry:
@@ -91,7 +62,10 @@ def require_model(registry: Registry, name: str) -> list[Version]:
     Raises:
         ConfigError: There are none; the closest name is suggested.
     """
-    known = registry.versions(name) if re.fullmatch(_NAME, name) else []
+    try:
+        known = registry.versions(name) if parse_reference(name).name == name else []
+    except ConfigError:  # what no model can be called is not asked for
+        known = []
     if known:
         return known
     names = registry.model_names()
@@ -175,17 +149,14 @@ def pull(text: str, folder: Path) -> PullReport:
     """
     registry = open_models()
     found = find(registry, text)
-    expected = found.tags.get(ADAPTER_TAG)
-    if expected is None:
-        raise IntegrityError(f"{found.uri} does not say what its adapter's digest is")
+    expected = _digest(found)
     path = folder / ADAPTER_FILE
     is_there = path.is_file() and sha256_file(path) == expected
     if path.exists() and not is_there:
         raise ConfigError(f"{path} is another adapter and was left alone; name another folder")
     try:
         if not is_there:
-            cached = settings().work / "adapters" / f"{found.name}-{found.version}"
-            files.copy_file(registry.download(found.name, found.version, cached), path)
+            files.copy_file(fetch_adapter(registry, found), path)
         beside = _write_beside(registry, found, folder)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -197,6 +168,24 @@ def pull(text: str, folder: Path) -> PullReport:
         files=(ADAPTER_FILE, *beside),
         fetched=not is_there,
     )
+
+
+def fetch_adapter(registry: Registry, found: Version) -> Path:
+    """A version's adapter file in this machine's work folder, verified; fetched if need be.
+
+    Raises:
+        IntegrityError: It is not what was registered, or the version does not say what that was.
+    """
+    _digest(found)
+    folder = settings().work / "adapters" / f"{found.name}-{found.version}"
+    return registry.download(found.name, found.version, folder)
+
+
+def _digest(found: Version) -> str:
+    expected = found.tags.get(ADAPTER_TAG)
+    if expected is None:
+        raise IntegrityError(f"{found.uri} does not say what its adapter's digest is")
+    return expected
 
 
 def _write_beside(registry: Registry, found: Version, folder: Path) -> list[str]:

@@ -1,21 +1,17 @@
 """What somebody wants generated: a document that the command line, a flow and a form all write."""
 
 import math
-import re
 
 from pydantic import Field
 
 from cogvx.errors import Problem
 from cogvx.inference.memory import Offload
+from cogvx.inference.model_ref import is_model, is_version
 from cogvx.recipe_sections import BaseWeights
 from cogvx.section import SchemaVersion, Section
 from cogvx.variants import DType, ImageScale, Sampler
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$"
-_MODEL = re.compile(
-    r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d{0,8}))", re.ASCII
-)
-_SCHEME = "models:/"
 
 
 class PromptLine(Section):
@@ -36,7 +32,7 @@ class AskedAdapter(Section):
     """An adapter and its weight; 1 is the strength that it was trained with."""
 
     ref: str = Field(min_length=1)
-    """A file, models:/name@alias or models:/name/version."""
+    """A file, models:/name@alias, models:/name/version, or models:/name, which is the champion."""
     weight: float = 1.0
     sha256: str | None = None
     """Of the exact file, which lies in the store; nothing else is looked for then."""
@@ -101,19 +97,6 @@ def parse_adapter(text: str) -> AskedAdapter:
     return AskedAdapter.model_construct(ref=ref, weight=weight)
 
 
-def parse_model(ref: str) -> tuple[str, str | int] | None:
-    """Name, and alias or version, of a registered model; None for what is not written like that."""
-    found = _MODEL.fullmatch(ref)
-    if found is None:
-        return None
-    return found["name"], found["alias"] or int(found["version"])
-
-
-def is_model(ref: str) -> bool:
-    """Whether a reference means the registry rather than a file."""
-    return ref.startswith(_SCHEME)
-
-
 def adapter_problems(
     adapters: tuple[AskedAdapter, ...], scales: tuple[float, ...]
 ) -> list[Problem]:
@@ -126,7 +109,7 @@ def adapter_problems(
             "use models:/name@alias or models:/name/version",
         )
         for asked in adapters
-        if asked.sha256 is None and is_model(asked.ref) and parse_model(asked.ref) is None
+        if asked.sha256 is None and is_model(asked.ref) and not is_version(asked.ref)
     ]
     problems += [
         Problem(

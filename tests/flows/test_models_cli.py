@@ -2,24 +2,28 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from cogvx.adapters.card import ADAPTER_FILE
+from cogvx.adapters.weights import read_pairs
 from cogvx.digest import sha256_file
 from cogvx.errors import CogvxError, ConfigError, UserError
+from cogvx.inference.model_ref import parse_reference
 from cogvx.shapes import VideoSize
 from flows.cli import app
 from tasks.clients.registry import CHAMPION, Registry, Serving
 from tasks.clients.versions import HELDOUT_TAG, VERDICT_TAG
-from tasks.models import CARD_FILE, open_models, parse_reference
+from tasks.models import CARD_FILE, RECIPE_FILE, open_models
 from tasks.settings import settings
 from tests.adapters.toys import toy_adapter
 
 SERVING = Serving("base", None, "float32", VideoSize(9, 48, 48), 8, "dpm", 2, 6.0)
+RECIPE = 'name = "style"  # as it was\n'
 
 
 @dataclass
@@ -42,7 +46,9 @@ def shown(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             run_id = registry.start_run("style", "training", tags={})
             registry.log_params(run_id, {"train": {"steps": number}, "name": "style"})
             tags = {VERDICT_TAG: verdict, HELDOUT_TAG: "0.25"}
-            registry.register("style", file, run_id=run_id, serving=SERVING, tags=tags)
+            pages = {"recipe.toml": RECIPE} if number == 1 else {}
+            serving = replace(SERVING, pages=pages)
+            registry.register("style", file, run_id=run_id, serving=serving, tags=tags)
             files.append(file)
         registry.promote("style", 1, expected_champion=None)
         yield Shown(registry, files)
@@ -89,6 +95,15 @@ def test_a_version_is_pulled_once_and_nothing_is_overwritten(shown: Shown, tmp_p
     said("pull", "style/2", "-o", str(folder))
     assert (folder / ADAPTER_FILE).read_bytes() == shown.files[1].read_bytes()
     assert json.loads((folder / CARD_FILE).read_text())["run"] == "run-1"
+    assert (folder / RECIPE_FILE).read_text() == RECIPE
+    bare = tmp_path / "bare"
+    said("pull", "style/1", "-o", str(bare))
+    assert {path.name for path in bare.iterdir()} == {ADAPTER_FILE, CARD_FILE}
+    (bare / RECIPE_FILE).write_text("mine")
+    (bare / ADAPTER_FILE).unlink()
+    (bare / CARD_FILE).unlink()
+    refused(ConfigError, "recipe.toml is of something else", "pull", "style/2", "-o", str(bare))
+    assert (bare / RECIPE_FILE).read_text() == "mine"
     stamp = (folder / ADAPTER_FILE).stat().st_mtime_ns
     assert "was there already" in said("pull", "style/2", "-o", str(folder))
     assert (folder / ADAPTER_FILE).stat().st_mtime_ns == stamp
@@ -99,7 +114,27 @@ def test_what_differs_is_told(shown: Shown) -> None:
     told = json.loads(said("diff", "style/1", "style/2", "--json"))
     assert told["settings"] == [{"name": "train.steps", "a": "0", "b": "1"}]
     assert "cogvx.run" in {item["name"] for item in told["made_of"]}
-    assert "train.steps" in said("diff", "style/1", "style/2")
+    a, b = (read_pairs(file) for file in shown.files[:2])
+    first, second = ({key: pair.b_or @ pair.a_ri for key, pair in its.items()} for its in (a, b))
+    apart = sum(float((first[key] - second[key]).norm() ** 2) for key in a) ** 0.5
+    whole = sum(float(first[key].norm() ** 2) for key in a) ** 0.5
+    assert told["weights"]["norm_a"] == pytest.approx(whole, rel=1e-4)
+    assert told["weights"]["relative_distance"] == pytest.approx(apart / whole, rel=1e-4)
+    page = said("diff", "style/1", "style/2")
+    assert "train.steps" in page
+    assert f"{apart / whole:.4f} of a's norm" in page
+    assert "style/1 and" in said("diff", "style/1", "style/1")
+
+
+def test_weights_that_cannot_be_had_are_left_out_with_a_reason(shown: Shown) -> None:
+    client = MlflowClient(shown.registry.tracking_uri)
+    tags = {"cogvx.run": "elsewhere"}
+    client.create_registered_model("lost")
+    client.create_model_version("lost", "/nowhere/at/all", tags=tags)
+    told = json.loads(said("diff", "style/1", "lost/1", "--json"))
+    assert told["weights"] is None
+    assert "lost/1" in told["weights_missing"]
+    assert "weights" in said("diff", "style/1", "lost/1")
 
 
 @pytest.mark.parametrize(

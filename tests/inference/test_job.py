@@ -11,7 +11,6 @@ from cogvx.inference.job import (
     GenerateJob,
     adapter_problems,
     parse_adapter,
-    parse_model,
 )
 from cogvx.inference.prompt_file import parse_prompts
 
@@ -41,34 +40,15 @@ def test_a_weight_stands_after_the_last_colon_if_it_is_a_number(
     assert (found.ref, found.weight) == (ref, weight)
 
 
-@pytest.mark.parametrize(
-    ("ref", "meant"),
-    [
-        ("models:/style@champion", ("style", "champion")),
-        ("models:/style/3", ("style", 3)),
-        ("models:/my style/12", ("my style", 12)),
-        ("models:/style", None),
-        ("models:/style/0", None),
-        ("models:/style/latest", None),
-        ("models:/style/3@champion", None),
-        ("style@champion", None),
-    ],
-)
-def test_a_version_is_named_as_mlflow_names_it(
-    ref: str, meant: tuple[str, str | int] | None
-) -> None:
-    assert parse_model(ref) == meant
-
-
 def test_everything_wrong_with_adapters_and_scales_is_said_at_once() -> None:
     adapters = tuple(
         parse_adapter(text)
-        for text in ("models:/style", "a:nan", "b:inf", "c", "c:0.5", "models:/x/1")
+        for text in ("models:/style/x", "a:nan", "b:inf", "c", "c:0.5", "models:/x/1")
     )
     said = [str(problem) for problem in adapter_problems(adapters, (0.5, math.nan, 0.5))]
     assert len(said) == 6
     for part in (
-        "adapter models:/style does not name a version",
+        "adapter models:/style/x does not name a version",
         "adapter a has weight nan",
         "adapter b has weight inf",
         "scale = nan is not finite",

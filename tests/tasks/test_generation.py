@@ -234,7 +234,7 @@ def test_every_problem_is_said_at_once(desk: Desk, tmp_path: Path) -> None:
     save_file(load_file(desk.adapter), unrecorded)
     job = desk.job(
         str(tmp_path / "absent.safetensors:0.3"),
-        "models:/style",
+        "models:/style@champion:x",
         "models:/style@champion",
         str(unrecorded),
         base=str(desk.base),
@@ -380,9 +380,10 @@ def test_a_registered_version_is_found_by_its_alias(desk: Desk, tmp_path: Path) 
     assert found.sha256 == sha256_file(desk.adapter)
     same = prepare(desk.job("models:/style/1:0.6"), desk.here)
     assert keys(same) == keys(ready)
+    assert keys(prepare(desk.job("models:/style:0.6"), desk.here)) == keys(ready)
     for ref, part in (
-        ("models:/style@previous_champion", "no version with the alias previous_champion"),
-        ("models:/nobody@champion", "nobody has no version"),
+        ("models:/style@previous_champion", "style has no alias previous_champion"),
+        ("models:/nobody@champion", "the registry has no model nobody"),
         ("models:/style/9", "models:/style/9 cannot be used"),
     ):
         assert part in desk.problems(desk.job(ref))
