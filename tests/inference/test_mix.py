@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLCogVideoX
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.bake import bake
+from cogvx.adapters.export import export_adapter
 from cogvx.adapters.shares import Share
 from cogvx.errors import CogvxError, ConfigError, IntegrityError
 from cogvx.inference.mix import AdapterMix
@@ -21,7 +23,7 @@ from cogvx.inference.session import Session
 from cogvx.model.load import load_transformer
 from cogvx.model.quantise import store_base, stored_weights
 from cogvx.shapes import VideoSize
-from tests.adapters.toys import toy_adapter, toy_card
+from tests.adapters.toys import toy_adapter, toy_card, trained
 from tests.fixtures.family import MEMBERS, BaseOf
 from tests.inference.mixes import (
     WIDER,
@@ -394,22 +396,76 @@ def test_a_compiled_model_is_the_base_once_fused(base, files, compiled) -> None:
     assert (counter.frame_count, counter.op_count) == (graphs, operations)
 
 
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, relative to the largest number."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+ROUNDING = 1e-5  # of float32, through all layers of a prediction
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.25, 0.5, 1.0])
-def test_a_fused_session_generates_what_an_unfused_one_does(
-    nano_base, tmp_path, nano_session, scale
+def test_a_fused_prediction_is_the_unfused_one_to_the_rounding_and_no_other_scales(
+    base, files, scale
 ) -> None:
+    pipeline, mix = open_mix(base)
+    plain = predict(pipeline, base)
+    mix.attach("a", files["toy"])
+    mix.attach("b", files["wide"])
+    mix.use({"a": scale, "b": -0.5 * scale})
+    beside = predict(pipeline, base)
+    mix.use({"a": 1.0, "b": -0.5})
+    mix.fuse(scale)
+    fused = predict(pipeline, base)
+    assert off(fused, beside) < ROUNDING
+    assert torch.equal(fused, plain) == (scale == 0.0)
+    mix.fuse(scale + 0.01)
+    assert off(predict(pipeline, base), beside) > 30 * ROUNDING, "a hundredth more would show"
+
+
+Seen = dict[str, torch.Tensor]
+
+
+def watched(session: Session, request: Request) -> tuple[np.ndarray, Seen]:
+    """A video, and what it was made of before anything was rounded to whole numbers."""
+    seen: dict[str, list[torch.Tensor]] = {"predicted": [], "latents": [], "pixels": []}
+    decode = AutoencoderKLCogVideoX.decode
+
+    def watch(vae: AutoencoderKLCogVideoX, latents: torch.Tensor, **words: object) -> object:
+        decoded = decode(vae, latents, **words)
+        seen["latents"].append(latents)
+        seen["pixels"].append(decoded.sample)
+        return decoded
+
+    hook = session.transformer.register_forward_hook(
+        lambda _module, _words, output: seen["predicted"].append(output[0])
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoencoderKLCogVideoX, "decode", watch)
+        video = session.generate(request)
+    hook.remove()
+    return video, {name: torch.stack(each) for name, each in seen.items()}
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25, 0.5, 1.0])
+def test_a_fused_session_generates_what_an_unfused_one_does(nano_session, scale) -> None:
     session, request, plain, file = nano_session
     session.attach("a", file)
     session.use({"a": scale})
-    beside = session.generate(request)
+    _, beside = watched(session, request)
     session.use({"a": 1.0})
     session.fuse(scale)
-    fused = session.generate(request)
-    assert abs(fused.astype(int) - beside).max() <= 1
-    assert np.array_equal(fused, plain) == (scale == 0.0)
+    video, fused = watched(session, request)
+    assert np.array_equal(video, plain) == (scale == 0.0)
+    session.fuse(scale + 0.01)
+    _, other = watched(session, request)
     session.unfuse()
     session.detach("a")
     assert np.array_equal(session.generate(request), plain)
+    for name, wanted in beside.items():
+        limit = ROUNDING if name == "predicted" else 5 * ROUNDING  # of two steps and the VAE
+        assert off(fused[name], wanted) < limit, name
+        assert off(other[name], wanted) > 30 * limit, f"{name} would show a hundredth more"
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +476,10 @@ def nano_session(
     session = Session.open(nano_base, dtype="float32")
     sampling = Sampling(steps=2, guidance=6.0, sampler="dpm")
     request = Request("a red circle", 3, VideoSize(9, 32, 32), 8, sampling)
-    file = toy_adapter(nano_base, tmp_path_factory.mktemp("nano"))
+    # alpha of 5 ranks, so that a hundredth of its strength stands out of the rounding
+    card = toy_card(rank=8, alpha=40, base_fingerprint=session.fingerprint)
+    strong = trained(nano_base, rank=8, alpha=40)
+    file = export_adapter(strong, tmp_path_factory.mktemp("nano"), card=card)
     return session, request, session.generate(request), file
 
 
