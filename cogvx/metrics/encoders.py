@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
@@ -19,6 +20,7 @@ from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from cogvx.digest import digest, sha256_file
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics.metric import Rgb
+from cogvx.model.load import without_progress_bars
 
 Kind = Literal["dino", "dinov2", "clip"]
 
@@ -83,9 +85,17 @@ def open_encoder(kind: Kind, folder: Path) -> Encoder:
         wrong = f"has no {' and no '.join(missing)}"
         raise ConfigError("encoders", [Problem(where, None, wrong, use)])
     options: dict[str, Any] = {"add_pooling_layer": False} if kind == "dino" else {}
-    model, report = _MODELS[kind].from_pretrained(
-        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **options
-    )
+    try:
+        with without_progress_bars():
+            model, report = _MODELS[kind].from_pretrained(
+                folder,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"encoder {where} cannot be loaded: {error}") from error
     if report["missing_keys"]:  # transformers fills them with noise and goes on
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ConfigError("encoders", [Problem(where, None, f"lacks weights, such as {some}")])

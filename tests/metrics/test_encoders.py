@@ -1,5 +1,7 @@
 """Consistency by real networks at toy size equals VBench's definition, written out in numpy."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -171,5 +173,10 @@ def test_what_is_no_such_network_is_refused(folders, tmp_path):
         open_encoder("clip", tmp_path)
     with pytest.raises(ConfigError, match="of no kind"):
         open_encoder("vgg", folders / "clip")
+    for name, content in (("config.json", "{"), ("model.safetensors", "no weights")):
+        shutil.copytree(folders / "clip", tmp_path / name)
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(ConfigError, match="cannot be loaded"):
+            open_encoder("clip", tmp_path / name)
     with pytest.raises(ConfigError, match="lacks weights"):
         open_encoder("dino", folders / "clip")
