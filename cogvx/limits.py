@@ -56,15 +56,15 @@ def training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list
 def judging_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
     """What forbids judging an adapter that may be trained and generated with all the same.
 
-    A suite has prompts and no first frames. It is asked for before the chain begins, not after
-    hours of training.
+    The flow that judges has not been tried with first frames. It is asked for
+    before the chain begins, not after hours of training.
     """
     base, variant = sections.get("base"), facts.variant
     if not isinstance(base, BaseConfig) or not variant.image_to_video:
         return []
     wrong = (
         f"is an image-to-video model ({variant.name}), whose adapters this version trains, "
-        "registers and generates with, but does not judge: a suite has no first frames"
+        "registers and generates with, but does not judge yet"
     )
     use = "use `cogvx train` and `cogvx register`, or a text-to-video model"
     return [Problem("base.path", base.path, wrong, use)]

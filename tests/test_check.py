@@ -304,7 +304,7 @@ def test_an_image_to_video_base_is_cached_and_trained_but_not_judged(tmp_path: P
         assert check_recipe(checked.recipe, purpose=purpose).recipe == checked.recipe
     for check in (check_file, check_recipe):
         subject = path if check is check_file else checked.recipe
-        with pytest.raises(ConfigError, match=r"but does not judge: .*`cogvx register`"):
+        with pytest.raises(ConfigError, match=r"but does not judge yet; .*`cogvx register`"):
             check(subject, purpose="judge")
 
 
