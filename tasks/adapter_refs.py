@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.adapters.container import read_header
-from cogvx.adapters.layout import DIFFUSERS_KEY, PREFIX
+from cogvx.adapters.layout import DIFFUSERS_KEY, KOHYA_PREFIXES, PREFIX, TORCH_SUFFIXES
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, Problem, UserError
 from cogvx.inference.choices import FoundAdapter
@@ -71,13 +71,23 @@ def _in_file(name: str, path: Path, weight: float) -> FoundAdapter:
         ConfigError: There is none.
         IntegrityError: It is damaged, or does not record its alpha.
     """
+    if path.is_dir() and not (path / ADAPTER_FILE).is_file():
+        from cogvx.adapters.tensors import adapter_file  # noqa: PLC0415 - loads torch
+
+        path = adapter_file(path)
     path = path / ADAPTER_FILE if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(
             f"there is no file {path}; a weight stands after the last colon, as in "
             "style.safetensors:0.6"
         )
+    if path.suffix in TORCH_SUFFIXES:
+        raise IntegrityError(
+            f"{path} is a checkpoint of torch; convert it first: cogvx adapter convert"
+        )
     header = read_header(path)
+    if any(name.startswith(KOHYA_PREFIXES) for name in header.tensors):
+        raise IntegrityError(f"{path} has kohya's names; convert it first: cogvx adapter convert")
     if any(not tensor.startswith(PREFIX) for tensor in header.tensors):
         raise IntegrityError(
             f"{path} is not in diffusers' form; convert it first: cogvx adapter convert"

@@ -13,6 +13,11 @@ from cogvx.mp4 import read_label
 from cogvx.section import shown_text
 
 _GRID = "grid"
+_KIND = ".mp4"
+_OTHER_VIDEOS = (
+    *(".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg"),
+    *(".wmv", ".flv", ".ogv", ".3gp", ".mts"),
+)
 _GRID_TAG = "cogvx_grid"
 
 
@@ -41,15 +46,22 @@ def _place_problems(out: Path, *, force: bool) -> list[Problem]:
         return [Problem("-o", shown, f"lies below {blocked[0]}, which is no folder")]
     if out.exists() and not out.is_file() and not out.is_dir():
         return [Problem("-o", shown, "is neither a file nor a folder", "name another")]
-    if out.suffix != ".mp4":
-        use = "name a folder, or a file that ends in .mp4"
-        return [Problem("-o", shown, "is a file", use)] if out.is_file() else []
+    if out.suffix != _KIND:
+        return _suffix_problems(out)
     if out.is_dir():
         return [Problem("-o", shown, "is a folder", "name a file in it")]
     if out.is_file() and not force and _read(out) is None:
         wrong = "is there already, and was not made by cogvx generate"
         return [Problem("-o", shown, wrong, "use --force to replace it, or another name")]
     return []
+
+
+def _suffix_problems(out: Path) -> list[Problem]:
+    if out.suffix.lower() in (*_OTHER_VIDEOS, _KIND) and not out.is_dir():
+        wrong, use = f"is no {_KIND} file", f"name it {out.with_suffix(_KIND).name}"
+        return [Problem("-o", str(out), wrong, use)]
+    use = "name a folder, or a file that ends in .mp4"
+    return [Problem("-o", str(out), "is a file", use)] if out.is_file() else []
 
 
 def place(out: Path, shots: Sequence[Shot]) -> dict[str, Path]:

@@ -3,7 +3,8 @@
 It is read without torch, so that a control machine can look at adapters.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,27 @@ class AdapterCard(BaseModel):
     def scale(self) -> float:
         """What the adapter's output was multiplied with while it was trained."""
         return self.alpha / self.rank
+
+
+def strength_problem(strength: float) -> str | None:
+    """What is wrong with a file that has a card and loads at another strength than 1."""
+    if math.isclose(strength, 1.0, rel_tol=1e-6):
+        return None
+    return (
+        f"its card says that alpha is multiplied into B, so that it loads at 1, and its metadata "
+        f"says {strength:g}; one of them is wrong, so export it again"
+    )
+
+
+def image_problem(card: AdapterCard, scales: Sequence[ImageScale]) -> str | None:
+    """Why an adapter cannot act over a base that sees first frames in these ways, or in none."""
+    asked = card.image_latent_scale
+    # where an adapter from another program was trained, nobody may have written the scale down
+    if asked in scales or (asked is None and (not scales or card.origin != "trained")):
+        return None
+    saw = "no first frame" if asked is None else f"first frames' latents {asked}"
+    has = " or ".join(scales) or "no first frame"
+    return f"it was trained with {saw}, and this base has {has}"
 
 
 def library_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from cogvx.adapters.card import CARD_KEY, AdapterCard
 from cogvx.adapters.container import with_metadata
+from cogvx.adapters.layout import KOHYA_PREFIXES
 from cogvx.adapters.weights import Pairs
 from cogvx.adapters.write import padded
 from cogvx.digest import canonical_json
@@ -21,7 +22,6 @@ from cogvx.digest import canonical_json
 KOHYA_FILE = "lora_kohya.safetensors"
 """What is written for such loaders; diffusers would look for another name."""
 
-PREFIXES = ("lora_unet__", "lora_unet_", "lora_transformer__", "lora_transformer_")
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 
@@ -33,7 +33,7 @@ def kohya_stem(module: str) -> str:
 def kohya_prefix(names: Iterable[str]) -> str | None:
     """The prefix under which a file names blocks of the transformer; None when it does not."""
     for name in names:
-        for prefix in PREFIXES:
+        for prefix in KOHYA_PREFIXES:
             if name.startswith(f"{prefix}transformer_blocks_"):
                 return prefix
     return None
@@ -46,7 +46,7 @@ def packed_kohya(pairs: Pairs, *, card: AdapterCard) -> bytes:
     """
     tensors = {}
     for module, pair in padded(pairs, card.rank).items():
-        stem = PREFIXES[0] + kohya_stem(module)
+        stem = KOHYA_PREFIXES[0] + kohya_stem(module)
         tensors[stem + DOWN] = pair.a_ri
         tensors[stem + UP] = pair.b_or
         tensors[stem + ALPHA] = torch.tensor(float(card.rank))

@@ -14,6 +14,8 @@ from cogvx.variants import (
 )
 
 PREFIX = "transformer."
+KOHYA_PREFIXES = ("lora_unet__", "lora_unet_", "lora_transformer__", "lora_transformer_")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 LORA_A = ".lora_A.weight"
 LORA_B = ".lora_B.weight"
 DIFFUSERS_KEY = "lora_adapter_metadata"

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvx.adapters.card import ADAPTER_FILE, AdapterCard, Parent, read_card
+from cogvx.adapters.card import (
+    ADAPTER_FILE,
+    AdapterCard,
+    Parent,
+    read_card,
+    strength_problem,
+)
+from cogvx.adapters.container import read_header
+from cogvx.adapters.layout import TORCH_SUFFIXES, loaded_alpha
 from cogvx.adapters.same_base import base_of_card, compare
 from cogvx.adapters.weights import Pairs, read_pairs
 from cogvx.adapters.write import reached_modules
@@ -32,6 +40,9 @@ class Share:
         """What is wrong with the words alone."""
         if not self.file.is_file():
             return Problem(str(self.file), None, "is no file", "name an adapter file")
+        if self.file.suffix in TORCH_SUFFIXES:
+            wrong, use = "is a checkpoint of torch", "convert it first: cogvx adapter convert"
+            return Problem(str(self.file), None, wrong, use)
         if not math.isfinite(self.weight):
             return Problem(str(self.file), self.weight, "is no weight", "use a number such as 1.0")
         return None
@@ -92,6 +103,10 @@ def _whole_pairs(file: Path, card: AdapterCard) -> Pairs:
         IntegrityError: It is damaged, or lacks layers.
     """
     pairs = read_pairs(file)
+    rank = max(pair.rank for pair in pairs.values())
+    alpha = loaded_alpha(read_header(file).metadata, rank)
+    if problem := strength_problem(alpha / rank):
+        raise IntegrityError(f"{file}: {problem}")
     modules = reached_modules(pairs, card)
     if missing := [module for module in modules if module not in pairs]:
         raise IntegrityError(

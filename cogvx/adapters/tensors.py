@@ -16,9 +16,10 @@ from torch import Tensor
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.adapters.container import TensorInfo, read_header
 from cogvx.adapters.kohya import KOHYA_FILE
+from cogvx.adapters.layout import TORCH_SUFFIXES
 from cogvx.adapters.sat import sat_checkpoint
 from cogvx.adapters.spelling import spelling_of
-from cogvx.adapters.torch_file import TORCH_SUFFIXES, ZIP_MAGIC, open_torch, torch_dictionaries
+from cogvx.adapters.torch_file import ZIP_MAGIC, open_torch, torch_dictionaries
 from cogvx.errors import ConfigError, IntegrityError, Problem
 
 _FILES = (

@@ -27,7 +27,6 @@ from cogvx.adapters.pickled_values import NOTHING, StoredTensor
 from cogvx.errors import IntegrityError
 
 ZIP_MAGIC = b"PK\x03\x04"
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 _MAX_DIRECTORY = 4 << 20  # of the zip; a checkpoint of 3,000 tensors has 0.4 MB
 _MAX_PICKLE = 16 << 20

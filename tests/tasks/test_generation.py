@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from cogvx.adapters.base import find_base
 from cogvx.adapters.card import read_card
+from cogvx.adapters.convert import convert
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError
@@ -167,6 +169,8 @@ def test_files_of_somebody_else_are_safe(tmp_path: Path) -> None:
         (tmp_path / "file", "is a file; name a folder"),
         (tmp_path / "file" / "a.mp4", "which is no folder"),
         (tmp_path / "file" / "b" / "c", "which is no folder"),
+        (tmp_path / "o.avi", "is no .mp4 file; name it o.mp4"),
+        (tmp_path / "o.MOV", "is no .mp4 file; name it o.mp4"),
     ):
         (problem,) = early_problems(out, force=False)
         assert sentence in str(problem)
@@ -174,6 +178,17 @@ def test_files_of_somebody_else_are_safe(tmp_path: Path) -> None:
     assert early_problems(tmp_path / "new" / "folder", force=False) == []
     (tmp_path / "folder.mp4").mkdir()
     assert "is a folder" in str(early_problems(tmp_path / "folder.mp4", force=True)[0])
+
+
+def test_what_must_be_converted_first_is_said(desk: Desk, tmp_path: Path) -> None:
+    base = find_base(str(desk.base))
+    convert(desk.adapter, tmp_path / "kohya", base=base, to="kohya")
+    said = desk.problems(desk.job(str(tmp_path / "kohya")))
+    assert "lora_kohya.safetensors has kohya's names; convert it first" in said
+    (tmp_path / "x.pt").write_bytes(b"PK")
+    assert "is a checkpoint of torch; convert it first" in desk.problems(
+        desk.job(str(tmp_path / "x.pt"))
+    )
 
 
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_rendered(
