@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from cogvx.adapters.card import Parent, library_versions, own_version
+from cogvx.adapters.card import Parent, image_problem, library_versions, own_version
 from cogvx.adapters.layout import adapted_modules
 from cogvx.adapters.same_base import base_in_folder, base_problem
 from cogvx.adapters.sharded import Stored, reader, stored_tensors, write_tensors
@@ -245,7 +245,11 @@ def _require_base(base: Path, parts: Sequence[Opened]) -> None:
                 f"{part.share.file} knows its base as {part.card.base_path}, not its bytes; "
                 "convert it again with the base's folder: cogvx adapter convert --base FOLDER"
             )
-    named = base_in_folder(base, read_facts(base), fingerprint(base, BASE_PARTS))
+    facts = read_facts(base)
+    for part in parts:
+        if problem := image_problem(part.card, facts.variant.image_scales):
+            raise IntegrityError(f"{part.share.file}: {problem}")
+    named = base_in_folder(base, facts, fingerprint(base, BASE_PARTS))
     for part in parts:
         if problem := base_problem(part.card, named):
             raise IntegrityError(f"{part.share.file}: {problem}")

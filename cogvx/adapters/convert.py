@@ -10,6 +10,7 @@ from cogvx.adapters.card import (
     ADAPTER_FILE,
     AdapterCard,
     Parent,
+    image_problem,
     library_versions,
     own_version,
 )
@@ -204,6 +205,8 @@ def _require_kind(was: AdapterCard, file: Path, base: Base) -> None:
     Raises:
         IntegrityError: It is another one; both are named.
     """
+    if problem := image_problem(was, base.facts.variant.image_scales):
+        raise IntegrityError(f"{file} over {base.path}: {problem}")
     given = NamedBase(base.path, base.revision, base.fingerprint, base.facts)
     named = base_of_card(was)
     if was.base_fingerprint is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cogvx.adapters.card import AdapterCard, card_of
+from cogvx.adapters.card import AdapterCard, card_of, strength_problem
 from cogvx.adapters.container import REAL_NUMBERS
 from cogvx.adapters.layout import AdapterForm, adapted_modules
 from cogvx.adapters.linears import LinearSize, linear_sizes, local_name
@@ -86,6 +86,8 @@ def read_any(path: Path, *, alpha: float | None, facts: BaseFacts) -> Foreign:
         form = spelling.form
         recorded, unsettled = settle(tensors, stored, file=file, form=form, said=alpha)
         problems += unsettled
+        if recorded is not None and card_of(tensors.metadata, file) is not None:
+            problems += _carded_problems(tensors, stored, recorded)
         if recorded is None or problems:
             raise ConfigError(f"{file} ({form}) over {facts.variant.name}", problems)
         return _read(file, tensors, form=form, stored=stored, recorded=recorded)
@@ -153,6 +155,19 @@ def _faults(tensors: Tensors, names: StoredPair, size: LinearSize) -> Iterator[t
         yield names.a, wrong
     elif first.shape[0] > MAX_RANK:
         yield names.a, f"is of rank {first.shape[0]}, above {MAX_RANK}"
+
+
+def _carded_problems(
+    tensors: Tensors, stored: Mapping[str, StoredPair], recorded: Recorded
+) -> list[Problem]:
+    """Why a file with our card does not act at the strength that the card promises."""
+    ranks = {
+        module: tensors.infos[names.a].shape[0]
+        for module, names in stored.items()
+        if names.a in tensors.infos and tensors.infos[names.a].shape[:1] > (0,)
+    }
+    said = (strength_problem(recorded.scale(module, rank)) for module, rank in ranks.items())
+    return [Problem(recorded.where, None, wrong) for wrong in said if wrong][:1]
 
 
 def _read(

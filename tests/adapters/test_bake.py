@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.bake import PROVENANCE_FILE, Form, Provenance, bake
+from cogvx.adapters.base import find_base
 from cogvx.adapters.card import own_version, read_card
 from cogvx.adapters.compose import merge
+from cogvx.adapters.container import read_header
+from cogvx.adapters.convert import convert
 from cogvx.adapters.layout import adapted_modules
 from cogvx.adapters.linears import linear_sizes
 from cogvx.adapters.sharded import WEIGHTS
@@ -385,3 +388,32 @@ def test_a_disk_that_is_too_small_is_found_out_first(
     with pytest.raises(ConfigError, match=r"0\.0 GB free, and the transformer takes"):
         bake(nano_base, adapters, tmp_path / "deep" / "out")
     assert not (tmp_path / "deep").exists()
+
+
+def test_an_adapter_of_first_frames_is_not_baked_into_a_base_of_text(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    file = adapter_of(nano_base, tmp_path / "a", 1, image_latent_scale="multiplied")
+    with pytest.raises(
+        IntegrityError, match="latents multiplied, and this base has no first frame"
+    ):
+        bake(nano_base, [Share(file)], tmp_path / "out")
+    with pytest.raises(
+        IntegrityError, match="latents multiplied, and this base has no first frame"
+    ):
+        convert(file, tmp_path / "b", base=find_base(str(nano_base)))
+
+
+def test_a_card_and_metadata_that_contradict_each_other_are_refused(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    file = adapter_of(nano_base, tmp_path / "a", 1)
+    told = dict(read_header(file).metadata)
+    told["lora_adapter_metadata"] = told["lora_adapter_metadata"].replace(
+        '"transformer.lora_alpha":4', '"transformer.lora_alpha":2'
+    )
+    save_file(load_file(file), file, told)
+    with pytest.raises(IntegrityError, match=r"its metadata says 0\.5"):
+        merge([Share(file)], tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"its metadata says 0\.5"):
+        convert(file, tmp_path / "c", base=find_base(str(nano_base)))
