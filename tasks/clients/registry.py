@@ -61,10 +61,10 @@ class Registry(Aliases):
     ) -> Version:
         """Make an adapter file a version with the alias CHALLENGER; once for each of our runs.
 
-        A run that has a version already gets that version back; the alias is set again only on the
-        newest one that never had it, in case an earlier call was cut off before. Of racing
-        registrations of one run the first stays, and the others take themselves back. A newer
-        version keeps the alias, however late an older one is.
+        A run that has a version already gets that version back; the alias is set only on the newest
+        one that never had it, in case an earlier call was cut off before. A person who takes the
+        alias away is not overruled. Of racing registrations of one run the first stays, and the
+        others take themselves back. A newer version keeps the alias, however late an older one is.
 
         Args:
             name: The registered model, made if need be.
@@ -84,6 +84,7 @@ class Registry(Aliases):
         reason = replace(reason or Reason("it is the newest"), run=card.run)
         known = self.find_version(name, card.run)
         if known is not None:
+            self.settle(name)  # that call may have decided, and been cut off before MLflow heard
             if self._missed_its_alias(known):
                 self.challenge(name, known.version, reason)
             return self.version(name, known.version)
@@ -257,15 +258,14 @@ class Registry(Aliases):
     def _missed_its_alias(self, version: Version) -> bool:
         """Whether the newest version never was the challenger, as its registration was cut off.
 
-        One that was and is not any more was moved on purpose.
+        One that the journal says was, and that is not any more, was moved on purpose.
         """
         name, number = version.name, version.version
         with self._asking(f"look for versions of {name} after {number}"):
             newest = max(int(item.version) for item in self._search(f"name = '{name}'"))
         if number != newest or CHALLENGER in version.aliases:
             return False
-        was = any(move.after.get(CHALLENGER) == number for move in self.history(name))
-        return not was or not self._alias_numbers(name).get(CHALLENGER)
+        return all(move.after.get(CHALLENGER) != number for move in self.history(name))
 
     def _search(self, condition: str) -> list[ModelVersion]:
         """All versions that MLflow finds, page by page."""

@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.card import ADAPTER_FILE, read_card
-from cogvx.errors import ConfigError, IntegrityError, UserError
+from cogvx.errors import ConfigError, IntegrityError, TransientError, UserError
 from cogvx.shapes import VideoSize
+from cogvx.store import MemoryStore
 from tasks.clients.registry import (
     ADAPTER_TAG,
     CHALLENGER,
@@ -96,12 +97,78 @@ def test_registering_an_old_run_again_leaves_the_newer_challenger(
     assert registry.get_alias("older", CHALLENGER) == newer
 
 
+class UnreachableStore(MemoryStore):
+    """A store that did not answer when something was to be decided, or just afterwards."""
+
+    def __init__(self, *, answers_once: bool) -> None:
+        super().__init__()
+        self.answers_once = answers_once
+        self.is_back = False
+
+    def create(self, key: str, data: bytes) -> bool:
+        if not self.is_back and not self.answers_once:
+            raise TransientError("the store does not answer")
+        return super().create(key, data)
+
+    def write(self, key: str, data: bytes) -> None:
+        """What every process does before it carries a decision out."""
+        if not self.is_back:
+            raise IntegrityError("cut off")
+        super().write(key, data)
+
+
+@pytest.mark.parametrize("decided", [False, True])
+@pytest.mark.parametrize("before", [False, True])
 def test_a_registration_cut_off_before_its_alias_is_finished_by_the_next(
+    root: Path, registry: Registry, adapters: list[Path], *, decided: bool, before: bool
+) -> None:
+    name, store = f"cut-off-{decided}-{before}", UnreachableStore(answers_once=decided)
+    cut = Registry(registry.tracking_uri, root / "artifacts", store)
+    if before:
+        store.is_back = True
+        register(cut, name, adapters[1])
+        store.is_back = False
+    with pytest.raises((TransientError, IntegrityError)):
+        register(cut, name, adapters[0])
+    (made, *_) = cut.versions(name)
+    assert made.aliases == ()
+    store.is_back = True
+    assert register(cut, name, adapters[0]).aliases == (CHALLENGER,)
+    assert len(cut.history(name)) == 1 + before
+
+
+def test_a_challenger_that_a_person_took_away_stays_away(
     registry: Registry, adapters: list[Path]
 ) -> None:
-    register(registry, "cut-off", adapters[0])
-    MlflowClient(registry.tracking_uri).delete_registered_model_alias("cut-off", CHALLENGER)
-    assert register(registry, "cut-off", adapters[0]).aliases == (CHALLENGER,)
+    register(registry, "withdrawn", adapters[0])
+    MlflowClient(registry.tracking_uri).delete_registered_model_alias("withdrawn", CHALLENGER)
+    assert register(registry, "withdrawn", adapters[0]).aliases == ()
+    assert registry.get_alias("withdrawn", CHALLENGER) is None
+    assert registry.history("withdrawn")[-1].act == "moved outside"
+    newer = register(registry, "withdrawn", adapters[1])
+    assert newer.aliases == (CHALLENGER,)
+
+
+def test_what_mlflow_gives_page_by_page_is_put_together(
+    registry: Registry, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.clients.registry._VERSIONS_AT_ONCE", 2)
+    client = MlflowClient(registry.tracking_uri)
+    run_id = register(registry, "pages", adapters[0]).run_id
+    for number in range(2, 6):
+        tags = {"cogvx.run": f"page-{number}"}
+        client.create_model_version("pages", f"s3://nowhere/{number}", run_id, tags=tags)
+    assert [item.version for item in registry.versions("pages")] == [5, 4, 3, 2, 1]
+    found = registry.find_version("pages", "page-4")
+    assert found is not None
+    assert found.version == 4
+    several = {"pages", *(f"page-{letter}" for letter in "abcd")}
+    for name in sorted(several - {"pages"}):
+        client.create_registered_model(name)
+    assert several <= set(registry.model_names())
+    assert registry.model_names() == sorted(set(registry.model_names()))
+    all_of_them = [item.version for item in registry.all_versions() if item.name == "pages"]
+    assert sorted(all_of_them) == [1, 2, 3, 4, 5]
 
 
 def test_threads_that_register_different_runs_make_different_versions(
