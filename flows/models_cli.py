@@ -16,7 +16,7 @@ from tasks.settings import prepare_process
 
 if TYPE_CHECKING:
     from tasks.clients.journal import AliasMove
-    from tasks.model_documents import Difference, VersionLine
+    from tasks.model_documents import Difference, ModelsDiff, VersionLine
 
 # MLflow is imported inside the commands: `cogvx check` should not wait for it.
 
@@ -146,7 +146,8 @@ def diff(
     if as_json:
         _print_json(found)
         return
-    show(f"{found.a} and {found.b}", [("clips", found.clips or "not known")])
+    rows = [("clips", found.clips or "not known"), ("weights", _weights(found))]
+    show(f"{found.a} and {found.b}", rows)
     parts = (("made of", found.made_of), ("settings", found.settings), ("results", found.results))
     for title, part in parts:
         if part:
@@ -209,6 +210,16 @@ def _differences_table(title: str, found: "tuple[Difference, ...]") -> Table:
     for item in found:
         table.add_row(*map(Text, (item.name, item.a or "-", item.b or "-")))
     return table
+
+
+def _weights(found: "ModelsDiff") -> str:
+    if found.weights is None:
+        return f"not compared: {found.weights_missing}"
+    of = found.weights
+    apart = f"{of.distance:.4g}"
+    if of.relative_distance is not None:
+        apart += f", which is {of.relative_distance:.4f} of a's norm"
+    return f"norm {of.norm_a:.4g} in a and {of.norm_b:.4g} in b; the two are apart by {apart}"
 
 
 def _move_rows(move: "AliasMove") -> list[tuple[str, str]]:

@@ -1,15 +1,16 @@
-"""What differs between two versions: what they were made of, their settings, their results."""
+"""What differs between two versions: what they were made of, settings, results, weights."""
 
 from collections.abc import Mapping
 
-from cogvx.errors import IntegrityError
+from cogvx.errors import CogvxError, IntegrityError
 from cogvx.housekeeping.documents import NeededByRun, read_kept
 from cogvx.store import ObjectStore
+from tasks.clients.registry import Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import open_record_store
 from tasks.clients.versions import Version
-from tasks.model_documents import Difference, ModelsDiff
-from tasks.models import find, open_models
+from tasks.model_documents import Difference, ModelsDiff, WeightsDiff
+from tasks.models import fetch_adapter, find, open_models
 from tasks.settings import settings
 
 _JUDGED = ("cogvx.verdict", "cogvx.reference", "cogvx.heldout", "cogvx.heldout_before")
@@ -27,6 +28,7 @@ def diff_versions(a: str, b: str) -> ModelsDiff:
     results = _differences(
         _texts(registry.last_values(one.run_id)), _texts(registry.last_values(other.run_id))
     )
+    weights, missing = _weights(registry, one, other)
     return ModelsDiff(
         a=one.uri,
         b=other.uri,
@@ -34,7 +36,31 @@ def diff_versions(a: str, b: str) -> ModelsDiff:
         settings=_differences(registry.settings_of(one.run_id), registry.settings_of(other.run_id)),
         results=(*(item for item in tags if item.name in _JUDGED), *results),
         clips=_clips(store, one, other),
+        weights=weights,
+        weights_missing=missing,
     )
+
+
+def _weights(
+    registry: Registry, one: Version, other: Version
+) -> tuple[WeightsDiff | None, str | None]:
+    """Norms and distance of the two adapters, or why there are none."""
+    try:
+        files = [fetch_adapter(registry, version) for version in (one, other)]
+        # PyTorch takes seconds to import, and is not needed to say that there is no file.
+        from cogvx.adapters.distance import distance  # noqa: PLC0415
+        from cogvx.adapters.weights import read_pairs  # noqa: PLC0415
+
+        found = distance(*map(read_pairs, files))
+    except CogvxError as error:
+        return None, str(error)
+    measured = WeightsDiff(
+        norm_a=found.a,
+        norm_b=found.b,
+        distance=found.apart,
+        relative_distance=found.relative,
+    )
+    return measured, None
 
 
 def _clips(store: ObjectStore, one: Version, other: Version) -> str | None:

@@ -60,8 +60,23 @@ class Difference(_Document):
     b: str | None
 
 
+class WeightsDiff(_Document):
+    """How much two adapters add to the weights, over all layers, and how far they are apart.
+
+    `relative_distance` is the distance in norms of a; None where a adds nothing.
+    """
+
+    norm_a: float
+    norm_b: float
+    distance: float
+    relative_distance: float | None
+
+
 class ModelsDiff(_Document):
-    """What differs between two versions, by kind: made of, settings, results."""
+    """What differs between two versions, by kind: made of, settings, results, weights.
+
+    `weights` is None where the two files cannot be compared; `weights_missing` says why.
+    """
 
     a: str
     b: str
@@ -69,3 +84,5 @@ class ModelsDiff(_Document):
     settings: tuple[Difference, ...]
     results: tuple[Difference, ...]
     clips: str | None
+    weights: WeightsDiff | None
+    weights_missing: str | None
