@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cogvx.adapters.fit import fit_problems
 from cogvx.adapters.same_base import (
     NamedBase,
     base_doubt,
@@ -181,6 +182,10 @@ def _check(
     read_image: ReadImage,
     faults: Faults,
 ) -> None:
+    for found in adapters:
+        for wrong in fit_problems(found.path, facts):
+            said = f"does not fit {facts.variant.name}: {wrong}"
+            faults.problems.append(Problem(f"adapter {found.name}", None, said))
     try:
         engine_of(job, adapters, facts, "")
     except ConfigError as error:

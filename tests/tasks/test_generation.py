@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx.adapters.base import find_base
 from cogvx.adapters.card import read_card
+from cogvx.adapters.container import read_header
 from cogvx.adapters.convert import convert
 from cogvx.adapters.export import export_adapter
 from cogvx.digest import sha256_file
@@ -191,6 +192,22 @@ def test_what_must_be_converted_first_is_said(desk: Desk, tmp_path: Path) -> Non
     )
 
 
+def test_tensors_that_are_missing_or_of_another_shape_are_found_before_a_base_is_loaded(
+    desk: Desk, tmp_path: Path
+) -> None:
+    tensors, told = load_file(desk.adapter), dict(read_header(desk.adapter).metadata)
+    cardless = {name: text for name, text in told.items() if name != "cogvx_card"}
+    last = "transformer.transformer_blocks.1.attn1.to_v.lora_B.weight"
+    cut = {**tensors, last: tensors[last][:-1].clone()}
+    less = {name: tensor for name, tensor in tensors.items() if name != last}
+    for name, its, metadata in (("cut", cut, told), ("l", less, told), ("c", less, cardless)):
+        save_file(its, tmp_path / f"{name}.safetensors", metadata)
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("cut", "l", "c")]
+    said = desk.problems(desk.job(*files, base=str(desk.base)))
+    assert said.count("1 tensors are missing, such as " + last) == 2
+    assert "B is (" in said
+
+
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_rendered(
     desk: Desk, tmp_path: Path
 ) -> None:
@@ -314,7 +331,7 @@ def of_hub(desk: Desk, folder: Path, path: str = HUB, **card: object) -> Path:
 
 def in_hub_cache(desk: Desk, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The base as the hub's client keeps it, at commit ONE, which is main."""
-    model = folder / "models--zai-org--CogVideoX-5b"
+    model = folder / "models--me--nano"
     shutil.copytree(desk.base, model / "snapshots" / ONE)
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(ONE)
@@ -344,14 +361,14 @@ def test_the_commit_of_a_hub_id_is_pinned(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_hub_cache(desk, tmp_path / "hub", monkeypatch)
-    adapter = of_hub(desk, tmp_path / "a")
+    adapter = of_hub(desk, tmp_path / "a", "me/nano")
     ready = prepare(desk.job(str(adapter)), desk.here)
-    assert (ready.base.path, ready.base.revision) == (HUB, ONE)
-    job = desk.job(str(adapter), base=HUB, revision="main")
+    assert (ready.base.path, ready.base.revision) == ("me/nano", ONE)
+    job = desk.job(str(adapter), base="me/nano", revision="main")
     assert prepare(job, desk.here).base.revision == ONE
-    other = of_hub(desk, tmp_path / "other", base_revision=TWO)
+    other = of_hub(desk, tmp_path / "other", "me/nano", base_revision=TWO)
     with pytest.raises(ConfigError, match=f"revision {TWO}|{TWO}"):
-        prepare(desk.job(str(other), base=HUB, revision=ONE), desk.here)
+        prepare(desk.job(str(other), base="me/nano", revision=ONE), desk.here)
 
 
 def test_a_revision_is_never_dropped(desk: Desk, tmp_path: Path) -> None:
