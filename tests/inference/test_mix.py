@@ -103,7 +103,7 @@ def test_what_a_mix_says_of_itself(base, files, fused_at) -> None:
     [
         (
             {"base_fingerprint": "c" * 64},
-            r"names the base base with fingerprint c{12}, .* b{12} is",
+            r"names the base base \(c{12}\), .* \(b{12}",
         ),
         ({"image_latent_scale": "raw"}, "first frames' latents raw, and this session has no first"),
         ({"targets": WIDER}, r"select 28 tensors here, of which 12 are missing, such as .*ff\.net"),
@@ -123,7 +123,7 @@ def test_a_card_that_speaks_of_another_base_is_believed(
 
 def test_everything_that_is_wrong_is_said_at_once(base, files, tmp_path) -> None:
     _, mix = open_mix(base, fingerprint="b" * 64)
-    with pytest.raises(IntegrityError, match=r"fingerprint f{12}.*; it was trained with .*divided"):
+    with pytest.raises(IntegrityError, match=r"\(f{12}\).*; it was trained with .*divided"):
         mix.attach("a", carded(files["toy"], tmp_path, image_latent_scale="divided"))
 
 
@@ -489,3 +489,15 @@ def test_what_is_not_said_is_not_done(base, files) -> None:
         with pytest.raises(CogvxError, match='no adapter "a" is attached'):
             getattr(mix, act)(*words)
     assert json.dumps(dict(mix.weights)) == "{}"
+
+
+def test_a_card_that_knows_no_bytes_is_believed_in_what_it_knows(
+    base, files, tmp_path, caplog
+) -> None:
+    _, mix = open_mix(base, fingerprint="b" * 64)
+    unknown = {"base_fingerprint": None}
+    hub = carded(files["toy"], tmp_path, base_path="zai-org/CogVideoX-5b-I2V", **unknown)
+    with pytest.raises(IntegrityError, match=r"5b-I2V \(bytes unknown\), and this is a CogVideoX"):
+        mix.attach("a", hub)
+    mix.attach("a", carded(files["toy"], tmp_path, base_path="zai-org/CogVideoX-5b", **unknown))
+    assert "nothing proves that a CogVideoX-5b" in caplog.text
