@@ -10,11 +10,13 @@ from cogvx.check import check_file
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, UserError
 from cogvx.evaluation.suite import load_suite
+from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import EvaluationConfig
 from cogvx.runs.folder import RunFolder, TrainOutcome
 from tasks import train
-from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
+from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Reason, Registry, Version
+from tasks.code import commit
 from tasks.describe import page_of
 from tasks.documents import Unchanged
 from tasks.evaluate import _to_beat
@@ -30,7 +32,7 @@ from tasks.lineage import (
 from tasks.promote import promote_adapter
 from tasks.register import find_unchanged, open_registry, register_adapter
 from tasks.settings import settings
-from tasks.workbench import Workbench, open_workbench
+from tasks.workbench import Workbench, code_version, open_workbench
 from tests.adapters.toys import toy_adapter
 from tests.e2e.conftest import write_recipe
 
@@ -182,6 +184,38 @@ def test_the_old_champion_keeps_an_alias_to_go_back_to(bench: Workbench, tmp_pat
     previous = registry.get_alias(bench.recipe.name, PREVIOUS_CHAMPION)
     assert previous is not None
     assert previous.version == other.version
+
+
+def test_what_people_rolled_back_is_not_promoted_again_unasked(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    registry, name = open_registry(bench), bench.recipe.name
+    other = other_version(bench, registry, tmp_path)
+    registry.promote(name, other.version, expected_champion=None)
+    judge(bench, "PROMOTE", reference=str(other.version))
+    mine = promote_adapter.fn(bench).version
+    registry.roll_back(name, expected_champion=mine, reason=Reason("it flickers"))
+    report = promote_adapter.fn(bench)
+    assert not report.promoted
+    assert "rolled back: it flickers; or use cogvx promote RECIPE --approve" in report.reason
+    assert champion_of(bench) == other.version
+    assert promote_adapter.fn(bench, "only on one clip").promoted
+    assert champion_of(bench) == mine
+    registry.crown(name, other.version, expected_champion=mine, reason=Reason("to compare"))
+    assert promote_adapter.fn(bench).promoted  # nobody went back from it since it was promoted
+
+
+def test_a_version_is_tagged_with_what_made_it(bench: Workbench) -> None:
+    tags, made_by = version_of(bench).tags, commit()
+    assert tags["cogvx.dataset"] == bench.dataset.url
+    assert tags["cogvx.vae_fingerprint"] == fingerprint(bench.base, VAE_PARTS)
+    assert tags["cogvx.text_fingerprint"] == fingerprint(bench.base, TEXT_PARTS)
+    assert tags["cogvx.run"] == bench.run_identity(bench.latest_manifest())
+    assert tags.get("cogvx.commit") == (None if made_by is None else str(made_by))
+    assert tags["cogvx.code"] == code_version()
+    assert (tags["cogvx.size"], tags["cogvx.fps"]) == (str(bench.recipe.video.size), "8")
+    assert tags["cogvx.heldout"] == "1.000000"
+    assert "cogvx.heldout_before" not in tags  # that run has none
 
 
 def test_nothing_is_to_do_after_a_verdict_was_acted_on(bench: Workbench) -> None:
