@@ -4,8 +4,10 @@ The S3 form is in `tasks.clients.s3`; tests of this library use `MemoryStore`. A
 through the same Protocol, rooted at the dataset's folder or prefix.
 """
 
+import errno
 import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +17,8 @@ from typing import Protocol, runtime_checkable
 
 from cogvx import files
 from cogvx.errors import ConfigError, DataError, IntegrityError
+
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -219,13 +223,21 @@ class LocalStore:
     def _file(self, key: str) -> Path:
         """The file to read; opening a pipe instead would wait for its writer for ever."""
         path = self._path(key)
-        if path.is_file():
+        try:
+            mode = path.stat().st_mode  # asked once: a file may appear between two questions
+        except OSError as error:
+            if error.errno not in _NOTHING_THERE:
+                raise
+            if path.is_symlink():
+                raise IntegrityError(
+                    f"{key} in {self.url} is a link that leads to no file"
+                ) from None
+            raise Absent(f"{key} is not in {self.url}") from None
+        if stat.S_ISREG(mode):
             return path
-        if path.is_symlink():
-            raise IntegrityError(f"{key} in {self.url} is a link that leads to no file")
-        if path.exists() and not path.is_dir():
-            raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
-        raise Absent(f"{key} is not in {self.url}")
+        if stat.S_ISDIR(mode):
+            raise Absent(f"{key} is not in {self.url}")
+        raise IntegrityError(f"{key} in {self.url} is no file but a pipe, socket or device")
 
 
 def _walk(

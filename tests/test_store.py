@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError, DataError, IntegrityError
-from cogvx.store import LocalStore, MemoryStore, ObjectStore, check_key, require_writable
+from cogvx.store import Absent, LocalStore, MemoryStore, ObjectStore, check_key, require_writable
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -30,6 +30,21 @@ def test_what_is_absent_is_said_to_be(store: ObjectStore, tmp_path: Path) -> Non
     for act in (lambda: store.read("a"), lambda: store.fetch("a", tmp_path / "work")):
         with pytest.raises(IntegrityError, match="a is not in"):
             act()
+
+
+def test_an_object_that_appears_while_it_is_asked_for_is_absent_or_there(tmp_path: Path) -> None:
+    store, keys = LocalStore(tmp_path / "store"), [f"journal/{number}" for number in range(400)]
+    (tmp_path / "store" / "journal").mkdir(parents=True)
+    writer = threading.Thread(target=lambda: [store.write(key, b"whole") for key in keys])
+    writer.start()
+    found = 0
+    while found < len(keys):
+        try:
+            assert store.read(keys[found]) == b"whole"
+        except Absent:
+            continue  # and nothing else is told of it
+        found += 1
+    writer.join()
 
 
 def test_of_racing_creators_exactly_one_wins_and_its_bytes_stay(store: ObjectStore) -> None:
