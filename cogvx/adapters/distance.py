@@ -1,12 +1,9 @@
-"""How far two adapters are from each other, from small squares and never from the products.
-
-`<B A, D C> = sum of (B'D) * (A C')`, both as wide as the ranks. What it costs is digits: of a
-distance below a ten-millionth of the adapters themselves nothing is left.
-"""
+"""How far two adapters are from each other, over all their layers."""
 
 import math
 from dataclasses import dataclass
 
+from cogvx.adapters.measure import gap_between
 from cogvx.adapters.weights import LoraPair, Pairs
 from cogvx.errors import IntegrityError
 
@@ -37,25 +34,20 @@ def distance(a: Pairs, b: Pairs) -> Distance:
     Raises:
         IntegrityError: A layer of both has different widths, so they are for different bases.
     """
-    a_squared = b_squared = both = 0.0
+    gaps = []
     for module in {**a, **b}:
         one, other = a.get(module), b.get(module)
-        a_squared += 0.0 if one is None else _inner(one, one)
-        b_squared += 0.0 if other is None else _inner(other, other)
         if one is not None and other is not None:
             _require_same_widths(module, one, other)
-            both += _inner(one, other)
-    apart = a_squared + b_squared - 2 * both
-    # rounding may leave a square just below 0
-    roots = (math.sqrt(max(square, 0.0)) for square in (a_squared, b_squared, apart))
-    return Distance(*roots)
-
-
-def _inner(one: LoraPair, other: LoraPair) -> float:
-    """The sum over all weights of a layer of the product of what the two add there."""
-    outputs_rr = one.b_or.double().T @ other.b_or.double()
-    inputs_rr = one.a_ri.double() @ other.a_ri.double().T
-    return float((outputs_rr * inputs_rr).sum())
+        present = one or other
+        assert present is not None  # a name of one of the two
+        nothing = LoraPair(present.a_ri[:0], present.b_or[:, :0])
+        gaps.append(gap_between(one or nothing, other or nothing))
+    return Distance(
+        a=math.hypot(*(gap.first for gap in gaps)),
+        b=math.hypot(*(gap.second for gap in gaps)),
+        apart=math.hypot(*(gap.apart for gap in gaps)),
+    )
 
 
 def _require_same_widths(module: str, one: LoraPair, other: LoraPair) -> None:
