@@ -34,6 +34,7 @@ from tasks.clients.package import requirements
 from tasks.clients.registry import CHAMPION, Registry, Serving
 from tests.adapters.toys import toy_card, trained
 from tests.cache.toys import recipe
+from tests.fixtures.installed import modules_beyond
 from tests.fixtures.servers import free_port, listens, mlflow_server, running, wait_until
 
 SIZE = VideoSize(9, 48, 48)
@@ -46,12 +47,10 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": PROMPT, "seed": 7, "scale": 0},
     {"prompt": PROMPT, "seed": 7, "scale": 0.5, "negative_prompt": "blue"},
 ]
-# What an application has not got, even where this environment has.
 FORBID = """
 import sys
 
-for name in ("cogvx", "tasks", "flows", "deployments", "tests", "prefect", "boto3"):
-    sys.modules[name] = None
+sys.modules.update(dict.fromkeys({names}))
 """
 APPLICATION = """
 import json
@@ -114,7 +113,8 @@ def outside(registry: Registry, nano_base: Path, root: Path) -> Iterator[Outside
     elsewhere, hook, log = root / "elsewhere", root / "hook", root / "served.log"
     elsewhere.mkdir()
     hook.mkdir()
-    (hook / "sitecustomize.py").write_text(FORBID)
+    forbid = FORBID.format(names=sorted(forbidden(root)))
+    (hook / "sitecustomize.py").write_text(forbid)
     port, model = free_port(), f"models:/style@{CHAMPION}"
     serve = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     serve += ["--host", "127.0.0.1", "--port", str(port), "--model-uri", model]
@@ -125,7 +125,7 @@ def outside(registry: Registry, nano_base: Path, root: Path) -> Iterator[Outside
     # as on another machine: the same base in another place
     (root / "moved").symlink_to(nano_base)
     given["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": str(root / "moved")})
-    call = [sys.executable, "-I", "-c", FORBID + APPLICATION, uri, model]
+    call = [sys.executable, "-I", "-c", forbid + APPLICATION, uri, model]
     with ExitStack() as stack:
         process = stack.enter_context(running(serve, log, {**os.environ, **given}))
         told = subprocess.run(
@@ -140,6 +140,17 @@ def outside(registry: Registry, nano_base: Path, root: Path) -> Iterator[Outside
         yield Outside(json.loads(told.splitlines()[-1]), f"http://127.0.0.1:{port}/invocations")
 
 
+def listed_requirements(root: Path) -> list[str]:
+    """The lines of the requirements that the one version at the server has."""
+    (listed,) = (root / "server" / "artifacts").rglob("requirements.txt")
+    return listed.read_text().splitlines()
+
+
+def forbidden(root: Path) -> set[str]:
+    """What an application has not got that installed what the version asks for, and no more."""
+    return {"tests", *modules_beyond(listed_requirements(root))}
+
+
 def ask(url: str, rows: list[dict[str, Any]], **params: str) -> tuple[int, dict[str, Any]]:
     """What a model behind HTTP answers."""
     body = json.dumps({"dataframe_records": rows, "params": params}).encode()
@@ -151,7 +162,19 @@ def ask(url: str, rows: list[dict[str, Any]], **params: str) -> tuple[int, dict[
         return error.code, json.load(error)
 
 
-def test_a_process_with_mlflow_alone_gets_a_playable_mp4_of_the_champion(
+def test_nothing_but_what_the_version_requires_can_be_imported_there(
+    registry: Registry, root: Path
+) -> None:
+    assert registry.versions("style")
+    out_of_reach = forbidden(root)
+    assert {"cogvx", "tasks", "flows", "prefect", "boto3", "pytest", "moto"} <= out_of_reach
+    assert not {"mlflow", "torch", "diffusers", "peft", "tokenizers", "fastapi"} & out_of_reach
+    for forgotten in ("av", "peft", "diffusers", "sentencepiece"):
+        rest = [line for line in listed_requirements(root) if not line.startswith(forgotten)]
+        assert forgotten in modules_beyond(rest)
+
+
+def test_a_process_with_mlflow_and_what_the_version_requires_gets_a_playable_mp4_of_the_champion(
     outside: Outside, root: Path, adapter: Path
 ) -> None:
     path = Path(outside.answers[0]["path"])
@@ -283,8 +306,7 @@ def test_a_picture_in_a_description_is_found_by_a_browser_at_the_server(
 def test_the_version_names_its_requirements_with_versions(
     registry: Registry, outside: Outside, root: Path
 ) -> None:
-    (listed,) = (root / "server" / "artifacts").rglob("requirements.txt")
-    lines = listed.read_text().splitlines()
+    lines = listed_requirements(root)
     assert lines == requirements()
     assert {"mlflow", "torch", "diffusers", "peft", "av"} <= {line.split("==")[0] for line in lines}
     assert all("==" in line and "+" not in line for line in lines)
