@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cogvx.mp4 import Mp4
+if TYPE_CHECKING:
+    from cogvx.mp4 import Mp4  # loads the codecs
+
 
 Rgb = NDArray[np.uint8]
 
@@ -31,4 +33,4 @@ class Metric:
     kind: Literal["video", "heldout"]
     about: str
     lies: str
-    measure: Callable[[Mp4], float] | None = None
+    measure: "Callable[[Mp4], float] | None" = None

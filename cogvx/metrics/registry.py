@@ -15,17 +15,20 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics import motion, pixels
 from cogvx.metrics.metric import Metric, Rgb
-from cogvx.mp4 import Mp4
+
+if TYPE_CHECKING:
+    from cogvx.mp4 import Mp4  # loads the codecs
 
 HELDOUT_LOSS = "heldout_loss"
 GROUP = "cogvx.metrics"
 
 
-def _of_frames(measure: Callable[[Rgb], float]) -> Callable[[Mp4], float]:
+def _of_frames(measure: Callable[[Rgb], float]) -> "Callable[[Mp4], float]":
     return lambda video: measure(video.rgb_fhwc)
 
 
@@ -139,7 +142,7 @@ def metrics() -> Mapping[str, Metric]:
     return MappingProxyType(found)
 
 
-def measure(video: Mp4, names: Collection[str] | None = None) -> dict[str, float]:
+def measure(video: "Mp4", names: Collection[str] | None = None) -> dict[str, float]:
     """Metrics of kind "video" on one decoded video, by name; all of them unless `names` says.
 
     Raises:

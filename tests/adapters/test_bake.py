@@ -193,7 +193,8 @@ def test_every_member_of_the_family_is_baked_its_projection_of_patches_too(
         )
         for module in adapted_modules(facts.layers, targets, patch_t=facts.patch_t)
     }
-    fields = {"rank": 2, "alpha": 2, "targets": targets}
+    scale = next(iter(facts.variant.image_scales), None)
+    fields = {"rank": 2, "alpha": 2, "targets": targets, "image_latent_scale": scale}
     card = toy_card(base_fingerprint=fingerprint(base, BASE_PARTS), **fields)
     file = write_adapter(pairs, tmp_path / "adapter", card=card)
     found = bake(base, [Share(file, 0.5)], tmp_path / "out", form=Form(shard_bytes=50_000))

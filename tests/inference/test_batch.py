@@ -269,7 +269,7 @@ def test_an_adapter_of_another_base_ends_the_batch(bench: Bench, tmp_path: Path)
     card = toy_card(base_fingerprint="0" * 64)
     path = export_adapter(trained(bench.base), tmp_path / "other", card=card)
     wanted = [Wanted(REQUEST, (AdapterAtWeight(sha256_file(path), path),))]
-    with pytest.raises(IntegrityError, match="fingerprint"):
+    with pytest.raises(IntegrityError, match="its card names the base"):
         bench.render(wanted, MemoryStore(), tmp_path)
     assert bench.asked == []
 
