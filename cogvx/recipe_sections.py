@@ -245,6 +245,15 @@ class ComputeConfig(Section):
         return self.base_weights or ("float8" if self.preset == "small" else "as_is")
 
 
+class SweepConfig(Section):
+    """The new adapter at other weights, to see which is best; it decides nothing."""
+
+    suite: str = Field(min_length=1, max_length=_MAX_PATH)
+    """Path of a suite of the split dev: a weight is not chosen on the prompts that decide."""
+    weights: tuple[float, ...] = Field(default=(0.25, 0.5, 0.75, 1.0, 1.25), min_length=1)
+    """Of the adapter; 0 is the base, which is drawn anyway."""
+
+
 class EvaluationConfig(Section):
     """How the new adapter is judged."""
 
@@ -252,3 +261,7 @@ class EvaluationConfig(Section):
     """Path of the suite: prompts, seeds, sampler settings, margins."""
     auto_promote: bool = False
     """Move the alias `champion` without asking a person when the verdict is PROMOTE."""
+    encoders: dict[str, str] = Field(default={})
+    """Networks that metrics need, by kind: folders, or names on the hub with @ and a commit."""
+    sweep: SweepConfig | None = None
+    """Draw the new adapter at other weights as well."""

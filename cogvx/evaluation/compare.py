@@ -96,10 +96,12 @@ def as_guard(measured: Measured, guard: GuardConfig, confidence: float) -> Compa
 
 def as_ceiling(measured: Measured, ceiling: CeilingConfig, confidence: float) -> Comparison:
     """Whether every single video of the candidate stays at or under a limit."""
-    over = sum(value > ceiling.limit for value in measured.candidate.values())
-    result: Result = "over limit" if over else "under limit"
+    limit = ceiling.limit
     effect = effect_of(measured.gains, confidence)
-    return _row(measured, "ceiling", effect, result, ceiling.limit)
+    if limit is None:
+        return _row(measured, "ceiling", effect, "undecided")
+    over = any(value > limit for value in measured.candidate.values())
+    return _row(measured, "ceiling", effect, "over limit" if over else "under limit", limit)
 
 
 def as_information(measured: Measured, confidence: float) -> Comparison:

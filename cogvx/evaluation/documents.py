@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.evaluation.suite import SamplingConfig
+from cogvx.evaluation.suite import Group, SamplingConfig
 
 Outcome = Literal["PROMOTE", "HOLD", "REJECT", "INVALID"]
 Role = Literal["primary", "guard", "ceiling", "info"]
@@ -44,6 +44,25 @@ class HeldoutScore(_Document):
     loss: float
 
 
+class Reading(_Document):
+    """A number that no single video has: of a prompt, at a draw (a timestep, or 0)."""
+
+    metric: str
+    unit: str
+    draw: int
+    value: float
+
+
+class Neighbour(_Document):
+    """The training clip that a video resembles most, by a metric of memorisation."""
+
+    prompt: str
+    seed: int
+    metric: str
+    clip: str
+    similarity: float
+
+
 class ArmResult(_Document):
     """Everything measured of one arm under one suite."""
 
@@ -52,14 +71,21 @@ class ArmResult(_Document):
     adapters: tuple[AdapterUse, ...] = ()
     videos: tuple[VideoScore, ...] = ()
     heldout: tuple[HeldoutScore, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
     faults: tuple[str, ...] = ()
 
     def values(self, metric: str) -> dict[tuple[str, int], float]:
-        """A video metric by prompt and seed."""
-        return {
+        """A metric of videos or prompts, by prompt and seed or draw."""
+        of_videos = {
             (video.prompt, video.seed): video.values[metric]
             for video in self.videos
             if metric in video.values
+        }
+        return of_videos | {
+            (reading.unit, reading.draw): reading.value
+            for reading in self.readings
+            if reading.metric == metric
         }
 
     def losses(self) -> dict[tuple[str, int], float]:
@@ -90,7 +116,9 @@ class Comparison(_Document):
     """One metric: both arms' means, the effect in the metric's unit, and what the rule says of it.
 
     `yardstick` is one seed SD of the reference (for the held-out loss, its SD between clips);
-    `limit` is a guard's margin or a ceiling's limit.
+    `limit` is a guard's margin or a ceiling's limit; `groups` are those of the prompts that it is
+    over, where that is not all; `detectable` is the smallest true effect that so many units find in
+    four evaluations of five.
     """
 
     metric: str
@@ -106,13 +134,16 @@ class Comparison(_Document):
     limit: float | None
     result: Result
     sentence: str
+    groups: tuple[Group, ...] | None = None
+    detectable: float | None = None
 
 
 class Verdict(_Document):
     """What the written rule says, with every number it used and every reason as a sentence.
 
     The composite is in yardsticks, or in the metric's own unit where it has a single primary
-    without one.
+    without one. `rule` is the version of the written rule, `stage` how far the evaluation went, and
+    `look` whether seeds were added after a HOLD.
     """
 
     schema_version: Literal[1] = 1
@@ -125,6 +156,9 @@ class Verdict(_Document):
     suite: str
     composite: Effect | None
     comparisons: tuple[Comparison, ...]
+    rule: int = 2
+    stage: Literal["screen", "videos"] = "videos"
+    look: Literal[1, 2] = 1
 
 
 class ArmSummary(_Document):
@@ -164,6 +198,34 @@ class ArmHeldout(_Document):
     loss: float
 
 
+class ArmReading(Reading):
+    """A reading of one arm."""
+
+    arm: str
+
+
+class ArmNeighbour(Neighbour):
+    """A neighbour of one arm's video."""
+
+    arm: str
+
+
+class SweepPoint(_Document):
+    """The challenger at one weight: a metric's mean over the sweep's videos."""
+
+    weight: float
+    metric: str
+    value: float
+
+
+class Change(_Document):
+    """One setting that differs between the recipes of reference and candidate."""
+
+    setting: str
+    reference: str
+    candidate: str
+
+
 class EvaluationReport(_Document):
     """One evaluation in long form: everything that the page shows, and nothing else.
 
@@ -181,6 +243,10 @@ class EvaluationReport(_Document):
     videos: tuple[VideoRecord, ...]
     scores: tuple[Score, ...]
     heldout: tuple[ArmHeldout, ...]
+    readings: tuple[ArmReading, ...] = ()
+    neighbours: tuple[ArmNeighbour, ...] = ()
+    sweep: tuple[SweepPoint, ...] = ()
+    changes: tuple[Change, ...] = ()
     verdict: Verdict
     provenance: dict[str, str]
 

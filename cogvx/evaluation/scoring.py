@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from cogvx.digest import sha256_file
 from cogvx.evaluation.documents import AdapterUse, ArmResult, HeldoutScore, VideoScore
+from cogvx.evaluation.gauge import Gauge, Seen
 from cogvx.evaluation.render import Arm, Rendered
 from cogvx.evaluation.suite import Suite
 from cogvx.metrics.pixels import sanity_faults
@@ -39,6 +41,7 @@ def score_arm(
     suite: Suite,
     video: VideoConfig,
     heldout: Iterable[ClipLoss] = (),
+    gauges: Sequence[Gauge] = (),
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ArmResult:
     """Measure an arm's videos. A broken one is reported as a fault, never left out.
@@ -49,6 +52,7 @@ def score_arm(
         suite: What they were rendered under.
         video: The size and rate that every file must have.
         heldout: The arm's held-out losses, where it was measured on clips.
+        gauges: Measure what frames alone do not tell; this arm's own.
         on_progress: Called with videos scored and videos in all.
 
     Raises:
@@ -56,19 +60,28 @@ def score_arm(
         ConfigError: A metric that a team brought gave no finite number.
     """
     scores = []
+    prompts = {prompt.id: prompt for prompt in suite.prompts}
     for rendered in videos:
         decoded = read_mp4(rendered.path)
+        seen = Seen(
+            prompt=prompts[rendered.prompt_id],
+            seed=rendered.seed,
+            path=rendered.path,
+            sha256=sha256_file(rendered.path),
+            video=decoded,
+        )
+        found = {name: value for gauge in gauges for name, value in gauge.look(seen).items()}
         scores.append(
             VideoScore(
                 prompt=rendered.prompt_id,
                 seed=rendered.seed,
                 key=rendered.key,
-                values=measure(decoded),
+                values=measure(decoded) | found,
                 faults=(*shape_faults(decoded, video), *sanity_faults(decoded.rgb_fhwc)),
             )
         )
         on_progress(len(scores), len(videos))
-    losses = list(heldout)
+    losses, findings = list(heldout), [gauge.findings() for gauge in gauges]
     return ArmResult(
         name=arm.name,
         suite=suite.digest,
@@ -81,6 +94,8 @@ def score_arm(
             for loss in losses
             if math.isfinite(loss.loss)
         ),
+        readings=tuple(reading for each in findings for reading in each.readings),
+        neighbours=tuple(near for each in findings for near in each.neighbours),
         faults=tuple(
             f"{arm.name}'s held-out loss of {loss.clip} at timestep {loss.timestep} is not finite."
             for loss in losses

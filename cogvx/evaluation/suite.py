@@ -68,13 +68,18 @@ class GuardConfig(Section):
     """In the metric's own unit; without it `margin_sd` holds."""
     margin_sd: float = Field(default=1.0, gt=0)
     """In within-prompt seed SDs of the reference."""
+    groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
+    """Only over prompts of these groups; else over all but train_caption."""
 
 
 class CeilingConfig(Section):
     """A value that no single video may exceed."""
 
     metric: str
-    limit: float
+    limit: float | None = None
+    """Without one, what the held-out clips reach themselves: their 99th percentile."""
+    groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
+    """Only over prompts of these groups; else over all."""
 
 
 class GateConfig(Section):
@@ -88,6 +93,11 @@ class GateConfig(Section):
     """Of the composite's bound: 0.975 promotes an equal adapter once in forty."""
     guard_confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Of each guard's bound. All guards must hold, so no correction for their number is due."""
+    screen: bool = True
+    """Stop before any video where the held-out loss is not below the base's, or is proved to be
+    above the champion's."""
+    second_look: bool = True
+    """After a HOLD add two seeds, once, and judge all of it at confidence 0.9875."""
 
 
 class Suite(Section):

@@ -21,7 +21,8 @@ class Metric:
     `direction` is +1 where more is better, -1 where less is, 0 where any change is a departure.
     `short` is for captions under videos, `about` for one line of a page, and `lies` names videos
     that the number judges wrongly.
-    A metric of kind "video" is averaged over the seeds of a prompt; "heldout" is per clip.
+    A metric of kind "video" is a video's and averaged over the seeds of a prompt; "prompt" is of a
+    prompt and no single video of it; "heldout" is per clip.
     `measure` takes a decoded video and returns a finite number, always the same for the same
     frames; it is absent where others measure.
     """
@@ -30,7 +31,7 @@ class Metric:
     short: str
     unit: str
     direction: Literal[-1, 0, 1]
-    kind: Literal["video", "heldout"]
+    kind: Literal["video", "prompt", "heldout"]
     about: str
     lies: str
     measure: "Callable[[Mp4], float] | None" = None
