@@ -1,24 +1,36 @@
 """What measures the videos of an arm beyond their own frames: other arms, clips, networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from cogvx.evaluation.documents import Neighbour, Reading
 from cogvx.evaluation.suite import PromptConfig
-from cogvx.mp4 import Mp4
+from cogvx.mp4 import Mp4, read_mp4
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One video of an arm, decoded. `sha256` is of its file, and names what is kept of it."""
+    """One video of an arm. `sha256` is of its file, and names what is kept of it."""
 
     prompt: PromptConfig
     seed: int
     path: Path
     sha256: str
-    video: Mp4
+    decode: Callable[[Path], Mp4] = read_mp4
+
+    @cached_property
+    def video(self) -> Mp4:
+        """Its frames, decoded once and when first asked for.
+
+        A gauge that keeps what it found, under `sha256`, need not ask the next time.
+
+        Raises:
+            DataError: The file cannot be decoded at all.
+        """
+        return self.decode(self.path)
 
 
 @dataclass(frozen=True)

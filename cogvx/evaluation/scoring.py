@@ -11,7 +11,7 @@ from cogvx.evaluation.render import Arm, Rendered
 from cogvx.evaluation.suite import Suite
 from cogvx.metrics.pixels import sanity_faults
 from cogvx.metrics.registry import measure
-from cogvx.mp4 import Mp4, read_mp4
+from cogvx.mp4 import Mp4
 from cogvx.recipe_sections import VideoConfig
 
 
@@ -62,14 +62,13 @@ def score_arm(
     scores = []
     prompts = {prompt.id: prompt for prompt in suite.prompts}
     for rendered in videos:
-        decoded = read_mp4(rendered.path)
         seen = Seen(
             prompt=prompts[rendered.prompt_id],
             seed=rendered.seed,
             path=rendered.path,
             sha256=sha256_file(rendered.path),
-            video=decoded,
         )
+        decoded = seen.video
         found = {name: value for gauge in gauges for name, value in gauge.look(seen).items()}
         scores.append(
             VideoScore(
