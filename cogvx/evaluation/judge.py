@@ -13,6 +13,7 @@ from cogvx.evaluation.documents import (
     ArmSummary,
     EvaluationReport,
     Score,
+    Verdict,
     VideoRecord,
 )
 from cogvx.evaluation.gate import decide
@@ -40,11 +41,33 @@ def judge(
         base: The bare base, shown beside a champion; it takes no part in the verdict.
         provenance: What the page should say of where all this comes from; no secrets.
     """
-    arms = _arms(candidate, reference, base)
     faults = [fault for arm in (reference, candidate) for fault in _arm_faults(arm, suite)]
     faults += _pairing_faults(reference, candidate)
     contest = Contest(suite, reference.name, candidate.name)
     measured = {} if faults else _measured(candidate, reference, base)
+    return report_of(
+        suite,
+        decide(contest, measured, faults=faults),
+        model=model,
+        candidate=candidate,
+        reference=reference,
+        base=base,
+        provenance=provenance,
+    )
+
+
+def report_of(
+    suite: Suite,
+    verdict: Verdict,
+    *,
+    model: str,
+    candidate: ArmResult,
+    reference: ArmResult,
+    base: ArmResult | None = None,
+    provenance: Mapping[str, str],
+) -> EvaluationReport:
+    """The report around a verdict; after a screen its arms have held-out losses alone."""
+    arms = _arms(candidate, reference, base)
     return EvaluationReport(
         model=model,
         suite_name=suite.name,
@@ -72,7 +95,7 @@ def judge(
             for _, arm in arms
             for score in arm.heldout
         ),
-        verdict=decide(contest, measured, faults=faults),
+        verdict=verdict,
         provenance=dict(provenance),
     )
 
