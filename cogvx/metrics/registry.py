@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics import motion, pixels
 from cogvx.metrics.metric import Metric, Rgb
+from cogvx.metrics.relative import RELATIVE
 
 if TYPE_CHECKING:
     from cogvx.mp4 import Mp4  # loads the codecs
@@ -117,6 +118,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "in the dark the coder's chroma noise looks saturated",
                 _of_frames(pixels.saturation),
             ),
+            *RELATIVE,
         )
     }
 )
