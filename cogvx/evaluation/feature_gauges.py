@@ -1,0 +1,66 @@
+"""Gauges over rows of features, whoever makes the rows: a network, or luma of a small copy."""
+
+from collections.abc import Callable, Mapping
+
+from cogvx.evaluation.documents import Neighbour, Reading
+from cogvx.evaluation.gauge import Findings, Seen
+from cogvx.metrics.metric import Metric
+from cogvx.metrics.similarity import Gallery, Rows, Unit, diversity, embedding_of
+
+Embed = Callable[[Seen], Rows]
+"""A video's eight middle frames as rows of features, `(f, d)`."""
+
+
+class Diversity:
+    """How unlike each other the videos of a prompt are, for every prompt with two seeds or more."""
+
+    def __init__(self, metric: Metric, embed: Embed) -> None:
+        """`metric` is of kind "prompt"."""
+        self._metric = metric
+        self._embed = embed
+        self._embeddings: dict[str, list[Unit]] = {}
+
+    def look(self, seen: Seen) -> Mapping[str, float]:
+        """Remembers the video; it has no number of its own."""
+        self._embeddings.setdefault(seen.prompt.id, []).append(embedding_of(self._embed(seen)))
+        return {}
+
+    def findings(self) -> Findings:
+        """One reading a prompt."""
+        found = {prompt: diversity(each) for prompt, each in self._embeddings.items()}
+        return Findings(
+            readings=tuple(
+                Reading(metric=self._metric.name, unit=prompt, draw=0, value=value)
+                for prompt, value in found.items()
+                if value is not None
+            )
+        )
+
+
+class Memorisation:
+    """Which training clip a video resembles most, and how much."""
+
+    def __init__(self, metric: Metric, embed: Embed, gallery: Gallery) -> None:
+        """`metric` is of kind "video"; the gallery's rows are of the same make as `embed`'s."""
+        self._metric = metric
+        self._embed = embed
+        self._gallery = gallery
+        self._neighbours: list[Neighbour] = []
+
+    def look(self, seen: Seen) -> Mapping[str, float]:
+        """The cosine to the nearest frame of any clip."""
+        clip, similarity = self._gallery.nearest(self._embed(seen))
+        self._neighbours.append(
+            Neighbour(
+                prompt=seen.prompt.id,
+                seed=seen.seed,
+                metric=self._metric.name,
+                clip=clip,
+                similarity=similarity,
+            )
+        )
+        return {self._metric.name: similarity}
+
+    def findings(self) -> Findings:
+        """One neighbour a video."""
+        return Findings(neighbours=tuple(self._neighbours))
