@@ -47,7 +47,32 @@ def resolve_base(path: str, revision: str | None) -> Path:
         return folder
     if path.count("/") != 1 or path.startswith(("/", ".", "~")):
         raise ConfigError(str(Problem("base.path", path, "is not a folder on this machine")))
-    return _download(path, revision)
+    wanted = [f"{part}/*{suffix}" for part in BASE_PARTS for suffix in _CONTENT_SUFFIXES]
+    return download(path, revision, wanted=["model_index.json", *wanted], where="base.path")
+
+
+def download(hub_id: str, revision: str | None, *, wanted: Sequence[str], where: str) -> Path:
+    """Bring some files of a hub's repository to this machine, unless they are there.
+
+    Args:
+        hub_id: For example zai-org/CogVideoX-5b.
+        revision: Commit, tag or branch.
+        wanted: Patterns of the files.
+        where: The setting that names the repository, for messages.
+
+    Raises:
+        ConfigError: The hub does not give it.
+        TransientError: The hub is there but too busy to answer.
+    """
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(wanted)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if _status(error) in _BUSY:
+            raise TransientError(
+                f"the hub is too busy to give {hub_id}: {_reason(error)}"
+            ) from error
+        wrong = f"is neither a folder nor a model that the hub can give: {_reason(error)}"
+        raise ConfigError(str(Problem(where, hub_id, wrong))) from error
 
 
 def fingerprint(folder: Path, parts: Sequence[str], *, hashes: FileHashes | None = None) -> str:
@@ -127,23 +152,6 @@ def require_base(
 def _base_in_words(name: str, found: str, revision: str | None) -> str:
     at = f", revision {revision}" if revision else ""
     return f"{name} (fingerprint {found[:_SHOWN]}{at})"
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    wanted = [f"{part}/*{suffix}" for part in BASE_PARTS for suffix in _CONTENT_SUFFIXES]
-    try:
-        return Path(
-            snapshot_download(
-                hub_id, revision=revision, allow_patterns=["model_index.json", *wanted]
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        if _status(error) in _BUSY:
-            raise TransientError(
-                f"the hub is too busy to give {hub_id}: {_reason(error)}"
-            ) from error
-        wrong = f"is neither a folder nor a model that the hub can give: {_reason(error)}"
-        raise ConfigError(str(Problem("base.path", hub_id, wrong))) from error
 
 
 def _status(error: BaseException) -> int | None:
