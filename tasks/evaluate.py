@@ -10,13 +10,13 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.data.manifest import Manifest
 from cogvx.errors import ConfigError
 from cogvx.evaluation.documents import EvaluationReport
-from cogvx.evaluation.judge import judge
 from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.evaluation.suite_texts import overlap_problems
-from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Point, Registry, Version
+from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
 from tasks.describe import describe_judged, page_of
 from tasks.documents import EvaluateReport
-from tasks.lineage import JUDGED_TAG, NO_CHAMPION, REFERENCE_TAG, VERDICT_TAG, judgement
+from tasks.judged import keep_judgement
+from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, judgement
 from tasks.register import open_registry, registered_version
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, code_version
@@ -48,27 +48,29 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
     champion = _to_beat(registry, version)
     suite = _suite(bench, manifest)
 
-    from tasks.measure import measure_arms  # noqa: PLC0415 - loads the GPU stack
+    from tasks.contest import hold_contest  # noqa: PLC0415 - loads the GPU stack
+    from tasks.evaluation_index import write_index  # noqa: PLC0415
 
-    arms = measure_arms(bench, _arms(bench, registry, version, champion), suite, manifest)
-    report = judge(
+    asked = _arms(bench, registry, version, champion)
+    write_index(bench, asked, suite, manifest)
+    contested = hold_contest(
+        bench,
+        asked,
         suite,
+        manifest,
         model=bench.recipe.name,
-        candidate=arms[-1].result,
-        reference=arms[-2].result,
-        base=arms[0].result if len(arms) > 2 else None,
         provenance=_provenance(bench, manifest, version),
     )
+    report, arms = contested.report, contested.arms
     pages = _write(bench, registry, version, report, arms)
     reference = NO_CHAMPION if champion is None else str(champion.version)
-    registry.tag_version(
-        version.name,
-        version.version,
-        {
-            VERDICT_TAG: report.verdict.outcome,
-            REFERENCE_TAG: reference,
-            JUDGED_TAG: judgement(bench.recipe, suite),
-        },
+    keep_judgement(
+        registry,
+        version,
+        report,
+        reference=reference,
+        judged=judgement(bench.recipe, suite),
+        page=str(pages.html),
     )
     videos = [video for arm in arms for video in arm.videos]
     rendered = sum(video.fresh for video in videos)
@@ -151,26 +153,6 @@ def _write(
     folder = bench.settings.report_folder(bench.run_identity(bench.latest_manifest()))
     files = write_report(report, videos, folder)
     registry.log_artifact(version.run_id, folder, folder="evaluation")
-    registry.log_metrics(version.run_id, _points(report))
     page = page_of(bench, arms[-1].arm.adapters[0].path)
     describe_judged(registry, version, page, report, videos)
     return files
-
-
-def _points(report: EvaluationReport) -> list[Point]:
-    """Both arms' means and the effect with its bounds, for each metric."""
-    points = []
-    for row in report.verdict.comparisons:
-        values = {
-            "reference": row.reference,
-            "candidate": row.candidate,
-            "effect": row.effect.mean,
-            "effect_low": row.effect.low,
-            "effect_high": row.effect.high,
-        }
-        points += [
-            Point(f"eval/{row.metric}/{name}", value)
-            for name, value in values.items()
-            if value is not None
-        ]
-    return points

@@ -1,31 +1,32 @@
 """Measure the arms of an evaluation. Loads the GPU stack: import it inside a task's body.
 
-One model is loaded for all arms, and only if a video or a held-out loss is missing from the store.
+Held-out losses come first, as they are cheap and may end it; then every arm's videos are scored.
 """
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cogvx.cache.plan import samples
+from cogvx.cache.plan import Sample, samples
 from cogvx.data.manifest import Manifest
-from cogvx.digest import canonical_json
-from cogvx.evaluation.documents import ArmResult
-from cogvx.evaluation.index import EvaluationIndex, evaluation_path
-from cogvx.evaluation.render import Arm, Rendered, Setting, render_arm, video_key
+from cogvx.evaluation.documents import ArmResult, VideoScore
+from cogvx.evaluation.render import Arm, Footage, Rendered, Setting, Unmade, render_arm
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.prompts import CachedPrompts
 from cogvx.inference.session import Session
-from cogvx.objective.heldout import by_clip
+from cogvx.model.image_scale import image_scale_of
+from cogvx.objective.heldout import HeldoutLoss, by_clip
 from tasks.clients.stores import kept_on_disk
-from tasks.heldout import losses_of, losses_path
-from tasks.lineage import judgement
+from tasks.heldout import losses_of
 from tasks.progress import Progress
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
+
+Losses = Mapping[str, tuple[HeldoutLoss, ...]]
+"""Held-out losses by the arms' names."""
 
 
 @dataclass(frozen=True)
@@ -37,45 +38,84 @@ class MeasuredArm:
     result: ArmResult
 
 
-def measure_arms(
-    bench: Workbench, arms: Sequence[Arm], suite: Suite, manifest: Manifest
-) -> tuple[MeasuredArm, ...]:
-    """Render, measure and score every arm, one after the other.
-
-    First it is written down what they need, as pruning keeps only what a document reaches.
-    """
-    setting = Setting(
+def setting_of(bench: Workbench) -> Setting:
+    """What all arms of a recipe's evaluation share."""
+    base = bench.recipe.base
+    return Setting(
         video=bench.recipe.video,
         base_fingerprint=bench.base_fingerprint,
-        dtype=bench.recipe.base.dtype,
+        dtype=base.dtype,
+        image_scale=image_scale_of(bench.facts.variant, base.image_latent_scale),
     )
-    heldout = samples(manifest.heldout, bench.recipe, facts=bench.facts, ids=bench.ids)
-    index = EvaluationIndex(
-        videos=tuple(
-            video_key(arm, suite, prompt, seed, setting).path
-            for arm in arms
-            for prompt, seed in suite.shots
-        ),
-        heldout=tuple(losses_path(bench, arm, heldout) for arm in arms),
+
+
+def one_session(bench: Workbench) -> Callable[[], Session]:
+    """Opens the base when it is called first, and gives the same session ever after."""
+    return functools.cache(lambda: _open_session(bench))
+
+
+def heldout_of(bench: Workbench, manifest: Manifest) -> tuple[Sample, ...]:
+    """The held-out windows that losses are measured on."""
+    return samples(manifest.heldout, bench.recipe, facts=bench.facts, ids=bench.ids)
+
+
+def measure_losses(
+    bench: Workbench, arms: Sequence[Arm], manifest: Manifest, open_session: Callable[[], Session]
+) -> Losses:
+    """Held-out losses of every arm, clip by clip.
+
+    Raises:
+        RecordsLost: Records of the windows are absent or damaged.
+        IntegrityError: An adapter does not fit the base, or what was kept is damaged.
+    """
+    heldout = heldout_of(bench, manifest)
+    return {arm.name: by_clip(losses_of(bench, arm, heldout, open_session)) for arm in arms}
+
+
+def render_here(
+    bench: Workbench, arm: Arm, suite: Suite, open_session: Callable[[], Session]
+) -> Footage:
+    """Bring an arm's videos, rendering in this process those that the store lacks."""
+    return render_arm(
+        open_session,
+        arm,
+        suite,
+        setting=setting_of(bench),
+        store=kept_on_disk(bench.store, bench.settings),
+        work=bench.work / "videos",
+        on_progress=Progress(f"render {arm.name}", "videos", logger),
     )
-    place = evaluation_path(bench.run_identity(manifest), judgement(bench.recipe, suite))
-    bench.store.write(place, canonical_json(index))
-    open_session = functools.cache(lambda: _open_session(bench))
-    measured = []
-    for arm in arms:
-        videos = render_arm(
-            open_session,
-            arm,
-            suite,
-            setting=setting,
-            store=kept_on_disk(bench.store, bench.settings),
-            work=bench.work / "videos",
-            on_progress=Progress(f"render {arm.name}", "videos", logger),
-        )
-        losses = by_clip(losses_of(bench, arm, heldout, open_session))
-        result = score_arm(arm, videos, suite=suite, video=bench.recipe.video, heldout=losses)
-        measured.append(MeasuredArm(arm, videos, result))
-    return tuple(measured)
+
+
+def score_footage(
+    bench: Workbench,
+    arm: Arm,
+    footage: Footage,
+    *,
+    suite: Suite,
+    losses: Iterable[HeldoutLoss],
+) -> MeasuredArm:
+    """Score an arm's videos; one that could not be rendered is a fault in words."""
+    result = score_arm(
+        arm,
+        footage.videos,
+        suite=suite,
+        video=bench.recipe.video,
+        heldout=losses,
+        on_progress=Progress(f"score {arm.name}", "videos", logger),
+    )
+    videos = (*result.videos, *(_unscored(each) for each in footage.unmade))
+    return MeasuredArm(arm, footage.videos, result.model_copy(update={"videos": videos}))
+
+
+def _unscored(unmade: Unmade) -> VideoScore:
+    return VideoScore(
+        prompt=unmade.prompt_id,
+        seed=unmade.seed,
+        key=unmade.key,
+        values={},
+        faults=(f"could not be rendered: {unmade.why}",),
+    )
 
 
 def _open_session(bench: Workbench) -> Session:

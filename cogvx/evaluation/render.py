@@ -2,23 +2,24 @@
 
 A base or a champion that was rendered once is never rendered again, and a killed evaluation goes on
 with the next video. One video at a time, each from its own seed, so that neither order nor sharding
-can change a frame.
+can change a frame. A video that cannot be rendered is told with its reason, and the others follow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvx.errors import IntegrityError
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
-from cogvx.inference.batch import AdapterAtWeight, Hooks, Wanted, render_videos
+from cogvx.inference.batch import AdapterAtWeight, Failed, Hooks, Wanted, try_videos
 from cogvx.inference.image import load_image
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
 from cogvx.inference.video_key import Engine, VideoKey
 from cogvx.recipe_sections import VideoConfig
 from cogvx.store import ObjectStore
-from cogvx.variants import DType
+from cogvx.variants import DType, ImageScale
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,23 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all arms share besides the suite: size and rate, the exact base, and how it decodes."""
+    """What all arms share besides the suite: size and rate, the exact base, and how it decodes.
+
+    `image_scale` is what a first frame's latent is scaled with; None for text-to-video.
+    """
 
     video: VideoConfig
     base_fingerprint: str
     dtype: DType
     tiling: bool = False
+    image_scale: ImageScale | None = None
 
     @property
     def engine(self) -> Engine:
         """What generates every arm: never fused, so that the base stays what it is."""
-        return Engine(self.base_fingerprint, self.dtype, tiling=self.tiling)
+        return Engine(
+            self.base_fingerprint, self.dtype, tiling=self.tiling, image_scale=self.image_scale
+        )
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,29 @@ class Rendered:
     fresh: bool
 
 
+@dataclass(frozen=True)
+class Unmade:
+    """A video of an arm that could not be rendered, and why."""
+
+    prompt_id: str
+    seed: int
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Footage:
+    """An arm's videos, each in one of the two parts; both in the suite's order."""
+
+    videos: tuple[Rendered, ...]
+    unmade: tuple[Unmade, ...] = ()
+
+
 def video_key(
     arm: Arm, suite: Suite, prompt: PromptConfig, seed: int, setting: Setting
 ) -> VideoKey:
     """The name of one video of an arm. Adapters of weight 0 change nothing and are left out."""
-    wanted = Wanted(_request(suite, prompt, seed, setting), arm.adapters)
-    return wanted.key(setting.engine)
+    return _wanted(arm, suite, prompt, seed, setting).key(setting.engine)
 
 
 def render_arm(
@@ -72,7 +96,7 @@ def render_arm(
     store: ObjectStore,
     work: Path,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[Rendered, ...]:
+) -> Footage:
     """Bring every video of an arm to this machine, generating those that the store lacks.
 
     Args:
@@ -86,28 +110,71 @@ def render_arm(
         on_progress: Called with videos at hand and videos wanted.
 
     Returns:
-        One entry per prompt and seed, in the suite's order.
-
-    Raises:
-        IntegrityError: The adapter has no effect, or its effect does not vanish at weight 0.
+        One entry per prompt and seed. Of an adapter that is refused (no effect, another base's) no
+        video is rendered, and those that were there before are brought.
     """
-    asked = suite.shots
-    wanted = [Wanted(_request(suite, *each, setting), arm.adapters) for each in asked]
-    videos = render_videos(
-        open_session,
-        wanted,
-        engine=setting.engine,
-        store=store,
-        work=work,
-        hooks=Hooks(
-            videos=on_progress,
-            mix=lambda session, weights: require_effect(session, weights, arm.name),
-        ),
+    missing = missing_shots(arm, suite, setting=setting, store=store)
+    wanted = [_wanted(arm, suite, *shot, setting) for shot in missing]
+    keys = [each.key(setting.engine).digest for each in wanted]
+    whys: dict[str, str] = {}
+    at_hand = suite.videos - len(missing)
+    hooks = Hooks(
+        videos=lambda done, _total: on_progress(at_hand + done, suite.videos),
+        mix=lambda session, weights: require_effect(session, weights, arm.name),
     )
+    videos = try_videos(
+        open_session, wanted, engine=setting.engine, store=store, work=work, hooks=hooks
+    )
+    try:
+        for video in videos:
+            if isinstance(video, Failed):
+                whys[video.key.digest] = str(video.error)
+    except IntegrityError as error:  # of the adapter, not of one video
+        whys = dict.fromkeys(keys, str(error))
+    return find_footage(arm, suite, setting=setting, store=store, work=work, fresh=keys, whys=whys)
+
+
+def missing_shots(
+    arm: Arm, suite: Suite, *, setting: Setting, store: ObjectStore
+) -> tuple[tuple[PromptConfig, int], ...]:
+    """Prompts and seeds of which the store has no video of this arm, in the suite's order."""
     return tuple(
-        Rendered(prompt.id, seed, made.key.digest, made.path, made.fresh)
-        for (prompt, seed), made in zip(asked, videos, strict=True)
+        (prompt, seed)
+        for prompt, seed in suite.shots
+        if store.info(video_key(arm, suite, prompt, seed, setting).path) is None
     )
+
+
+def find_footage(
+    arm: Arm,
+    suite: Suite,
+    *,
+    setting: Setting,
+    store: ObjectStore,
+    work: Path,
+    fresh: Collection[str],
+    whys: Mapping[str, str],
+) -> Footage:
+    """Bring what the store has of an arm to this machine; nothing is rendered.
+
+    By their keys, `fresh` are those that were missing before, and `whys` the reasons for those that
+    still are.
+    """
+    videos, unmade = [], []
+    for prompt, seed in suite.shots:
+        key = video_key(arm, suite, prompt, seed, setting)
+        if store.info(key.path) is None:
+            why = whys.get(key.digest, "it is gone from the store; evaluate again")
+            unmade.append(Unmade(prompt.id, seed, key.digest, why))
+        else:
+            path = store.fetch(key.path, work)
+            is_fresh = key.digest in fresh
+            videos.append(Rendered(prompt.id, seed, key.digest, path, is_fresh))
+    return Footage(tuple(videos), tuple(unmade))
+
+
+def _wanted(arm: Arm, suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) -> Wanted:
+    return Wanted(_request(suite, prompt, seed, setting), arm.adapters)
 
 
 def _request(suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) -> Request:

@@ -155,7 +155,7 @@ class _Walk:
                     self._block(RECORDS, no_spec(run.name))
             for evaluation in self._kept_evaluations(run):
                 index = read_kept(self._store, evaluation, EvaluationIndex)
-                needed |= {evaluation, *index.videos, *index.heldout}
+                needed |= {evaluation} | index.reaches()
             self._add(f"run {run.name[:SHORT]}", needed)
 
     def add_versions(self) -> None:

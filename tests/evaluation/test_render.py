@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvx.errors import IntegrityError
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.render import Arm, _request, render_arm, video_key
 from cogvx.evaluation.scoring import score_arm
@@ -17,7 +16,9 @@ WANTED = 4
 
 
 def render(counted, arm, suite, setting, store, work, **more):
-    return render_arm(counted, arm, suite, setting=setting, store=store, work=work, **more)
+    footage = render_arm(counted, arm, suite, setting=setting, store=store, work=work, **more)
+    assert footage.unmade == ()
+    return footage.videos
 
 
 def test_a_second_evaluation_renders_nothing_and_loads_no_model(
@@ -183,8 +184,10 @@ def test_an_adapter_that_changes_nothing_is_found_before_any_video(
 ):
     store = MemoryStore()
     arm = Arm("challenger", (idle_adapter,))
-    with pytest.raises(IntegrityError, match="challenger: its adapter changes nothing"):
-        render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    footage = render_arm(counted, arm, toy_suite, setting=toy_setting, store=store, work=tmp_path)
+    assert footage.videos == ()
+    assert len(footage.unmade) == WANTED
+    assert "challenger: its adapter changes nothing" in footage.unmade[0].why
     assert not store.objects
     assert counted.generated == ()
     session = counted()
