@@ -9,8 +9,8 @@ from cogvx.evaluation.documents import AdapterUse, ArmResult, HeldoutScore, Vide
 from cogvx.evaluation.gauge import Gauge, Seen
 from cogvx.evaluation.render import Arm, Rendered
 from cogvx.evaluation.suite import Suite
-from cogvx.metrics.pixels import sanity_faults
 from cogvx.metrics.registry import measure
+from cogvx.metrics.viewed import Viewed
 from cogvx.mp4 import Mp4
 from cogvx.recipe_sections import VideoConfig
 
@@ -68,7 +68,7 @@ def score_arm(
             path=rendered.path,
             sha256=sha256_file(rendered.path),
         )
-        decoded = seen.video
+        decoded = Viewed.of(seen.video)
         found = {name: value for gauge in gauges for name, value in gauge.look(seen).items()}
         scores.append(
             VideoScore(
@@ -76,7 +76,7 @@ def score_arm(
                 seed=rendered.seed,
                 key=rendered.key,
                 values=measure(decoded) | found,
-                faults=(*shape_faults(decoded, video), *sanity_faults(decoded.rgb_fhwc)),
+                faults=(*shape_faults(decoded, video), *decoded.sanity_faults),
             )
         )
         on_progress(len(scores), len(videos))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 Rgb = NDArray[np.uint8]
+Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Metric:
     A metric of kind "video" is a video's and averaged over the seeds of a prompt; "prompt" is of a
     prompt and no single video of it; "heldout" is per clip.
     `measure` takes a decoded video and returns a finite number, always the same for the same
-    frames; it is absent where others measure.
+    frames; it is absent where others measure. `encoder` is the kind of network that it needs.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Metric:
     about: str
     lies: str
     measure: "Callable[[Mp4], float] | None" = None
+    encoder: str | None = None

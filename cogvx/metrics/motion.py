@@ -10,10 +10,9 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from cogvx.metrics.metric import Rgb
-from cogvx.metrics.pixels import luma
+from cogvx.metrics.metric import Grey, Rgb
+from cogvx.metrics.pixels import LUMA, Floats, absolute_difference
 
 _SHORT_SIDE = 256  # speeds are told as if the short side were this, as VBench's thresholds are
 _FLOW_SIDE = 64
@@ -22,43 +21,55 @@ _DYNAMIC_SPEED = 6.0
 _DYNAMIC_FPS = 8
 
 
-def speeds(rgb_fhwc: Rgb) -> NDArray[np.float64]:
+def shrunk(rgb_fhwc: Rgb) -> Grey:
+    """Luma with a short side of at most 64, `(f, h, w)`; smaller frames keep their size."""
+    return np.stack([_shrunk(frame) for frame in rgb_fhwc])
+
+
+def speeds(grey_fhw: Grey) -> Floats:
     """Speed of the fastest 5 % of the pixels between each frame and the next.
+
+    Args:
+        grey_fhw: What `shrunk` made of the frames.
 
     Returns:
         `(f - 1,)`, pixels a frame as if the short side were 256; empty for a single frame.
 
     Source: Farneback 2003 in OpenCV, which gives the same bits from version to version.
     """
-    small_fhw = [_shrunk(frame) for frame in rgb_fhwc]
-    short = min(small_fhw[0].shape)
-    scale = _SHORT_SIDE / short
-    return np.array([scale * _top_speed(*pair) for pair in pairwise(small_fhw)], dtype=np.float64)
+    scale = _SHORT_SIDE / min(grey_fhw.shape[1:])
+    return np.array([scale * _top_speed(*pair) for pair in pairwise(grey_fhw)], dtype=np.float64)
 
 
-def motion_magnitude(rgb_fhwc: Rgb) -> float:
-    """Mean over adjacent frames of `speeds`: the continuous form of VBench's dynamic degree.
+def motion_magnitude(speeds_f: Floats) -> float:
+    """Mean of `speeds`: the continuous form of VBench's dynamic degree.
 
     A single frame scores 0.
 
     Source: VBench `dynamic_degree.py`, top 5 % of the flow, with Farneback in RAFT's place.
     """
-    found = speeds(rgb_fhwc)
-    return float(found.mean()) if len(found) else 0.0
+    return float(speeds_f.mean()) if len(speeds_f) else 0.0
 
 
-def dynamic_degree(rgb_fhwc: Rgb, fps: float) -> float:
+def dynamic_step(fps: float) -> int:
+    """Of how many frames one is looked at for the dynamic degree: 8 a second."""
+    return max(round(fps / _DYNAMIC_FPS), 1)
+
+
+def dynamic_degree(speeds_f: Floats) -> float:
     """VBench's dynamic degree with Farneback's flow: 1 where the video moves, else 0.
 
-    Looked at 8 times a second, a quarter as many pairs as there are frames must be faster than
-    6 pixels of 256.
+    A quarter as many pairs as there are frames must be faster than 6 pixels of 256.
+
+    Args:
+        speeds_f: Of every `dynamic_step`-th frame.
 
     Source: VBench `dynamic_degree.py`.
     """
-    frames = rgb_fhwc[:: max(round(fps / _DYNAMIC_FPS), 1)]
-    moving = int((speeds(frames) > _DYNAMIC_SPEED).sum())
+    frames = len(speeds_f) + 1
+    moving = int((speeds_f > _DYNAMIC_SPEED).sum())
     # a video too short for one pair to be asked for does not move
-    return float(moving >= max(round(4 * len(frames) / 16), 1))
+    return float(moving >= max(round(4 * frames / 16), 1))
 
 
 def motion_smoothness(rgb_fhwc: Rgb) -> float:
@@ -71,24 +82,26 @@ def motion_smoothness(rgb_fhwc: Rgb) -> float:
     """
     if len(rgb_fhwc) < 3:
         return 1.0
-    even = rgb_fhwc[::2].astype(np.uint16)
-    guess = ((even[:-1] + even[1:]) // 2).astype(np.float32)
-    error = np.abs(rgb_fhwc[1::2][: len(guess)].astype(np.float32) - guess)
-    return float((255.0 - error.mean(axis=(1, 2, 3), dtype=np.float64).mean()) / 255.0)
+    errors = []
+    for odd in range(1, len(rgb_fhwc) - 1, 2):
+        before, truth, after = rgb_fhwc[odd - 1], rgb_fhwc[odd], rgb_fhwc[odd + 1]
+        # the mean rounded down, within 8 bits: what both have, and half of what one has
+        guess = (before & after) + ((before ^ after) >> 1)
+        errors.append(absolute_difference(truth, guess))
+    return float((255.0 - np.mean(errors)) / 255.0)
 
 
-def _shrunk(rgb_hwc: Rgb) -> NDArray[np.uint8]:
-    """Luma with a short side of at most 64; a smaller frame keeps its size."""
-    grey: NDArray[np.uint8] = np.rint(luma(rgb_hwc)).astype(np.uint8)
-    height, width = grey.shape
+def _shrunk(rgb_hwc: Rgb) -> Grey:
+    grey_hw: Grey = np.asarray(cv2.transform(rgb_hwc, LUMA[None]), dtype=np.uint8)
+    height, width = grey_hw.shape
     scale = _FLOW_SIDE / min(height, width)
     if scale >= 1:
-        return grey
+        return grey_hw
     size = (round(width * scale), round(height * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(grey_hw, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _top_speed(before_hw: NDArray[np.uint8], after_hw: NDArray[np.uint8]) -> float:
+def _top_speed(before_hw: Grey, after_hw: Grey) -> float:
     """Mean length of the longest twentieth of the flow vectors, in the copies' pixels."""
     flow_hw2 = cv2.calcOpticalFlowFarneback(
         before_hw,

@@ -23,6 +23,7 @@ from cogvx.metrics.metric import Metric, Rgb
 from cogvx.metrics.relative import RELATIVE
 
 if TYPE_CHECKING:
+    from cogvx.metrics.viewed import Viewed
     from cogvx.mp4 import Mp4  # loads the codecs
 
 HELDOUT_LOSS = "heldout_loss"
@@ -31,6 +32,16 @@ GROUP = "cogvx.metrics"
 
 def _of_frames(measure: Callable[[Rgb], float]) -> "Callable[[Mp4], float]":
     return lambda video: measure(video.rgb_fhwc)
+
+
+def _of_view(measure: "Callable[[Viewed], float]") -> "Callable[[Mp4], float]":
+    return lambda video: measure(_viewed(video))
+
+
+def _viewed(video: "Mp4") -> "Viewed":
+    from cogvx.metrics.viewed import Viewed  # noqa: PLC0415 - loads the codecs
+
+    return Viewed.of(video)
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -54,7 +65,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "video",
                 "calm between frames as VBench defines it; a frozen video scores best",
                 "wanted motion scores worse than none: only a guard, beside a floor for motion",
-                _of_frames(pixels.temporal_flickering),
+                _of_view(lambda video: pixels.temporal_flickering(video.changes_f)),
             ),
             Metric(
                 "motion_magnitude",
@@ -65,7 +76,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "speed of the fastest 5 % of the picture, short side 256; noise counts as motion",
                 "cuts count as motion, the camera's as the subject's; above a tenth of the short "
                 "side a frame it reads too little",
-                _of_frames(motion.motion_magnitude),
+                _of_view(lambda video: motion.motion_magnitude(video.speeds_f)),
             ),
             Metric(
                 "motion_smoothness_linear",
@@ -86,7 +97,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "whether it moves at all, by VBench's thresholds on Farneback's flow",
                 "two values say little over few prompts: prefer motion_magnitude; not comparable "
                 "with published numbers, which use RAFT",
-                lambda video: motion.dynamic_degree(video.rgb_fhwc, video.fps),
+                _of_view(lambda video: video.dynamic_degree),
             ),
             Metric(
                 "brightness",
@@ -96,7 +107,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "video",
                 "mean luma",
                 "prompts ask for night or snow: compare arms prompt by prompt, never sets",
-                _of_frames(pixels.brightness),
+                _of_view(lambda video: pixels.brightness(video.colours)),
             ),
             Metric(
                 "contrast",
@@ -106,7 +117,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "video",
                 "spread of luma within a frame",
                 "flat graphic styles have little and are right",
-                _of_frames(pixels.contrast),
+                _of_view(lambda video: pixels.contrast(video.colours)),
             ),
             Metric(
                 "saturation",
@@ -150,7 +161,7 @@ def measure(video: "Mp4", names: Collection[str] | None = None) -> dict[str, flo
     Raises:
         ConfigError: A metric gave something other than a finite number.
     """
-    values = {}
+    values, video = {}, _viewed(video)
     for name, metric in metrics().items():
         if metric.measure is None or (names is not None and name not in names):
             continue

@@ -10,8 +10,8 @@ from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics.consistency import CONSISTENCY, consistency
 from cogvx.metrics.features import FrameEncoder, features_of
-from cogvx.metrics.pixels import sanity_faults
 from cogvx.metrics.registry import measure, metrics
+from cogvx.metrics.viewed import Viewed
 from cogvx.mp4 import read_mp4
 from cogvx.store import MemoryStore, ObjectStore
 
@@ -53,7 +53,7 @@ def score_file(
         IntegrityError: Features in the store are damaged.
         ConfigError: A metric that a team brought gave no finite number.
     """
-    video = read_mp4(path)
+    video = Viewed.of(read_mp4(path))
     frames, height, width, _ = video.rgb_fhwc.shape
     sha256 = sha256_file(path)
     values = measure(video, names)
@@ -71,7 +71,7 @@ def score_file(
         width=width,
         fps=video.fps,
         values=values,
-        faults=sanity_faults(video.rgb_fhwc),
+        faults=video.sanity_faults,
         encoders=identities,
     )
 

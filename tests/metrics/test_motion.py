@@ -4,9 +4,23 @@ import cv2
 import numpy as np
 import pytest
 
-from cogvx.metrics.motion import dynamic_degree, motion_magnitude, motion_smoothness, speeds
+from cogvx.metrics import motion as flow
+from cogvx.metrics.motion import motion_smoothness, shrunk
+from cogvx.metrics.viewed import Viewed
 from cogvx.model.nano.world import SHAPES, Scene, render
 from cogvx.mp4 import read_mp4, write_mp4
+
+
+def speeds(rgb_fhwc):
+    return flow.speeds(shrunk(rgb_fhwc))
+
+
+def motion_magnitude(rgb_fhwc):
+    return flow.motion_magnitude(speeds(rgb_fhwc))
+
+
+def dynamic_degree(rgb_fhwc, fps):
+    return Viewed(rgb_fhwc, fps).dynamic_degree
 
 
 def moving_texture(step, *, frames=4, seed=0):
@@ -95,3 +109,16 @@ def test_motion_smoothness_is_vbenchs_with_a_linear_guess(frames):
     expected = (255 - np.mean(errors)) / 255
     assert motion_smoothness(clip) == pytest.approx(expected, abs=1e-9)
     assert motion_smoothness(clip[:2]) == 1.0
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (120, 180), (480, 720), (97, 65)])
+def test_flow_sees_rounded_luma_averaged_over_areas(height, width):
+    clip = moving_texture(8, frames=2)[:, :height, :width]
+    luma = clip.astype(np.float64) @ np.array([0.2126, 0.7152, 0.0722])
+    scale = min(64 / min(height, width), 1)
+    size = (round(width * scale), round(height * scale))
+    small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in np.rint(luma)]
+    found = shrunk(clip).astype(np.float64)
+    assert found.shape == (2, *size[::-1])
+    # a half rounds either way, once before the areas and once after
+    assert np.abs(found - small).max() <= (0.51 if scale < 1 else 1.0)
