@@ -8,12 +8,10 @@ from cogvx.store import ObjectStore
 from tasks.clients.registry import Registry
 from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import open_record_store
-from tasks.clients.versions import Version
+from tasks.clients.versions import RESULT_TAGS, Version
 from tasks.model_documents import Difference, ModelsDiff, WeightsDiff
 from tasks.models import fetch_adapter, find, open_models
 from tasks.settings import settings
-
-_JUDGED = ("cogvx.verdict", "cogvx.reference", "cogvx.heldout", "cogvx.heldout_before")
 
 
 def diff_versions(a: str, b: str) -> ModelsDiff:
@@ -32,9 +30,9 @@ def diff_versions(a: str, b: str) -> ModelsDiff:
     return ModelsDiff(
         a=one.uri,
         b=other.uri,
-        made_of=tuple(item for item in tags if item.name not in _JUDGED),
+        made_of=tuple(item for item in tags if item.name not in RESULT_TAGS),
         settings=_differences(registry.settings_of(one.run_id), registry.settings_of(other.run_id)),
-        results=(*(item for item in tags if item.name in _JUDGED), *results),
+        results=(*(item for item in tags if item.name in RESULT_TAGS), *results),
         clips=_clips(store, one, other),
         weights=weights,
         weights_missing=missing,

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from mlflow.entities import (
     InputTag,
     Metric,
     Param,
+    Run,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
@@ -36,10 +38,12 @@ _SQLITE = "sqlite:///"
 # MLflow's own limits for one call.
 _METRICS_AT_ONCE = 1000
 _PARAMS_AT_ONCE = 100
+_RUNS_AT_ONCE = 100  # as their ids stand in the question
 _PARAM_CHARACTERS = 6000
 _DATASET_NAME_CHARACTERS = 500
 _DATASET_DIGEST_CHARACTERS = 36
 _DATASET_CONTEXT = "mlflow.data.context"  # the tag by which its pages group datasets
+_TABLES = "mlflow.loggedArtifacts"  # the tag by which its pages know tables
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
 # What SQLite says while another process, perhaps a server, makes the same tables.
@@ -56,6 +60,14 @@ class Point:
     value: float
     step: int = 0
     when: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Where a run is, and the last value of each of its metrics."""
+
+    experiment_id: str
+    metrics: Mapping[str, float]
 
 
 class Runs:
@@ -145,6 +157,22 @@ class Runs:
         with self._asking("look up metrics"):
             return dict(sorted(self._client.get_run(run_id).data.metrics.items()))
 
+    def facts_of_runs(self, run_ids: Sequence[str]) -> dict[str, RunFacts]:
+        """What is known of runs, by id, in few calls; those that are not there are left out."""
+        wanted, facts = list(dict.fromkeys(run_ids)), dict[str, RunFacts]()
+        with self._asking("look up runs"):
+            while wanted:
+                first, *wanted = wanted
+                run = self._run_if_there(first)
+                if run is None:
+                    continue
+                # most likely the others are in the same experiment
+                for found in [run, *self._runs_among(wanted, run.info.experiment_id)]:
+                    where = found.info.experiment_id
+                    facts[found.info.run_id] = RunFacts(where, dict(found.data.metrics))
+                wanted = [each for each in wanted if each not in facts]
+        return facts
+
     def settings_of(self, run_id: str) -> dict[str, str]:
         """What `log_params` recorded for a run; none of a version that no run made."""
         if not run_id:
@@ -164,6 +192,29 @@ class Runs:
                 self._client.log_artifacts(run_id, str(path), folder)
             else:
                 self._client.log_artifact(run_id, str(path), folder)
+
+    def log_table(
+        self,
+        run_id: str,
+        path: str,
+        *,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str | float | None]],
+    ) -> None:
+        """Keep a table with a run, instead of what lies at `path`, where MLflow's pages show it.
+
+        In the form of MLflow's own `log_table`, which adds to what is there. `path` ends in .json.
+        """
+        table = {"columns": list(columns), "data": [list(row) for row in rows]}
+        folder, _, name = path.rpartition("/")
+        with self._asking(f"keep {name}"), tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            file.write_text(json.dumps(table, allow_nan=False), encoding="utf-8")
+            self._client.log_artifact(run_id, str(file), folder or None)
+            tags = self._client.get_run(run_id).data.tags
+            tables = json.loads(tags.get(_TABLES, "[]"))
+            if (entry := {"path": path, "type": "table"}) not in tables:
+                self._client.set_tag(run_id, _TABLES, json.dumps([*tables, entry]))
 
     def log_dataset(
         self, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, object]
@@ -198,6 +249,26 @@ class Runs:
         """Mark a run as running again, when its work is resumed."""
         with self._asking("reopen a run"):
             self._client.update_run(run_id, status="RUNNING")
+
+    def _run_if_there(self, run_id: str) -> Run | None:
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _runs_among(self, run_ids: Sequence[str], experiment_id: str) -> list[Run]:
+        """Those of these runs that are in an experiment."""
+        found: list[Run] = []
+        for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+            some = ", ".join(f"'{each}'" for each in run_ids[start : start + _RUNS_AT_ONCE])
+            found += self._client.search_runs(
+                [experiment_id],
+                filter_string=f"attributes.run_id IN ({some})",
+                max_results=_RUNS_AT_ONCE,
+            )
+        return found
 
     def _create_experiment(self, name: str) -> Experiment:
         location = None

@@ -25,6 +25,52 @@ SETTLED_TAG = "cogvx.settled"
 APPROVAL_TAG = "cogvx.approval"
 NO_CHAMPION = "base"
 
+SUITE_TAG = "cogvx.suite"
+RULE_TAG = "cogvx.rule"
+STAGE_TAG = "cogvx.stage"
+LOOK_TAG = "cogvx.look"
+HEADLINE_TAG = "cogvx.headline"
+NEXT_TAG = "cogvx.next_step"
+COMPARISONS_TAG = "cogvx.comparisons"
+"""JSON: what each metric was asked for and what the rule said of it; numbers are metrics."""
+JUDGED_AT_TAG = "cogvx.judged_at"
+
+OVERRIDE_TAG = "cogvx.override"
+"""The verdict that a person set aside when they promoted the version."""
+REVIEW_TAG = "cogvx.review"
+REVIEW_OF_TAG = "cogvx.review_of"
+"""Names the judgement that a person was asked about; another one is asked about anew."""
+REVIEW_BY_TAG = "cogvx.review_by"
+REVIEW_WHY_TAG = "cogvx.review_why"
+REVIEW_UNTIL_TAG = "cogvx.review_until"
+REVIEW_RUN_TAG = "cogvx.review_run"
+"""Prefect's flow run that asks."""
+
+RESULT_TAGS = frozenset(
+    {
+        HELDOUT_TAG,
+        BEFORE_TAG,
+        VERDICT_TAG,
+        REFERENCE_TAG,
+        SUITE_TAG,
+        RULE_TAG,
+        STAGE_TAG,
+        LOOK_TAG,
+        HEADLINE_TAG,
+        NEXT_TAG,
+        COMPARISONS_TAG,
+        JUDGED_AT_TAG,
+        OVERRIDE_TAG,
+        REVIEW_TAG,
+        REVIEW_OF_TAG,
+        REVIEW_BY_TAG,
+        REVIEW_WHY_TAG,
+        REVIEW_UNTIL_TAG,
+        REVIEW_RUN_TAG,
+    }
+)
+"""Those that say what became of a version rather than what it was made of."""
+
 
 @dataclass(frozen=True)
 class Version:
