@@ -1,24 +1,36 @@
 """One metric on two arms: the paired effect, its bounds, and how it stands to its margin."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from cogvx.evaluation import statistics
 from cogvx.evaluation.documents import Comparison, Effect, Result, Role
-from cogvx.evaluation.suite import CeilingConfig, GuardConfig
+from cogvx.evaluation.power import detectable_effect
+from cogvx.evaluation.suite import GROUPS, Group, GuardConfig, Suite
 from cogvx.metrics.metric import Metric
+
+Values = Mapping[tuple[str, int], float]
+"""By prompt and seed, by prompt and draw, or by clip and timestep."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric on both arms, keyed by (prompt, seed) or (clip, timestep)."""
+    """One metric on both arms, keyed by unit and repeat.
+
+    `base` is shown beside a champion. `unsound` are videos of the reference that are no measure of
+    luck. `groups` are those of the prompts that are left, where that is not all of the suite.
+    """
 
     metric: Metric
-    reference: Mapping[tuple[str, int], float]
-    candidate: Mapping[tuple[str, int], float]
-    base: float | None = None
+    reference: Values
+    candidate: Values
+    base: Values = field(default_factory=dict)
+    unsound: AbstractSet[tuple[str, int]] = frozenset()
+    groups: tuple[Group, ...] | None = None
 
     @property
     def gains(self) -> dict[str, float]:
@@ -31,18 +43,40 @@ class Measured:
     def yardstick(self) -> float | None:
         """What luck alone moves, from the reference alone; None where unknown or zero.
 
-        A video metric's is the seed SD inside prompts. The held-out loss has no seeds: its is the
-        SD between clips, which the candidate cannot shrink. It is large beside the effect, so in a
-        mixed composite the generated videos outweigh this proxy.
+        A video metric's is the seed SD inside prompts. What has no seeds takes the SD between its
+        units, clips or prompts, which the candidate cannot shrink either. It is large beside the
+        effect, so in a mixed composite the generated videos outweigh the held-out loss.
         """
-        if self.metric.kind == "heldout":
+        if self.metric.kind != "video":
             return statistics.unit_sd(self.reference) or None
-        return statistics.pooled_seed_sd(self.reference) or None
+        sound = {key: value for key, value in self.reference.items() if key not in self.unsound}
+        return statistics.pooled_seed_sd(sound) or None
 
     @property
-    def per(self) -> str:
+    def per(self) -> Literal["prompt", "clip"]:
         """The unit of analysis."""
         return "clip" if self.metric.kind == "heldout" else "prompt"
+
+    def over(self, suite: Suite, groups: Collection[Group]) -> "Measured | None":
+        """What was measured on prompts of some groups; None if nothing. Clips have no groups."""
+        if self.metric.kind == "heldout":
+            return self
+        ids = set(suite.ids_of(groups))
+        old, new, bare = (
+            {key: value for key, value in values.items() if key[0] in ids}
+            for values in (self.reference, self.candidate, self.base)
+        )
+        if not old:
+            return None
+        present = tuple(group for group in GROUPS if suite.ids_of([group]))
+        left = tuple(group for group in present if group in groups)
+        return replace(
+            self,
+            reference=old,
+            candidate=new,
+            base=bare,
+            groups=None if left == present else left,
+        )
 
 
 def effect_of(gains: Mapping[str, float], confidence: float) -> Effect:
@@ -76,6 +110,13 @@ def as_primary(measured: Measured, confidence: float) -> Comparison:
     return _row(measured, "primary", effect, result)
 
 
+def as_screened(measured: Measured, confidence: float, *, against: str | None) -> Comparison:
+    """Held-out losses alone, against an arm that need not be the reference of the verdict."""
+    row = as_primary(measured, confidence)
+    row = row.model_copy(update={"against": against})
+    return row.model_copy(update={"sentence": _sentence(row, kind=measured.metric.kind)})
+
+
 def as_guard(measured: Measured, guard: GuardConfig, confidence: float) -> Comparison:
     """Whether a metric is proved not to have lost more than its margin.
 
@@ -94,9 +135,11 @@ def as_guard(measured: Measured, guard: GuardConfig, confidence: float) -> Compa
     )
 
 
-def as_ceiling(measured: Measured, ceiling: CeilingConfig, confidence: float) -> Comparison:
-    """Whether every single video of the candidate stays at or under a limit."""
-    limit = ceiling.limit
+def as_ceiling(measured: Measured, limit: float | None, confidence: float) -> Comparison:
+    """Whether every single video, or prompt, of the candidate stays at or under a limit.
+
+    Without a limit that is undecided.
+    """
     effect = effect_of(measured.gains, confidence)
     if limit is None:
         return _row(measured, "ceiling", effect, "undecided")
@@ -141,42 +184,50 @@ def _guard_result(effect: Effect, margin: float | None, *, two_sided: bool) -> R
 def _row(
     measured: Measured, role: Role, effect: Effect, result: Result, limit: float | None = None
 ) -> Comparison:
-    reference = _mean(measured.reference)
-    candidate = _mean(measured.candidate)
-    metric = measured.metric
-    heldout = metric.kind == "heldout"
-    sentence = (
-        f"{metric.name} ({role}, {metric.unit}) {number(reference)} -> {number(candidate)}, "
-        f"effect {signed(effect.mean)} ({bounds_of(effect)}) over {effect.units} "
-        f"{'clips' if heldout else 'prompts'}"
-        f"{f', {effect.won} won' if metric.direction else ''}: {result}"
-    )
-    return Comparison(
+    metric, spread = measured.metric, statistics.mean_of(list(measured.gains.values()))
+    row = Comparison(
         metric=metric.name,
         unit=metric.unit,
         direction=metric.direction,
         role=role,
-        per="clip" if heldout else "prompt",
-        base=measured.base,
-        reference=reference,
-        candidate=candidate,
+        per=measured.per,
+        base=_mean(measured.base) if measured.base else None,
+        reference=_mean(measured.reference),
+        candidate=_mean(measured.candidate),
         effect=effect,
         yardstick=measured.yardstick,
         limit=limit,
         result=result,
-        sentence=sentence + _against(role, limit, two_sided=metric.direction == 0) + ".",
+        sentence="",
+        groups=measured.groups,
+        detectable=None if spread is None else detectable_effect(spread, effect.confidence),
+    )
+    return row.model_copy(update={"sentence": _sentence(row, kind=metric.kind)})
+
+
+def _sentence(row: Comparison, *, kind: str) -> str:
+    effect = row.effect
+    return (
+        f"{row.label} ({row.role}, {row.unit}) {number(row.reference)} -> {number(row.candidate)}, "
+        f"effect {signed(effect.mean)} ({bounds_of(effect)}) over {effect.units} {row.per}s"
+        f"{f', {effect.won} won' if row.direction else ''}: {row.result}{_against(row, kind)}."
     )
 
 
-def _against(role: Role, limit: float | None, *, two_sided: bool) -> str:
-    if role == "ceiling" and limit is not None:
-        return f"; no video may exceed {number(limit)}"
-    if role != "guard":
+def _against(row: Comparison, kind: str) -> str:
+    if row.role == "ceiling":
+        each = "video" if kind == "video" else "prompt"
+        if row.limit is None:
+            return "; its limit is what held-out clips reach, which was not measured"
+        return f"; no {each} may exceed {number(row.limit)}"
+    if row.role != "guard":
         return ""
-    if limit is None:
+    if row.limit is None and kind == "video":
         return "; its margin is in seed SDs, which needs two seeds that differ"
-    return f"; it may {'change' if two_sided else 'lose'} at most {number(limit)}"
+    if row.limit is None:
+        return f"; its margin is in SDs between {row.per}s of the reference, which are all equal"
+    return f"; it may {'lose' if row.direction else 'change'} at most {number(row.limit)}"
 
 
-def _mean(values: Mapping[tuple[str, int], float]) -> float:
+def _mean(values: Values) -> float:
     return float(np.mean(list(statistics.by_unit(values).values())))

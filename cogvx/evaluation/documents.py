@@ -118,7 +118,8 @@ class Comparison(_Document):
     `yardstick` is one seed SD of the reference (for the held-out loss, its SD between clips);
     `limit` is a guard's margin or a ceiling's limit; `groups` are those of the prompts that it is
     over, where that is not all; `detectable` is the smallest true effect that so many units find in
-    four evaluations of five.
+    four evaluations of five; `against` is the arm that it is compared with where that is not the
+    verdict's reference.
     """
 
     metric: str
@@ -136,13 +137,21 @@ class Comparison(_Document):
     sentence: str
     groups: tuple[Group, ...] | None = None
     detectable: float | None = None
+    against: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells this row from others of its metric."""
+        over = "" if self.groups is None else f" on {', '.join(self.groups)}"
+        return self.metric + over + ("" if self.against is None else f" against {self.against}")
 
 
 class Verdict(_Document):
     """What the written rule says, with every number it used and every reason as a sentence.
 
     The composite is in yardsticks, or in the metric's own unit where it has a single primary
-    without one. `rule` is the version of the written rule, `stage` how far the evaluation went, and
+    without one; `detectable` is the smallest true one that so many units find in four evaluations
+    of five. `rule` is the version of the written rule, `stage` how far the evaluation went, and
     `look` whether seeds were added after a HOLD.
     """
 
@@ -159,6 +168,7 @@ class Verdict(_Document):
     rule: int = 2
     stage: Literal["screen", "videos"] = "videos"
     look: Literal[1, 2] = 1
+    detectable: float | None = None
 
 
 class ArmSummary(_Document):
@@ -230,6 +240,7 @@ class EvaluationReport(_Document):
     """One evaluation in long form: everything that the page shows, and nothing else.
 
     `provenance` holds what the caller knows of the run: digests, versions, paths, settings.
+    `limits` are those of ceilings that were measured rather than declared, by metric.
     """
 
     schema_version: Literal[1] = 1
@@ -247,6 +258,7 @@ class EvaluationReport(_Document):
     neighbours: tuple[ArmNeighbour, ...] = ()
     sweep: tuple[SweepPoint, ...] = ()
     changes: tuple[Change, ...] = ()
+    limits: dict[str, float] = {}
     verdict: Verdict
     provenance: dict[str, str]
 

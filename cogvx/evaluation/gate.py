@@ -1,6 +1,6 @@
-"""The written rule: PROMOTE, HOLD, REJECT or INVALID, and why.
+"""The written rule, version 2: PROMOTE, HOLD, REJECT or INVALID, and why.
 
-INVALID  any integrity fault; nothing is compared
+INVALID  any integrity fault (`cogvx.evaluation.integrity`); nothing is compared
 PROMOTE  lower bound of the composite > 0, every guard's lower bound > -margin,
          every ceiling respected
 REJECT   upper bound of the composite < 0, or any guard's mean < -margin, or a ceiling broken
@@ -8,178 +8,179 @@ HOLD     otherwise, also where something that the rule asks for was not measured
 
 The composite is the mean over the primaries of the paired effect in yardsticks
 (`cogvx.evaluation.compare`): one number declared in advance, so one test and no correction.
+
+over     primaries of videos and of prompts: prompts of the group domain, all of them. Guards: the
+         groups that they name, else all but train_caption. Ceilings: the groups that they name,
+         else all. What is measured on held-out clips has no groups.
+bounds   each holds with the suite's `confidence` for the composite, with its `guard_confidence` for
+         a guard. A guard on a metric without a better side must hold on both sides.
+margins  as declared, or so many yardsticks of the reference over the same prompts.
+limits   as declared, or what held-out clips reach, which `judge` is told; no single video may
+         exceed one. A margin or limit that nobody knows is undecided.
+looks    a screen before any video (`cogvx.evaluation.screen`), and after a HOLD on videos one more
+         look with two more seeds, at half the error (`cogvx.evaluation.looks`).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from cogvx.evaluation import statistics
-from cogvx.evaluation.compare import (
-    Measured,
-    as_ceiling,
-    as_guard,
-    as_information,
-    as_primary,
-    effect_of,
+from cogvx.evaluation.compare import Measured, as_ceiling, as_guard, as_information, as_primary
+from cogvx.evaluation.composite import Composite, composite_of, obstacles_of
+from cogvx.evaluation.documents import Comparison, Outcome, Verdict
+from cogvx.evaluation.looks import confidence_at
+from cogvx.evaluation.suite import PRIMARY_GROUPS, CeilingConfig, Group, GuardConfig
+from cogvx.evaluation.wording import (
+    Contest,
+    composite_sentence,
+    found_sentence,
+    headline,
+    next_step,
 )
-from cogvx.evaluation.documents import Comparison, Effect, Outcome, Verdict
-from cogvx.evaluation.suite import GateConfig
-from cogvx.evaluation.wording import Contest, composite_sentence, headline, next_step
 
 _URGENCY = {"worse": 0, "over limit": 0, "undecided": 1, "not worse": 2, "under limit": 2}
 
 
-def decide(
-    contest: Contest, measured: Mapping[str, Measured], *, faults: Sequence[str] = ()
-) -> Verdict:
-    """Apply the rule of the suite to what was measured, by metric.
+@dataclass(frozen=True)
+class Evidence:
+    """What the rule is applied to.
 
-    `faults` are sentences about broken integrity; any of them makes the evaluation invalid.
+    `measured` is by metric. `faults` are sentences about broken integrity, any of which makes the
+    evaluation invalid; `remarks` are told and change nothing. `limits` are those of ceilings that
+    were measured rather than declared, by metric.
     """
-    if faults:
-        return _verdict(contest, "INVALID", tuple(faults), None, ())
+
+    measured: Mapping[str, Measured]
+    faults: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    look: Literal[1, 2] = 1
+
+
+def decide(contest: Contest, evidence: Evidence) -> Verdict:
+    """Apply the rule of the suite to what was measured."""
+    if evidence.faults:
+        return _verdict(contest, evidence, "INVALID", obstacles=tuple(evidence.faults))
     gate = contest.suite.gate
-    comparisons = tuple(_comparisons(gate, measured))
-    lacking = [
-        f"{name} was not measured, and the rule needs it."
-        for name in _asked(gate)
-        if name not in measured
-    ]
-    composite = None
+    confidence = confidence_at(gate, evidence.look)
+    primaries, guards, ceilings, lacking = _parts(contest, evidence.measured)
     if not lacking:
-        composite, lacking = composite_of(gate, [measured[name] for name in gate.primaries])
-    outcome = _outcome(composite, comparisons, complete=not lacking)
-    return _verdict(contest, outcome, tuple(lacking), composite, comparisons)
-
-
-def composite_of(
-    gate: GateConfig, primaries: Sequence[Measured]
-) -> tuple[Effect | None, list[str]]:
-    """The one effect that must lie above zero, or what stands in its way.
-
-    Video metrics are averaged inside each prompt; where the held-out loss is a primary as well,
-    its mean over clips is added as an independent estimate. A single primary needs no yardstick,
-    as dividing by one changes no sign.
-    """
-    alone = len(primaries) == 1
-    lacking, scaled = [], []
-    for measured in primaries:
-        gains, yardstick = measured.gains, measured.yardstick
-        if len(gains) < 2:
-            lacking.append(
-                f"{measured.metric.name} has {len(gains)} {measured.per}; an interval needs two."
-            )
-        elif yardstick is None and not alone:
-            lacking.append(f"{measured.metric.name} has no seed SD; give the suite two seeds.")
-        scaled.append({unit: gain / (yardstick or 1.0) for unit, gain in gains.items()})
-    if lacking:
-        return None, lacking
-    kinds = {measured.metric.kind for measured in primaries}
-    if len(kinds) == 1:
-        return effect_of(_mean_per_unit(scaled), gate.confidence), []
-    return _mixed(gate, primaries, scaled), []
-
-
-def _mixed(
-    gate: GateConfig, primaries: Sequence[Measured], scaled: Sequence[Mapping[str, float]]
-) -> Effect:
-    """Prompts and clips together: two independent means, weighted by their primaries."""
-    parts, units, won, lost = [], 0, 0, 0
-    for kind in ("video", "heldout"):
-        mine = [
-            gains
-            for measured, gains in zip(primaries, scaled, strict=True)
-            if measured.metric.kind == kind
-        ]
-        values = list(_mean_per_unit(mine).values())
-        mean = statistics.mean_of(values)
-        if mean is not None:
-            parts.append((len(mine) / len(primaries), mean))
-        units += len(values)
-        won += sum(value > 0 for value in values)
-        lost += sum(value < 0 for value in values)
-    total = statistics.weighted_sum(parts)
-    bounds = total.interval(gate.confidence)
-    return Effect(
-        units=units,
-        mean=total.value,
-        low=bounds.low,
-        high=bounds.high,
-        confidence=gate.confidence,
-        won=won,
-        lost=lost,
-    )
-
-
-def _mean_per_unit(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {unit: sum(part[unit] for part in parts) / len(parts) for unit in parts[0]}
-
-
-def _asked(gate: GateConfig) -> list[str]:
-    """Metrics that the rule needs, in its order, each once."""
-    named = [
+        lacking = obstacles_of(primaries, asked=contest.suite.ids_of(PRIMARY_GROUPS))
+    composite = None if lacking else composite_of(primaries, confidence)
+    checks = [as_guard(part, guard, gate.guard_confidence) for guard, part in guards]
+    checks += [
+        as_ceiling(
+            part,
+            evidence.limits.get(ceiling.metric) if ceiling.limit is None else ceiling.limit,
+            gate.guard_confidence,
+        )
+        for ceiling, part in ceilings
+    ]
+    asked = {
         *gate.primaries,
         *(guard.metric for guard in gate.guards),
         *(ceiling.metric for ceiling in gate.ceilings),
-    ]
-    return list(dict.fromkeys(named))
+    }
+    comparisons = (
+        *(as_primary(part, confidence) for part in primaries),
+        *sorted(checks, key=lambda row: _URGENCY[row.result]),
+        *(
+            as_information(found, confidence)
+            for name, found in evidence.measured.items()
+            if name not in asked
+        ),
+    )
+    return _verdict(
+        contest,
+        evidence,
+        _outcome(composite, checks, complete=not lacking),
+        obstacles=tuple(lacking),
+        composite=composite,
+        comparisons=comparisons,
+    )
 
 
-def _comparisons(gate: GateConfig, measured: Mapping[str, Measured]) -> list[Comparison]:
-    """One row per metric: primaries, then what failed or is open, then the rest."""
-    rows = [
-        as_primary(measured[name], gate.confidence) for name in gate.primaries if name in measured
+def _parts(
+    contest: Contest, measured: Mapping[str, Measured]
+) -> tuple[
+    list[Measured],
+    list[tuple[GuardConfig, Measured]],
+    list[tuple[CeilingConfig, Measured]],
+    list[str],
+]:
+    """What each line of the rule is over, and a sentence for each that was not measured."""
+    suite, lacking = contest.suite, list[str]()
+
+    def part(metric: str, groups: Sequence[Group], *, named: bool) -> Measured | None:
+        found = measured[metric].over(suite, groups) if metric in measured else None
+        if found is None:
+            where = f" on {', '.join(groups)}" if named and metric in measured else ""
+            lacking.append(f"{metric} was not measured{where}, and the rule needs it.")
+        return found
+
+    primaries = [part(name, PRIMARY_GROUPS, named=True) for name in suite.gate.primaries]
+    guards = [
+        (guard, part(guard.metric, guard.over, named=guard.groups is not None))
+        for guard in suite.gate.guards
     ]
-    checks = [
-        as_guard(measured[guard.metric], guard, gate.guard_confidence)
-        for guard in gate.guards
-        if guard.metric in measured
-    ] + [
-        as_ceiling(measured[ceiling.metric], ceiling, gate.guard_confidence)
-        for ceiling in gate.ceilings
-        if ceiling.metric in measured
+    ceilings = [
+        (ceiling, part(ceiling.metric, ceiling.over, named=ceiling.groups is not None))
+        for ceiling in suite.gate.ceilings
     ]
-    rows += sorted(checks, key=lambda row: _URGENCY[row.result])
-    asked = _asked(gate)
-    return rows + [
-        as_information(found, gate.confidence)
-        for name, found in measured.items()
-        if name not in asked
-    ]
+    return (
+        [found for found in primaries if found is not None],
+        [(guard, found) for guard, found in guards if found is not None],
+        [(ceiling, found) for ceiling, found in ceilings if found is not None],
+        list(dict.fromkeys(lacking)),
+    )
 
 
 def _outcome(
-    composite: Effect | None, comparisons: Sequence[Comparison], *, complete: bool
+    composite: Composite | None, checks: Sequence[Comparison], *, complete: bool
 ) -> Outcome:
-    checks = [row.result for row in comparisons if row.role in ("guard", "ceiling")]
-    if "worse" in checks or "over limit" in checks:
+    results = [row.result for row in checks]
+    if "worse" in results or "over limit" in results:
         return "REJECT"
-    if composite is None or composite.low is None or composite.high is None:
+    if composite is None or composite.effect.low is None or composite.effect.high is None:
         return "HOLD"
-    if composite.high < 0:
+    if composite.effect.high < 0:
         return "REJECT"
-    if complete and composite.low > 0 and "undecided" not in checks:
+    if complete and composite.effect.low > 0 and "undecided" not in results:
         return "PROMOTE"
     return "HOLD"
 
 
+def _is_better(composite: Composite | None) -> bool:
+    return composite is not None and composite.effect.low is not None and composite.effect.low > 0
+
+
 def _verdict(
     contest: Contest,
+    evidence: Evidence,
     outcome: Outcome,
+    *,
     obstacles: tuple[str, ...],
-    composite: Effect | None,
-    comparisons: tuple[Comparison, ...],
+    composite: Composite | None = None,
+    comparisons: tuple[Comparison, ...] = (),
 ) -> Verdict:
-    gate = contest.suite.gate
-    told = () if composite is None else (composite_sentence(gate, composite, comparisons),)
-    rows = tuple(row.sentence for row in comparisons if row.role != "info")
-    return Verdict(
+    told = []
+    if composite is not None:
+        told = [
+            composite_sentence(contest.suite.gate, composite.effect, comparisons),
+            found_sentence(contest.suite, composite, comparisons, look=evidence.look),
+        ]
+    rows = [row.sentence for row in comparisons if row.role != "info"]
+    found = Verdict(
         outcome=outcome,
-        headline=headline(contest, outcome, obstacles, composite, comparisons),
-        reasons=obstacles + told + rows,
-        next_step=next_step(contest, outcome, comparisons),
+        headline=headline(contest, outcome, obstacles, comparisons, better=_is_better(composite)),
+        reasons=(*obstacles, *told, *rows, *evidence.remarks),
+        next_step="",
         reference=contest.reference,
         candidate=contest.candidate,
         suite=contest.suite.digest,
-        composite=composite,
+        composite=None if composite is None else composite.effect,
         comparisons=comparisons,
+        look=evidence.look,
+        detectable=None if composite is None else composite.detectable,
     )
+    return found.model_copy(update={"next_step": next_step(contest, found)})

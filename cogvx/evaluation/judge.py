@@ -1,13 +1,14 @@
 """From the scores of the arms to the report: checks that they can be compared, then judges."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
-import numpy as np
-
-from cogvx.evaluation import statistics
 from cogvx.evaluation.compare import Measured
 from cogvx.evaluation.documents import (
     ArmHeldout,
+    ArmNeighbour,
+    ArmReading,
     ArmResult,
     ArmRole,
     ArmSummary,
@@ -16,13 +17,14 @@ from cogvx.evaluation.documents import (
     Verdict,
     VideoRecord,
 )
-from cogvx.evaluation.gate import decide
+from cogvx.evaluation.gate import Evidence, decide
+from cogvx.evaluation.integrity import faults_of, remarks_of, unsound_videos
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.wording import Contest
 from cogvx.metrics.registry import metrics
 
 
-def judge(
+def judge(  # noqa: PLR0913 - three arms, and what was agreed before they were measured
     suite: Suite,
     *,
     model: str,
@@ -30,30 +32,39 @@ def judge(
     reference: ArmResult,
     base: ArmResult | None = None,
     provenance: Mapping[str, str],
+    look: Literal[1, 2] = 1,
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> EvaluationReport:
     """Compare two arms under the suite's rule. Nothing is read, rendered or written.
 
     Args:
-        suite: What both arms were measured under.
+        suite: What both arms were measured under; at the second look that of `more_seeds`.
         model: Name of the registered model.
         candidate: The arm that is judged.
         reference: The champion, or the bare base while there is none.
         base: The bare base, shown beside a champion; it takes no part in the verdict.
         provenance: What the page should say of where all this comes from; no secrets.
+        look: The second comes once, after a HOLD.
+        limits: Of ceilings that declare none, by metric: what held-out clips reach.
     """
-    faults = [fault for arm in (reference, candidate) for fault in _arm_faults(arm, suite)]
-    faults += _pairing_faults(reference, candidate)
-    contest = Contest(suite, reference.name, candidate.name)
-    measured = {} if faults else _measured(candidate, reference, base)
-    return report_of(
+    faults = faults_of(suite, reference, candidate)
+    evidence = Evidence(
+        measured={} if faults else _measured(candidate, reference, base),
+        faults=faults,
+        remarks=[] if faults else remarks_of(reference, candidate),
+        limits=limits,
+        look=look,
+    )
+    report = report_of(
         suite,
-        decide(contest, measured, faults=faults),
+        decide(Contest(suite, reference.name, candidate.name), evidence),
         model=model,
         candidate=candidate,
         reference=reference,
         base=base,
         provenance=provenance,
     )
+    return report.model_copy(update={"limits": dict(limits)})
 
 
 def report_of(
@@ -95,6 +106,16 @@ def report_of(
             for _, arm in arms
             for score in arm.heldout
         ),
+        readings=tuple(
+            ArmReading(arm=arm.name, **reading.model_dump())
+            for _, arm in arms
+            for reading in arm.readings
+        ),
+        neighbours=tuple(
+            ArmNeighbour(arm=arm.name, **near.model_dump())
+            for _, arm in arms
+            for near in arm.neighbours
+        ),
         verdict=verdict,
         provenance=dict(provenance),
     )
@@ -116,43 +137,16 @@ def _scores(arm: ArmResult) -> list[Score]:
     ]
 
 
-def _arm_faults(arm: ArmResult, suite: Suite) -> list[str]:
-    """What makes an arm unfit for any verdict."""
-    faults = list(arm.faults)
-    if arm.suite != suite.digest:
-        faults.append(f"{arm.name} was measured under another suite ({arm.suite[:12]}).")
-    wanted = {(prompt.id, seed) for prompt, seed in suite.shots}
-    found = {(video.prompt, video.seed) for video in arm.videos}
-    faults += [
-        f"{arm.name} has no video of prompt {prompt}, seed {seed}."
-        for prompt, seed in sorted(wanted - found)
-    ]
-    return faults + [
-        f"{arm.name}'s video of prompt {video.prompt}, seed {video.seed} {fault}."
-        for video in arm.videos
-        for fault in video.faults
-    ]
-
-
-def _pairing_faults(reference: ArmResult, candidate: ArmResult) -> list[str]:
-    if reference.losses().keys() == candidate.losses().keys():
-        return []
-    both = f"{reference.name} and {candidate.name}"
-    return [f"{both} have held-out losses of different clips or timesteps."]
-
-
 def _measured(
     candidate: ArmResult, reference: ArmResult, base: ArmResult | None
 ) -> dict[str, Measured]:
     """Every metric that both arms have, by name."""
-    found = {}
+    found, unsound = {}, unsound_videos(reference)
     for name, metric in metrics().items():
-        heldout = metric.kind == "heldout"
         old, new, bare = (
-            {} if arm is None else arm.losses() if heldout else arm.values(name)
+            {} if arm is None else arm.losses() if metric.kind == "heldout" else arm.values(name)
             for arm in (reference, candidate, base)
         )
         if old and new:
-            mean = float(np.mean(list(statistics.by_unit(bare).values()))) if bare else None
-            found[name] = Measured(metric, old, new, mean)
+            found[name] = Measured(metric, old, new, bare, unsound)
     return found

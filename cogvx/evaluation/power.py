@@ -8,6 +8,8 @@ import math
 
 import scipy  # its parts load on first use
 
+from cogvx.evaluation.statistics import Mean
+
 USUAL_POWER = 0.8
 
 
@@ -45,12 +47,17 @@ def minimum_detectable_effect(
 
     In the unit of `spread`, the SD of the paired differences; None below two units, which have no
     interval.
+    """
+    if units < 2:
+        return None
+    return detectable_effect(Mean(0.0, spread / math.sqrt(units), units - 1), confidence, wanted)
+
+
+def detectable_effect(seen: Mean, confidence: float, wanted: float = USUAL_POWER) -> float:
+    """As `minimum_detectable_effect`, with the error and degrees of freedom that were seen.
 
     Source: the noncentral t of `power`, solved for its shift; from 8 units on, that is
     (t_confidence + t_wanted) spread / sqrt(units) to 1 %.
     """
-    if units < 2:
-        return None
-    critical = scipy.stats.t.ppf(confidence, units - 1)
-    shift = float(scipy.special.nctdtrinc(units - 1, 1.0 - wanted, critical))
-    return shift * spread / math.sqrt(units)
+    critical = scipy.stats.t.ppf(confidence, seen.freedom)
+    return float(scipy.special.nctdtrinc(seen.freedom, 1.0 - wanted, critical)) * seen.error

@@ -13,7 +13,6 @@ import numpy as np
 import scipy  # its parts load on first use, and scipy.stats takes a second
 
 BCA_FROM_UNITS = 20
-SECOND_LOOK = 0.9875  # spends half of what 0.975 did, so that both looks err in 3.75 % at most
 _BCA_RESAMPLES = 9999
 _BCA_SEED = 20240812
 
@@ -56,26 +55,6 @@ def paired_differences(
     if reference.keys() != candidate.keys():
         raise ValueError("the arms were measured on different prompts, seeds, clips or timesteps")
     return by_unit({key: candidate[key] - value for key, value in reference.items()})
-
-
-def both_looks(
-    first: Mapping[tuple[str, int], float], more: Mapping[tuple[str, int], float]
-) -> dict[tuple[str, int], float]:
-    """An arm's values after a verdict of HOLD bought further repeats; keys as above.
-
-    Inside a unit every repeat then weighs the same, whichever look it came with, so that of two
-    seeds and another two each look is worth half. Judge the whole at `SECOND_LOOK`, and once: to
-    look until the result pleases is no test.
-
-    Raises:
-        ValueError: A repeat was measured in both looks, or a look lacks units of the other.
-    """
-    if twice := first.keys() & more.keys():
-        unit, repeat = min(twice)
-        raise ValueError(f"{unit}, {repeat} was measured in the first look already")
-    if {unit for unit, _ in first} != {unit for unit, _ in more}:
-        raise ValueError("the second look is over other prompts than the first")
-    return {**first, **more}
 
 
 def by_unit(values: Mapping[tuple[str, int], float]) -> dict[str, float]:

@@ -8,10 +8,10 @@ before any result is seen.
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ from cogvx.section import SchemaVersion, Section, parse_section, shown_text
 from cogvx.variants import TRAIN_TIMESTEPS, Sampler
 
 Group = Literal["domain", "trigger_free", "off_domain", "train_caption"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+PRIMARY_GROUPS: tuple[Group, ...] = ("domain",)
+"""What an adapter is for: primaries of videos count over these prompts alone."""
 
 _FILE_SAFE = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 _STEPS = tuple(n for n in range(1, TRAIN_TIMESTEPS + 1) if TRAIN_TIMESTEPS % n == 0)
@@ -71,6 +74,11 @@ class GuardConfig(Section):
     groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
     """Only over prompts of these groups; else over all but train_caption."""
 
+    @property
+    def over(self) -> tuple[Group, ...]:
+        """The groups whose prompts are guarded."""
+        return self.groups or tuple(group for group in GROUPS if group != "train_caption")
+
 
 class CeilingConfig(Section):
     """A value that no single video may exceed."""
@@ -80,6 +88,11 @@ class CeilingConfig(Section):
     """Without one, what the held-out clips reach themselves: their 99th percentile."""
     groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
     """Only over prompts of these groups; else over all."""
+
+    @property
+    def over(self) -> tuple[Group, ...]:
+        """The groups no video of which may exceed the limit."""
+        return self.groups or GROUPS
 
 
 class GateConfig(Section):
@@ -97,7 +110,8 @@ class GateConfig(Section):
     """Stop before any video where the held-out loss is not below the base's, or is proved to be
     above the champion's."""
     second_look: bool = True
-    """After a HOLD add two seeds, once, and judge all of it at confidence 0.9875."""
+    """After a HOLD on videos add two seeds to each prompt, once, and judge all of it with half the
+    error: 0.9875 for 0.975."""
 
 
 class Suite(Section):
@@ -128,6 +142,10 @@ class Suite(Section):
             if prompt.image_sha256 is None:
                 del entry["image_sha256"]
         return digest(document)
+
+    def ids_of(self, groups: Collection[Group]) -> tuple[str, ...]:
+        """The prompts of some groups, by id."""
+        return tuple(prompt.id for prompt in self.prompts if prompt.group in groups)
 
     def seeds_of(self, prompt: PromptConfig) -> tuple[int, ...]:
         """The seeds that a prompt is rendered with."""

@@ -6,12 +6,13 @@ guards of one video go together with a correlation of 0.3.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cogvx.evaluation.compare import Measured
-from cogvx.evaluation.gate import decide
+from cogvx.evaluation.gate import Evidence, decide
+from cogvx.evaluation.looks import MORE_SEEDS, wants_second_look
 from cogvx.evaluation.wording import Contest
 from tests.evaluation.builders import suite_of
 
@@ -73,7 +74,37 @@ def table(values_ps):
 
 def outcomes(truth, *, runs, seed=0):
     """Share of each verdict over so many evaluations."""
-    suite = suite_of(gate={"primaries": [PRIMARY], "guards": [{"metric": name} for name in GUARDS]})
-    contest, rng = Contest(suite, "champion", "challenger"), np.random.default_rng(seed)
-    counts = Counter(decide(contest, truth.draw(rng)).outcome for _ in range(runs))
+    contest, rng = contest_of(truth), np.random.default_rng(seed)
+    counts = Counter(decide(contest, Evidence(truth.draw(rng))).outcome for _ in range(runs))
     return {name: counts[name] / runs for name in ("PROMOTE", "HOLD", "REJECT", "INVALID")}
+
+
+def both_looks(truth, *, runs, seed=0):
+    """How many are promoted at the first look, and at the second of those that want one."""
+    contest, rng, promoted, looked = contest_of(truth), np.random.default_rng(seed), [0, 0], 0
+    whole = replace(truth, seeds=truth.seeds + MORE_SEEDS)
+    for _ in range(runs):
+        measured = whole.draw(rng)
+        first = {name: first_seeds(found, truth.seeds) for name, found in measured.items()}
+        once = decide(contest, Evidence(first))
+        promoted[0] += once.outcome == "PROMOTE"
+        if wants_second_look(once, contest.suite.gate):
+            looked += 1
+            promoted[1] += decide(contest, Evidence(measured, look=2)).outcome == "PROMOTE"
+    return promoted, looked
+
+
+def contest_of(truth):
+    suite = suite_of(
+        prompts=[{"id": f"prompt-{n}", "prompt": f"prompt {n}"} for n in range(truth.prompts)],
+        gate={"primaries": [PRIMARY], "guards": [{"metric": name} for name in GUARDS]},
+    )
+    return Contest(suite, "champion", "challenger")
+
+
+def first_seeds(measured, seeds):
+    old, new = (
+        {key: value for key, value in values.items() if key[1] < seeds}
+        for values in (measured.reference, measured.candidate)
+    )
+    return replace(measured, reference=old, candidate=new)

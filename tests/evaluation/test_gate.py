@@ -4,7 +4,7 @@ import pytest
 
 from cogvx.evaluation.compare import Measured
 from cogvx.evaluation.documents import Verdict
-from cogvx.evaluation.gate import decide
+from cogvx.evaluation.gate import Evidence, decide
 from cogvx.evaluation.judge import judge
 from cogvx.evaluation.wording import Contest
 from cogvx.metrics.registry import METRICS
@@ -175,6 +175,6 @@ def test_the_rule_can_be_asked_without_any_arm():
             {("a", 1): 0.90, ("b", 1): 1.41},
         )
     }
-    verdict = decide(Contest(suite_of(), "old", "new"), measured)
+    verdict = decide(Contest(suite_of(), "old", "new"), Evidence(measured))
     assert verdict.comparisons[0].effect.mean == pytest.approx(0.095)
     assert verdict.outcome == "PROMOTE"

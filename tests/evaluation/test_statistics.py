@@ -30,40 +30,6 @@ def test_arms_measured_on_different_videos_are_not_paired():
         statistics.paired_differences({("a", 1): 1.0}, {("a", 2): 1.0})
 
 
-def test_further_seeds_weigh_as_much_as_the_first():
-    first = {("a", 1): 1.0, ("a", 2): 3.0, ("b", 1): 5.0, ("b", 2): 5.0}
-    more = {("b", 3): 9.0, ("b", 4): 9.0, ("b", 5): 9.0, ("a", 3): 8.0}
-    whole = statistics.by_unit(statistics.both_looks(first, more))
-    assert whole == {"a": 4.0, "b": pytest.approx(7.4)}
-    weights, means = (2, 3), (5.0, 9.0)
-    assert whole["b"] == pytest.approx(np.average(means, weights=weights))
-
-
-def test_a_second_look_is_over_new_seeds_of_the_same_prompts():
-    first = {("a", 1): 1.0, ("b", 1): 5.0}
-    with pytest.raises(ValueError, match="a, 1 was measured in the first look already"):
-        statistics.both_looks(first, {("a", 1): 1.0, ("b", 2): 2.0})
-    with pytest.raises(ValueError, match="other prompts"):
-        statistics.both_looks(first, {("a", 2): 1.0})
-
-
-def test_two_looks_promote_what_is_equal_in_four_of_a_hundred_at_most():
-    """Looked at again only while the first look decided nothing, as the rule says."""
-    rng, runs, promoted = np.random.default_rng(11), 2000, [0, 0]
-    gains = rng.normal(0, 0.7, (runs, 20, 1)) + rng.normal(0, 1.0, (runs, 20, 4))
-    gains -= gains.mean((0, 2), keepdims=True)
-    for row in gains:
-        once = statistics.mean_of(row[:, :2].mean(1)).interval(0.975)
-        if once.low > 0:
-            promoted[0] += 1
-        elif once.high >= 0:
-            twice = statistics.mean_of(row.mean(1)).interval(statistics.SECOND_LOOK)
-            promoted[1] += twice.low > 0
-    assert 0.015 <= promoted[0] / runs <= 0.035
-    assert promoted[1] > 0
-    assert sum(promoted) / runs <= 0.0375 + 0.008  # two standard errors of 2000 runs
-
-
 @pytest.mark.parametrize("units", [8, 20, 40])
 def test_the_interval_over_prompts_covers_what_it_promises(units):
     rng, runs, hits = np.random.default_rng(units), 1500, 0
