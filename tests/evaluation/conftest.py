@@ -74,7 +74,7 @@ def toy_suite():
     )
 
 
-def write_adapter(base, folder, *, seed, size=0.05):
+def write_adapter(base, folder, *, seed, size=0.05, **known):
     """Train nothing, but draw B as well, so that the adapter changes what the base predicts."""
     lora = LoraConfig(rank=4, alpha=4, allow_unusual=True)
     transformer = load_transformer(base, dtype="float32")
@@ -94,6 +94,7 @@ def write_adapter(base, folder, *, seed, size=0.05):
         recipe="0" * 64,
         manifest="0" * 64,
         steps=1,
+        **known,
     )
     path = export_adapter(transformer, folder, card=card, allow_zero=True)
     return AdapterAtWeight(sha256_file(path), path)
