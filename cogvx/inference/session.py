@@ -211,6 +211,11 @@ class Session:
         return self._mix.fused_at
 
     @property
+    def attached(self) -> Mapping[str, Attached]:
+        """Every adapter in this session by its name, whether or not it is used."""
+        return self._mix.attached
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """What every adapter in use acts with."""
         return self._mix.weights

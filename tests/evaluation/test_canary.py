@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 from diffusers.training_utils import _collate_lora_metadata
+from peft.tuners.lora import LoraLayer
 
 from cogvx.errors import IntegrityError
-from cogvx.evaluation.canary import require_effect
+from cogvx.evaluation.canary import _require_layers, require_effect
 from cogvx.inference.session import Session
 from cogvx.model.load import load_transformer
 from tests.fixtures.family import MEMBERS, BaseOf, Member
@@ -47,3 +48,24 @@ def test_an_adapter_that_acts_is_told_from_one_that_does_not(
     with pytest.raises(IntegrityError, match="its adapter changes nothing"):
         require_effect(session, {"idle": 1.0}, "challenger")
     assert not any(session.weights.values())
+
+
+def test_layers_that_a_loader_forgot_or_weighed_otherwise_are_counted(
+    base_of: BaseOf, tmp_path: Path
+) -> None:
+    session = Session.open(base_of(MEMBERS[0]), dtype="float32", fingerprint="f" * 64)
+    session.attach("acts", adapter_of(base_of(MEMBERS[0]), tmp_path, 0.1))
+    require_effect(session, {"acts": 0.7}, "challenger")
+    session.use({"acts": 0.7})
+    layers = [part for part in session.transformer.modules() if isinstance(part, LoraLayer)]
+    (key,) = layers[0].lora_A
+    count = len(layers)
+    layers[0].scaling[key] = 0.35  # alpha was not read
+    with pytest.raises(IntegrityError) as refused:
+        _require_layers(session, {"acts": 0.7}, "challenger")
+    said = f"1 layers at strength 0.35 and {count - 1} layers at strength 0.7, and its card says"
+    assert said in str(refused.value)
+    layers[0].scaling[key] = 0.7
+    layers[-1].delete_adapter(key)
+    with pytest.raises(IntegrityError, match=f"acts in {count - 1} layers .* says {count} layers"):
+        _require_layers(session, {"acts": 0.7}, "challenger")
