@@ -6,14 +6,16 @@ They need no server and load no torch.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from cogvx.errors import ConfigError, Problem
-from cogvx.evaluation.suite import Group, Suite, load_suite
+from cogvx.evaluation.looks import MORE_SEEDS, confidence_at
+from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.evaluation.suite_file import read_lines, read_suite_file, write_suite_file
 from cogvx.evaluation.suite_import import Wishes, import_suite, longer_texts
+from cogvx.evaluation.suite_rule import GROUPS, CeilingConfig, Group, GuardConfig
 from cogvx.evaluation.suite_texts import (
     about_tokens,
     overlap_problems,
@@ -27,7 +29,6 @@ app = typer.Typer(
 )
 
 _ChoiceT = TypeVar("_ChoiceT", bound=str)
-_GROUPS: tuple[Group, ...] = get_args(Group)
 # What an imported list is judged by if no suite is named: the shipped suite's rule.
 _USUAL: dict[str, Any] = {
     "split": "gate",
@@ -120,7 +121,7 @@ def import_(  # noqa: PLR0913 - these are the command's options
 ) -> None:
     """Make a suite of another project's prompts."""
     wishes = Wishes(
-        group=None if group is None else _one_of("--group", group, _GROUPS),
+        group=None if group is None else _one_of("--group", group, GROUPS),
         dimensions=tuple(dimension or ()),
         longer=None if longer is None else longer_texts(*longer),
         images=images,
@@ -154,7 +155,7 @@ def _counts(suite: Suite) -> list[tuple[str, str]]:
     rows = [
         ("suite", f"{suite.name}, to {'decide' if suite.split == 'gate' else 'choose'} on"),
         ("digest", suite.digest),
-        ("prompts", ", ".join(f"{groups[name]} {name}" for name in _GROUPS if name in groups)),
+        ("prompts", ", ".join(f"{groups[name]} {name}" for name in GROUPS if name in groups)),
         ("seeds", " ".join(str(seed) for seed in suite.all_seeds)),
         ("sampling", f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"),
         ("videos", f"{suite.videos} an arm: {passes} passes of the transformer"),
@@ -168,18 +169,31 @@ def _counts(suite: Suite) -> list[tuple[str, str]]:
 
 def _rule(suite: Suite) -> list[tuple[str, str]]:
     gate = suite.gate
-    guards = [
-        f"{guard.metric} (margin {guard.margin:g})"
-        if guard.margin is not None
-        else f"{guard.metric} (margin {guard.margin_sd:g} seed SD)"
-        for guard in gate.guards
-    ]
-    ceilings = [f"{ceiling.metric} <= {ceiling.limit:g}" for ceiling in gate.ceilings]
+    guards = [_guard(guard) for guard in gate.guards]
+    ceilings = [_ceiling(ceiling) for ceiling in gate.ceilings]
+    screen = "stops before any video where the held-out loss is not below the base's"
+    more = f"after a HOLD {MORE_SEEDS} more seeds, judged at {confidence_at(gate, 2):g}"
     return [
         ("better in", f"{', '.join(gate.primaries)} at {gate.confidence:g}"),
         ("no worse", f"{', '.join(guards) or 'nothing is guarded'} at {gate.guard_confidence:g}"),
         *([("at most", ", ".join(ceilings))] if ceilings else []),
+        ("screen", screen if gate.screen else "none"),
+        ("again", more if gate.second_look else "never"),
     ]
+
+
+def _guard(guard: GuardConfig) -> str:
+    margin = f"{guard.margin_sd:g} SD" if guard.margin is None else f"{guard.margin:g}"
+    return f"{guard.metric} (margin {margin}{_over(guard.groups)})"
+
+
+def _ceiling(ceiling: CeilingConfig) -> str:
+    limit = "what held-out clips reach" if ceiling.limit is None else f"{ceiling.limit:g}"
+    return f"{ceiling.metric} <= {limit}{_over(ceiling.groups)}"
+
+
+def _over(groups: Sequence[Group] | None) -> str:
+    return "" if groups is None else f" on {' and '.join(groups)}"
 
 
 def _one_of(option: str, text: str, known: Sequence[_ChoiceT]) -> _ChoiceT:

@@ -22,7 +22,8 @@ from cogvx.digest import canonical_json, digest
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import Reading
 from cogvx.evaluation.render import Arm, Setting, video_key
-from cogvx.evaluation.suite import Group, PromptConfig, Suite
+from cogvx.evaluation.suite import PromptConfig, Suite
+from cogvx.evaluation.suite_rule import AWAY
 from cogvx.inference.embedding import Embedder
 from cogvx.inference.image import load_image
 from cogvx.inference.prompts import CachedPrompts
@@ -44,8 +45,6 @@ from tasks.workbench import Workbench, read_stored
 
 logger = logging.getLogger(__name__)
 
-AWAY: tuple[Group, ...] = ("trigger_free", "off_domain")
-"""Groups of prompts whose videos an adapter should leave as the base draws them."""
 _TIMESTEPS = heldout_timesteps(TRAIN_TIMESTEPS, strata=4)
 _VERSION = 1  # raised when the way of measuring changes, so that old drifts are not compared
 
@@ -76,6 +75,7 @@ def scenes_of(bench: Workbench, suite: Suite) -> tuple[Scene, ...]:
         video=bench.recipe.video,
         base_fingerprint=bench.base_fingerprint,
         dtype=bench.recipe.base.dtype,
+        image_scale=image_scale_of(bench.facts.variant, bench.recipe.base.image_latent_scale),
     )
     firsts = [(p, suite.seeds_of(p)[0]) for p in suite.prompts if p.group in AWAY]
     return tuple(
@@ -144,22 +144,15 @@ def drift_paths(bench: Workbench, arm: Arm, suite: Suite) -> tuple[str, ...]:
 def drift_path(bench: Workbench, arm: Arm, scene: Scene) -> str:
     """Where an arm's drift on a scene is kept: named by everything that decides it.
 
-    Raises:
-        ConfigError: The recipe's image scale is none of the base's.
+    The video's name holds the base, its precision, the prompt and its picture.
     """
     parts = {
         "version": _VERSION,
-        "base": bench.base_fingerprint,
-        "dtype": bench.recipe.base.dtype,
         "adapters": [[adapter.sha256, adapter.weight] for adapter in arm.adapters],
-        "prompt": scene.prompt.prompt,
         "video": scene.key,
         "tiled": is_tiled(bench.recipe.video.size, bench.recipe, bench.ids),
         "timesteps": _TIMESTEPS,
     }
-    scale = image_scale_of(bench.facts.variant, bench.recipe.base.image_latent_scale)
-    if scale is not None:
-        parts |= {"image": scene.prompt.image_sha256, "image_scale": scale}
     name = digest(parts)
     return f"drift/{name[:2]}/{name}.json"
 

@@ -60,7 +60,7 @@ def test_imported_prompts_are_a_suite_with_the_rule_of_another(tmp_path: Path) -
 
 def test_nothing_is_written_of_a_list_that_makes_no_suite(tmp_path: Path) -> None:
     source, to = tmp_path / "test.txt", tmp_path / "made.toml"
-    source.write_text("a cat@@none.png\n")
+    source.write_text("a cat@@none.png\na dog@@none.png\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         said("import", source, "--to", to)
     with pytest.raises(ConfigError, match='--group = "mine" is not known; use one of domain'):

@@ -10,7 +10,8 @@ import numpy as np
 from cogvx.evaluation import statistics
 from cogvx.evaluation.documents import Comparison, Effect, Result, Role
 from cogvx.evaluation.power import detectable_effect
-from cogvx.evaluation.suite import GROUPS, Group, GuardConfig, Suite
+from cogvx.evaluation.suite import Suite
+from cogvx.evaluation.suite_rule import GROUPS, Group, GuardConfig
 from cogvx.metrics.metric import Metric
 
 Values = Mapping[tuple[str, int], float]
@@ -68,8 +69,9 @@ class Measured:
         )
         if not old:
             return None
+        units = {unit for unit, _ in old}
         present = tuple(group for group in GROUPS if suite.ids_of([group]))
-        left = tuple(group for group in present if group in groups)
+        left = tuple(group for group in present if units & set(suite.ids_of([group])))
         return replace(
             self,
             reference=old,

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.evaluation.suite import Group, SamplingConfig
+from cogvx.evaluation.suite import SamplingConfig
+from cogvx.evaluation.suite_rule import Group
 
 Outcome = Literal["PROMOTE", "HOLD", "REJECT", "INVALID"]
 Role = Literal["primary", "guard", "ceiling", "info"]

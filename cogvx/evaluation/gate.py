@@ -29,7 +29,13 @@ from cogvx.evaluation.compare import Measured, as_ceiling, as_guard, as_informat
 from cogvx.evaluation.composite import Composite, composite_of, obstacles_of
 from cogvx.evaluation.documents import Comparison, Outcome, Verdict
 from cogvx.evaluation.looks import confidence_at
-from cogvx.evaluation.suite import PRIMARY_GROUPS, CeilingConfig, Group, GuardConfig
+from cogvx.evaluation.suite_rule import (
+    GROUPS,
+    PRIMARY_GROUPS,
+    CeilingConfig,
+    Group,
+    GuardConfig,
+)
 from cogvx.evaluation.wording import (
     Contest,
     composite_sentence,
@@ -86,8 +92,9 @@ def decide(contest: Contest, evidence: Evidence) -> Verdict:
         *sorted(checks, key=lambda row: _URGENCY[row.result]),
         *(
             as_information(found, confidence)
-            for name, found in evidence.measured.items()
+            for name in evidence.measured
             if name not in asked
+            and (found := evidence.measured[name].over(contest.suite, GROUPS)) is not None
         ),
     )
     return _verdict(

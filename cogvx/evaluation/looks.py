@@ -12,7 +12,8 @@ import hashlib
 from collections.abc import Sequence
 
 from cogvx.evaluation.documents import Comparison, Verdict
-from cogvx.evaluation.suite import GateConfig, Suite
+from cogvx.evaluation.suite import Suite
+from cogvx.evaluation.suite_rule import GateConfig
 from cogvx.metrics.relative import BASE_DRIFT
 
 MORE_SEEDS = 2

@@ -5,13 +5,12 @@ here: they are the recipe's. Margins and the rule belong to the suite, so that t
 before any result is seen.
 """
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,14 +18,9 @@ from cogvx.data.captions import normalise_caption
 from cogvx.digest import digest, sha256_file
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite_file import read_suite_file
-from cogvx.metrics.registry import metrics
+from cogvx.evaluation.suite_rule import GateConfig, Group, gate_problems
 from cogvx.section import SchemaVersion, Section, parse_section, shown_text
 from cogvx.variants import TRAIN_TIMESTEPS, Sampler
-
-Group = Literal["domain", "trigger_free", "off_domain", "train_caption"]
-GROUPS: tuple[Group, ...] = get_args(Group)
-PRIMARY_GROUPS: tuple[Group, ...] = ("domain",)
-"""What an adapter is for: primaries of videos count over these prompts alone."""
 
 _FILE_SAFE = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 _STEPS = tuple(n for n in range(1, TRAIN_TIMESTEPS + 1) if TRAIN_TIMESTEPS % n == 0)
@@ -61,57 +55,6 @@ class PromptConfig(Section):
     """The first frame, for image-to-video bases: a picture, beside the suite's file."""
     image_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Of the picture's bytes; it is looked up when the suite is read, or must be right."""
-
-
-class GuardConfig(Section):
-    """A metric that must not get worse by more than a margin."""
-
-    metric: str
-    margin: float | None = Field(default=None, gt=0)
-    """In the metric's own unit; without it `margin_sd` holds."""
-    margin_sd: float = Field(default=1.0, gt=0)
-    """In within-prompt seed SDs of the reference."""
-    groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
-    """Only over prompts of these groups; else over all but train_caption."""
-
-    @property
-    def over(self) -> tuple[Group, ...]:
-        """The groups whose prompts are guarded."""
-        return self.groups or tuple(group for group in GROUPS if group != "train_caption")
-
-
-class CeilingConfig(Section):
-    """A value that no single video may exceed."""
-
-    metric: str
-    limit: float | None = None
-    """Without one, what the held-out clips reach themselves: their 99th percentile."""
-    groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
-    """Only over prompts of these groups; else over all."""
-
-    @property
-    def over(self) -> tuple[Group, ...]:
-        """The groups no video of which may exceed the limit."""
-        return self.groups or GROUPS
-
-
-class GateConfig(Section):
-    """The rule, declared in advance. Confidences are of one-sided bounds."""
-
-    primaries: tuple[str, ...] = Field(min_length=1)
-    """Metrics that make up the one composite whose bound must lie above zero."""
-    guards: tuple[GuardConfig, ...] = ()
-    ceilings: tuple[CeilingConfig, ...] = ()
-    confidence: float = Field(default=0.975, gt=0.5, lt=1.0)
-    """Of the composite's bound: 0.975 promotes an equal adapter once in forty."""
-    guard_confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    """Of each guard's bound. All guards must hold, so no correction for their number is due."""
-    screen: bool = True
-    """Stop before any video where the held-out loss is not below the base's, or is proved to be
-    above the champion's."""
-    second_look: bool = True
-    """After a HOLD on videos add two seeds to each prompt, once, and judge all of it with half the
-    error: 0.9875 for 0.975."""
 
 
 class Suite(Section):
@@ -221,7 +164,9 @@ def suite_problems(document: Mapping[str, Any]) -> list[Problem]:
         problems += _seed_problems(prompt.seeds, f'prompts["{prompt.id}"].seeds')
         problems += _image_problems(prompt)
     problems += _mixed_problems(prompts)
-    problems += _gate_problems(document)
+    counts = Counter(prompt.group for prompt in prompts)
+    is_whole = len(prompts) == len(_tables(document, "prompts"))
+    problems += gate_problems(document, counts if is_whole else None)
     # What was looked at above is replaced by something right, so that it is not reported twice.
     _, found = parse_section({**document, **_EXAMPLE}, Suite, "")
     problems += found
@@ -269,45 +214,6 @@ def _step_problems(steps: int) -> list[Problem]:
     use = f"use {', '.join(first)} or {last}" if first else f"use {last}"
     wrong = f"does not divide {TRAIN_TIMESTEPS}, so the sampler's steps would not meet"
     return [Problem("sampling.steps", steps, wrong, use)]
-
-
-def _gate_problems(document: Mapping[str, Any]) -> list[Problem]:
-    if "gate" not in document:
-        return []
-    section, problems = parse_section(document["gate"], GateConfig, "gate")
-    if not isinstance(section, GateConfig):
-        return problems
-    parts = {
-        "primaries": list(section.primaries),
-        "guards": [guard.metric for guard in section.guards],
-        "ceilings": [ceiling.metric for ceiling in section.ceilings],
-    }
-    for part, names in parts.items():
-        for index, name in enumerate(names):
-            where = f"gate.{part}[{index}]" + ("" if part == "primaries" else ".metric")
-            problems += _metric_problems(where, name, part)
-        problems += _repeated(f"gate.{part}", "metric", names)
-    both = sorted(set(parts["primaries"]) & set(parts["guards"]))
-    return problems + [
-        Problem("gate.guards", name, "is a primary as well", "keep it in one of the two")
-        for name in both
-    ]
-
-
-def _metric_problems(where: str, name: str, part: str) -> list[Problem]:
-    known_metrics = metrics()
-    metric = known_metrics.get(name)
-    if metric is None:
-        closest = difflib.get_close_matches(name, known_metrics, n=1)
-        use = f'closest: "{closest[0]}"' if closest else "known: " + ", ".join(known_metrics)
-        return [Problem(where, name, "is no metric", use)]
-    if part == "primaries" and metric.direction == 0:
-        known = ", ".join(other.name for other in known_metrics.values() if other.direction)
-        wrong = "has no better side, so it cannot be a primary"
-        return [Problem(where, name, wrong, f"guard it, or use one of: {known}")]
-    if part == "ceilings" and metric.kind != "video":
-        return [Problem(where, name, "is not measured on videos", "guard it instead")]
-    return []
 
 
 def _image_problems(prompt: PromptConfig) -> list[Problem]:

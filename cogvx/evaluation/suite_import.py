@@ -19,8 +19,9 @@ from typing import Any
 
 from cogvx.data.captions import caption_fault, normalise_caption
 from cogvx.errors import ConfigError, Problem
-from cogvx.evaluation.suite import Group, parse_suite
+from cogvx.evaluation.suite import parse_suite
 from cogvx.evaluation.suite_file import read_json, read_lines
+from cogvx.evaluation.suite_rule import Group
 from cogvx.evaluation.suite_texts import words_of
 
 _SLUG, _HASH, _NAME = 48, 8, 63

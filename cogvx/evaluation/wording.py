@@ -8,7 +8,8 @@ from cogvx.evaluation.composite import Composite
 from cogvx.evaluation.documents import Comparison, Effect, Outcome, Verdict
 from cogvx.evaluation.looks import MORE_SEEDS, confidence_at, open_checks, wants_second_look
 from cogvx.evaluation.power import USUAL_POWER
-from cogvx.evaluation.suite import GateConfig, Suite
+from cogvx.evaluation.suite import Suite
+from cogvx.evaluation.suite_rule import GateConfig
 
 
 @dataclass(frozen=True)
