@@ -131,11 +131,10 @@ def _values(seen: Sequence[Seen], width: float) -> Panel | None:
     shown = [each for each in seen if each.measure.candidate is not None]
     if not shown:
         return None
-    numbers = [each.measure.candidate for each in shown]
-    numbers += [each.measure.reference for each in shown]
     ceilings = [each for each in shown if each.measure.role == "ceiling"]
-    numbers += [each.measure.limit for each in ceilings]
-    scale = Scale.of(numbers)
+    others = [each.measure.reference for each in shown]
+    others += [each.measure.limit for each in ceilings]
+    scale = Scale.of([each.measure.candidate for each in shown], others)
     return Panel(
         title="means",
         marks=tuple(
@@ -153,14 +152,14 @@ def _values(seen: Sequence[Seen], width: float) -> Panel | None:
 
 def _effects(seen: Sequence[Seen]) -> Panel | None:
     shown = [each for each in seen if each.measure.effect is not None]
-    if not shown:
+    if not shown or shown[-1].measure.role == "ceiling":  # whose rule looks at no effect
         return None
-    numbers: list[float | None] = [0.0]
+    others: list[float | None] = [0.0]
     for each in shown:
-        numbers += [each.measure.effect, each.measure.low, each.measure.high]
+        others += [each.measure.low, each.measure.high]
         if each.measure.role == "guard" and each.measure.limit is not None:
-            numbers.append(-1.3 * each.measure.limit)
-    scale = Scale.of(numbers)
+            others.append(-1.3 * each.measure.limit)
+    scale = Scale.of([each.measure.effect for each in shown], others)
     return Panel(
         title="effect",
         marks=tuple(_mark(each, scale, each.measure.effect or 0.0) for each in shown),
@@ -200,17 +199,22 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Scale":
-        """A scale that holds all but what lies far off, so that one wreck does not flatten it."""
-        known = sorted(value for value in values if value is not None and math.isfinite(value))
-        if not known:
-            return cls(0.0, 1.0)
+    def of(cls, values: Iterable[float | None], others: Iterable[float | None]) -> "Scale":
+        """A scale for values, and for others that go with them.
+
+        What lies far from most values is left out, so that one wreck does not flatten the rest.
+        """
+        known, beside = _finite(values), _finite(others)
         if len(known) >= _FEW:
             first, third = known[len(known) // 4], known[(3 * len(known)) // 4]
             reach = _FAR * (third - first)
-            near = [value for value in known if first - reach <= value <= third + reach]
-            known = near if reach > 0 else known
-        low, high = known[0], known[-1]
+            if reach > 0:
+                known, beside = (
+                    [value for value in some if first - reach <= value <= third + reach]
+                    for some in (known, beside)
+                )
+        shown = known + beside or [0.0]
+        low, high = min(shown), max(shown)
         spare = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
         return cls(low - spare, high + spare)
 
@@ -229,6 +233,10 @@ class Scale:
         return self.low <= value <= self.high
 
     def _round(self) -> Iterator[float]:
-        step = round_step((self.high - self.low) / 3)
+        step = round_step((self.high - self.low) / 4)
         for count in range(math.ceil(self.low / step), math.floor(self.high / step) + 1):
             yield count * step
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return sorted(value for value in values if value is not None and math.isfinite(value))

@@ -17,6 +17,8 @@ from cogvx.evaluation.history_charts import (
 from cogvx.pages.template import render_template
 
 _MOST_LABELS = 12
+# Above so many versions marks are drawn smaller.
+_FEW, _SOME = 40, 100
 _SHOWN_AT_ONCE = 20
 _SHAPES = {"PROMOTE": "up", "HOLD": "dot", "REJECT": "down", "INVALID": "cross"}
 _TONES = {"PROMOTE": "good", "HOLD": "open", "REJECT": "bad"}
@@ -76,7 +78,8 @@ def history_page(history: ModelHistory) -> str:
         counts=_counts(rows),
         height=HEIGHT,
         slot=100.0 / max(len(rows), 1),
-        radius=5 if len(rows) <= 40 else 3.5 if len(rows) <= 100 else 2.5,
+        radius=5 if len(rows) <= _FEW else 3.5 if len(rows) <= _SOME else 2.5,
+        size=1.0 if len(rows) <= _FEW else 0.7 if len(rows) <= _SOME else 0.45,
     )
 
 
@@ -150,8 +153,8 @@ def _move_marks(history: ModelHistory) -> list[MoveMark]:
 
 def _reigns(history: ModelHistory) -> list[Reign]:
     count, reigns = len(history.versions), []
-    ends = [_position(history, move) for move in history.moves[1:]] + [count - 0.5]
-    for move, end in zip(history.moves, ends, strict=True):
+    ends = [*(_position(history, move) for move in history.moves[1:]), count - 0.5]
+    for move, end in zip(history.moves, ends, strict=False):
         start = place_of(_position(history, move), count)
         width = place_of(end, count) - start
         if move.after is not None and width > 0:
