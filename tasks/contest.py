@@ -5,13 +5,17 @@ the registry, so whoever has adapters as files can hold one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cogvx.data.manifest import Manifest
-from cogvx.evaluation.documents import ArmResult, EvaluationReport
-from cogvx.evaluation.judge import judge
+from cogvx.evaluation.documents import ArmResult, ArmRole, Change, EvaluationReport
+from cogvx.evaluation.judge import judge, report_of
+from cogvx.evaluation.looks import more_seeds, wants_second_look
 from cogvx.evaluation.render import Arm, Footage
+from cogvx.evaluation.screen import screen
 from cogvx.evaluation.suite import Suite
+from cogvx.evaluation.wording import Contest
 from tasks.measure import (
     Losses,
     MeasuredArm,
@@ -34,6 +38,8 @@ class Match:
         manifest: Whose held-out clips losses are measured on.
         losses: Of every arm.
         provenance: What the page should say of where all this comes from; no secrets.
+        changes: What differs between the recipes of champion and challenger.
+        look: The second comes once, after a HOLD that more seeds could turn.
     """
 
     model: str
@@ -42,6 +48,18 @@ class Match:
     manifest: Manifest
     losses: Losses
     provenance: Mapping[str, str]
+    changes: tuple[Change, ...] = ()
+    look: Literal[1, 2] = 1
+
+    @property
+    def roles(self) -> dict[ArmRole, Arm]:
+        """The arms by what they are in the report; a base that is the reference is only that."""
+        names: tuple[ArmRole, ...] = ("candidate", "reference", "base")
+        return dict(zip(names, reversed(self.arms), strict=False))
+
+    def second_look(self) -> "Match":
+        """The same with two more seeds."""
+        return replace(self, suite=more_seeds(self.suite), look=2)
 
 
 @dataclass(frozen=True)
@@ -81,17 +99,57 @@ def hold_contest(
     open_session = one_session(bench)
     losses = measure_losses(bench, arms, manifest, open_session)
     match = Match(model, tuple(arms), suite, manifest, losses, provenance)
+    stopped = stop_early(bench, match)
+    if stopped is not None:
+        return stopped
 
     def footage(arm: Arm, suite: Suite) -> Footage:
         return render_here(bench, arm, suite, open_session)
 
-    return judge_videos(bench, match, footage)
+    first = judge_videos(bench, match, footage)
+    if not wants_second_look(first.report.verdict, suite.gate):
+        return first
+    return judge_videos(bench, match.second_look(), footage)
+
+
+def stop_early(bench: Workbench, match: Match) -> Contested | None:
+    """The end of a match whose held-out losses tell enough; None where videos must decide."""
+    roles = match.roles
+    contest = Contest(match.suite, roles["reference"].name, roles["candidate"].name)
+    losses = {
+        role: {(loss.clip, loss.timestep): loss.loss for loss in match.losses[arm.name]}
+        for role, arm in roles.items()
+    }
+    verdict = screen(contest, losses)
+    if verdict is None:
+        return None
+    measured = tuple(
+        score_footage(bench, arm, Footage(()), suite=match.suite, losses=match.losses[arm.name])
+        for arm in match.arms
+    )
+    results = _by_role(match, measured)
+    report = report_of(
+        match.suite,
+        verdict,
+        model=match.model,
+        candidate=results["candidate"],
+        reference=results["reference"],
+        base=results.get("base"),
+        provenance=match.provenance,
+    )
+    return Contested(report.model_copy(update={"changes": match.changes}), measured)
 
 
 def judge_videos(
     bench: Workbench, match: Match, footage: Callable[[Arm, Suite], Footage]
 ) -> Contested:
-    """Score every arm's videos under the match's suite, and judge."""
+    """Score every arm's videos under the match's suite, and judge.
+
+    Args:
+        bench: The recipe's workbench.
+        match: Who meets whom, at which look.
+        footage: Brings an arm's videos here.
+    """
     measured = tuple(
         score_footage(
             bench,
@@ -102,16 +160,19 @@ def judge_videos(
         )
         for arm in match.arms
     )
-    return Contested(report_on(match, [arm.result for arm in measured]), measured)
-
-
-def report_on(match: Match, results: Sequence[ArmResult]) -> EvaluationReport:
-    """The verdict on the last arm, and everything that it rests on."""
-    return judge(
+    results = _by_role(match, measured)
+    report = judge(
         match.suite,
         model=match.model,
-        candidate=results[-1],
-        reference=results[-2],
-        base=results[0] if len(results) > 2 else None,
+        candidate=results["candidate"],
+        reference=results["reference"],
+        base=results.get("base"),
         provenance=match.provenance,
+        look=match.look,
     )
+    return Contested(report.model_copy(update={"changes": match.changes}), measured)
+
+
+def _by_role(match: Match, measured: Sequence[MeasuredArm]) -> dict[ArmRole, ArmResult]:
+    found = {each.arm.name: each.result for each in measured}
+    return {role: found[arm.name] for role, arm in match.roles.items()}
