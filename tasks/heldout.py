@@ -35,19 +35,24 @@ class _KeptLosses(BaseModel):
 
 
 def losses_of(
-    bench: Workbench, arm: Arm, heldout: Sequence[Sample], open_session: Callable[[], Session]
+    bench: Workbench,
+    arm: Arm,
+    heldout: Sequence[Sample],
+    open_session: Callable[[], Session],
+    *,
+    draw: int = 0,
 ) -> tuple[HeldoutLoss, ...]:
     """Held-out losses of an arm, window by window; the session is opened if they are not kept.
 
-    A loss that is not finite is returned and not kept.
+    A loss that is not finite is returned and not kept. Arms are compared under one `draw` of noise.
 
     Raises:
         RecordsLost: Records of the windows are absent or damaged.
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
     """
-    key = losses_path(bench, arm, heldout)
+    key = losses_path(bench, arm, heldout, draw=draw)
     if bench.store.info(key) is None:
-        scores = _measure(bench, arm, heldout, open_session())
+        scores = _measure(bench, arm, heldout, open_session(), draw=draw)
         if not all(math.isfinite(score.loss) for score in scores):
             return scores  # the scores become faults, and the verdict INVALID
         losses = tuple((score.timestep, score.loss) for score in scores)
@@ -58,7 +63,7 @@ def losses_of(
     return tuple(HeldoutLoss(clip=clip, timestep=t, loss=loss) for clip, (t, loss) in rows)
 
 
-def losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
+def losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample], *, draw: int = 0) -> str:
     """Where an arm's held-out losses are kept: named by everything that decides them.
 
     That is of an image-to-video base also the first frame that is shown, and how it is scaled.
@@ -74,6 +79,8 @@ def losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
         "samples": [[sample.latents, sample.prompt] for sample in heldout],
         "strata": bench.recipe.train.heldout_strata,
     }
+    if draw:
+        parts["draw"] = draw
     scale = image_scale_of(bench.facts.variant, bench.recipe.base.image_latent_scale)
     if scale is not None:
         shown = [image for sample in _as_shown(heldout) for image in sample.images]
@@ -83,7 +90,7 @@ def losses_path(bench: Workbench, arm: Arm, heldout: Sequence[Sample]) -> str:
 
 
 def _measure(
-    bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session
+    bench: Workbench, arm: Arm, heldout: Sequence[Sample], session: Session, *, draw: int
 ) -> tuple[HeldoutLoss, ...]:
     records = bench.work / "records"
     shown = _as_shown(heldout)
@@ -100,6 +107,7 @@ def _measure(
             samples=shown,
             records=records,
             strata=bench.recipe.train.heldout_strata,
+            draw=draw,
             on_progress=Progress(f"held-out loss of {arm.name}", "losses", logger),
         )
     finally:

@@ -42,6 +42,7 @@ def heldout_losses(
     samples: Sequence[Sample],
     records: Path,
     strata: int,
+    draw: int = 0,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[HeldoutLoss, ...]:
     """Measure a transformer, with whatever adapters are active in it.
@@ -52,6 +53,7 @@ def heldout_losses(
         samples: The held-out windows, of any sizes.
         records: Folder of their records, one file a name.
         strata: Number of timesteps for each clip.
+        draw: Which noise; others than 0 only to learn how much the noise itself moves.
         on_progress: Called with losses measured and losses wanted after each one.
 
     Returns:
@@ -61,7 +63,9 @@ def heldout_losses(
         IntegrityError: A record is absent or damaged.
     """
     losses: list[HeldoutLoss] = []
-    for loss in measure(transformer, objective, samples=samples, records=records, strata=strata):
+    for loss in measure(
+        transformer, objective, samples=samples, records=records, strata=strata, draw=draw
+    ):
         losses.append(loss)
         on_progress(len(losses), len(samples) * strata)
     return tuple(losses)
@@ -74,6 +78,7 @@ def measure(
     samples: Sequence[Sample],
     records: Path,
     strata: int,
+    draw: int = 0,
 ) -> Iterator[HeldoutLoss]:
     """Like `heldout_losses`, one at a time, so that a caller in a hurry may stop in between."""
     read = Records(records)
@@ -94,8 +99,9 @@ def measure(
         prompts_bsd = read.prompt(sample.prompt).unsqueeze(0)
         for timestep in timesteps:
             with torch.no_grad():
+                place = (timestep, draw) if draw else (timestep,)
                 noise_bfchw = torch.randn(
-                    latents_bfchw.shape, generator=generator(sample.latents, "heldout", timestep)
+                    latents_bfchw.shape, generator=generator(sample.latents, "heldout", *place)
                 )
                 loss_b = objective.loss_b(
                     transformer,

@@ -163,6 +163,19 @@ def test_each_clip_meets_its_own_noise_whatever_else_is_measured(
     assert alone == together[3:]
 
 
+def test_other_draws_are_other_noise_and_the_first_is_what_it_always_was(
+    world: tuple[RunFolder, RunSpec, Objective], nano_base: Path
+) -> None:
+    transformer = load_transformer(nano_base, dtype="float32")
+    usual = measured(world, transformer)
+    assert measured(world, transformer, draw=0) == usual
+    first, second = (measured(world, transformer, draw=draw) for draw in (1, 2))
+    for one, two, three in zip(usual, first, second, strict=True):
+        assert len({one.loss, two.loss, three.loss}) == 3
+        assert one.loss == pytest.approx(two.loss, rel=0.5)
+    assert measured(world, transformer, draw=1) == first
+
+
 def test_progress_is_told_and_the_mean_is_over_all(
     world: tuple[RunFolder, RunSpec, Objective], nano_base: Path
 ) -> None:
