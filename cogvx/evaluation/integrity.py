@@ -27,7 +27,7 @@ def faults_of(suite: Suite, reference: ArmResult, candidate: ArmResult) -> list[
     for video in candidate.videos:
         same = excused.get((video.prompt, video.seed), frozenset())
         faults += _sentences(candidate, video, set(video.faults) - same)
-    return faults + _pairing_faults(reference, candidate)
+    return faults or _pairing_faults(reference, candidate)
 
 
 def remarks_of(reference: ArmResult, candidate: ArmResult) -> list[str]:
