@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from cogvx.store import LocalStore
 from cogvx.terminal import printable, progress_bar
 
 if TYPE_CHECKING:
-    from cogvx.metrics.encoders import Encoder, Kind
+    from cogvx.metrics.encoder_set import EncoderSet
     from cogvx.metrics.score import Scored
 
 
@@ -30,7 +30,15 @@ def score(
         list[str] | None,
         typer.Option(
             metavar="KIND=FOLDER",
-            help="A network (dino, dinov2 or clip) that adds its consistency; may be given again.",
+            help="A network (dino, dinov2, clip, siglip2, aesthetic) that adds its metrics; may be "
+            "given again.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="What the videos should show, for the networks clip and siglip2.",
             show_default=False,
         ),
     ] = None,
@@ -44,13 +52,13 @@ def score(
     from cogvx.metrics.score import require_video_metrics, score_file  # noqa: PLC0415 - codecs
 
     require_video_metrics(metric or ())
-    encoders = _open_encoders(encoder or ())
+    encoders = _open_encoders(encoder or (), text)
     store = None if features is None else LocalStore(features)
     scored, unread = [], []
     with progress_bar("scored") as advance:
         for number, path in enumerate(videos):
             try:
-                scored.append(score_file(path, metric, encoders=encoders, store=store))
+                scored.append(score_file(path, metric, encoders=encoders, text=text, store=store))
             except DataError as error:
                 unread.append(str(error))  # the others are worth their numbers all the same
             advance(number + 1, len(videos))
@@ -63,26 +71,33 @@ def score(
         raise DataError("\n".join(unread))
 
 
-def _open_encoders(named: Sequence[str]) -> dict[str, "Encoder"]:
-    """Load the networks, by kind."""
-    found: dict[str, Encoder] = {}
+def _open_encoders(named: Sequence[str], text: str | None) -> "EncoderSet | None":
+    """Load the networks, and make sure that one reads the text if there is one."""
+    found: dict[str, str] = {}
     for name in named:
         kind, equals, folder = name.partition("=")
         if not equals or not folder or kind in found:
             wrong = "stands there twice" if kind in found else "names no folder"
             raise ConfigError(f"--encoder {name} {wrong}; use KIND=FOLDER, each kind once")
-        from cogvx.metrics.encoders import open_encoder  # noqa: PLC0415 - loads torch
+        found[kind] = folder
+    if text is not None and not {"clip", "siglip2"} & set(found):
+        raise ConfigError("--text needs a network that reads; add --encoder clip=FOLDER or siglip2")
+    if not found:
+        return None
+    from cogvx.metrics.encoder_set import open_encoder_set  # noqa: PLC0415 - loads torch
 
-        found[kind] = open_encoder(cast("Kind", kind), Path(folder))
-    return found
+    encoders = open_encoder_set(found, where="--encoder ", texts=text is not None)
+    for reader in encoders.texts.values():
+        if problem := reader.tokens.problem(text or "", where="--text"):
+            raise ConfigError(str(problem))
+    return encoders
 
 
 def _show(scored: list["Scored"]) -> None:
     """One block a video: every number with its unit, and under all what to beware of."""
-    from cogvx.metrics.consistency import CONSISTENCY  # noqa: PLC0415
     from cogvx.metrics.registry import metrics  # noqa: PLC0415 - loads the codecs
 
-    known = {**metrics(), **{metric.name: metric for metric in CONSISTENCY.values()}}
+    known = metrics()
     shown = sorted({name for one in scored for name in one.values}, key=list(known).index)
     for one in scored:
         size = f"{one.frames} frames of {one.width}x{one.height}, {one.fps:g} a second"

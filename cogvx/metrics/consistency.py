@@ -3,20 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cogvx.metrics.metric import Metric
-
-_LIES = "a frozen video is best: only a guard, beside a floor for motion"
-
-# By the kind of encoder. The names say it: the same formula on other features is another number.
-CONSISTENCY = {
-    kind: Metric(name, short, "0..1", 1, "video", about, _LIES)
-    for kind, name, short, about in (
-        ("dino", "subject_consistency_dino", "subject", "resemblance of frames as DINO sees them"),
-        ("dinov2", "subject_consistency_dinov2", "subject", "resemblance as DINOv2 sees them"),
-        ("clip", "background_consistency_clip", "scene", "resemblance of frames as CLIP sees them"),
-    )
-}
-
 
 def consistency(features_fd: NDArray[np.float32]) -> float:
     """VBench's subject and background consistency; which of the two, the features decide.

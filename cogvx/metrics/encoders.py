@@ -5,6 +5,8 @@ antialiasing, which moves the features of any other way by more than an adapter 
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,21 +17,34 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
+from transformers import (
+    AutoConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Model,
+    SiglipVisionModel,
+    ViTModel,
+)
 
-from cogvx.digest import digest, sha256_file
+from cogvx.digest import digest
 from cogvx.errors import ConfigError, Problem
+from cogvx.metrics.encoder_files import NETWORK_FILES, missing_files
 from cogvx.metrics.metric import Rgb
+from cogvx.model.hashes import FileHashes
 from cogvx.model.load import without_progress_bars
 
-Kind = Literal["dino", "dinov2", "clip"]
+Kind = Literal["dino", "dinov2", "clip", "siglip2"]
 
 _VERSION = 1  # of the preparation; a change of it changes every feature
 _BATCH = 16
-_FILES = ("config.json", "model.safetensors")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-_MODELS = {"dino": ViTModel, "dinov2": Dinov2Model, "clip": CLIPVisionModelWithProjection}
+_SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_MODELS = {
+    "dino": ViTModel,
+    "dinov2": Dinov2Model,
+    "clip": CLIPVisionModelWithProjection,
+    "siglip2": SiglipVisionModel,
+}
 
 
 @dataclass(frozen=True)
@@ -37,25 +52,32 @@ class Encoder:
     """A network, ready. `identity` names everything that decides the features of a frame."""
 
     kind: Kind
-    model: torch.nn.Module
+    model: Any
     side: int
     identity: str
+    device: str = "cpu"
 
     @torch.no_grad()
     def features(self, rgb_fhwc: Rgb) -> NDArray[np.float32]:
-        """Features of every frame, `(f, d)`, not normalised: the class token, or CLIP's image."""
-        batches = [
-            self._batch(torch.from_numpy(rgb_fhwc[start : start + _BATCH].copy()))
-            for start in range(0, len(rgb_fhwc), _BATCH)
-        ]
+        """Features of every frame, `(f, d)`, not normalised: the class token, or an image's own."""
+        with in_float32():
+            batches = [
+                self._batch(torch.from_numpy(rgb_fhwc[start : start + _BATCH].copy())).cpu()
+                for start in range(0, len(rgb_fhwc), _BATCH)
+            ]
         found: NDArray[np.float32] = torch.cat(batches).numpy()
         return found
 
     def _batch(self, rgb_bhwc: Tensor) -> Tensor:
-        rgb_bchw = rgb_bhwc.permute(0, 3, 1, 2).float()
+        rgb_bchw = rgb_bhwc.to(self.device).permute(0, 3, 1, 2).float()
         if self.kind == "clip":
             embeds: Tensor = self.model(pixel_values=clip_frames(rgb_bchw, self.side)).image_embeds
             return embeds
+        if self.kind == "siglip2":
+            pooled: Tensor = self.model(
+                pixel_values=siglip_frames(rgb_bchw, self.side)
+            ).pooler_output
+            return pooled
         pixels_bchw = dino_frames(rgb_bchw, self.side)
         # Dinov2 interpolates its positions by itself, ViT only when asked
         asked = {"interpolate_pos_encoding": True} if self.kind == "dino" else {}
@@ -63,13 +85,21 @@ class Encoder:
         return tokens[:, 0]
 
 
-def open_encoder(kind: Kind, folder: Path) -> Encoder:
-    """Load a network in fp32 on the CPU, where its features are the same everywhere.
+def open_encoder(
+    kind: Kind, folder: Path, *, device: str = "cpu", hashes: FileHashes | None = None
+) -> Encoder:
+    """Load a network in fp32.
+
+    The device is part of the identity: the last bits of features differ between CPUs and GPUs, and
+    arms must not differ by where they were looked at.
 
     Args:
-        kind: dino (facebook/dino-vitb16 is VBench's for subjects), dinov2 (facebook/dinov2-base)
-            or clip (openai/clip-vit-base-patch32 is VBench's for backgrounds).
+        kind: dino (facebook/dino-vitb16 is VBench's for subjects), dinov2 (facebook/dinov2-base),
+            clip (openai/clip-vit-base-patch32 is VBench's for backgrounds) or siglip2
+            (google/siglip2-base-patch16-224, or another of a fixed size).
         folder: Holds the network's config.json and model.safetensors.
+        device: Where it runs, "cpu" or "cuda".
+        hashes: Knows what files hashed to before; without it they are read.
 
     Raises:
         ConfigError: The kind is unknown, or files are missing or are another network's.
@@ -80,33 +110,74 @@ def open_encoder(kind: Kind, folder: Path) -> Encoder:
         raise ConfigError(
             "encoders", [Problem(where, None, "is of no kind", f"use one of {known}")]
         )
-    if missing := [name for name in _FILES if not (folder / name).is_file()]:
-        use = "download the network into it; nothing is unpickled, so it must be safetensors"
-        wrong = f"has no {' and no '.join(missing)}"
-        raise ConfigError("encoders", [Problem(where, None, wrong, use)])
+    if problems := missing_files(kind, folder, where=kind, texts=False):
+        raise ConfigError("encoders", problems)
     options: dict[str, Any] = {"add_pooling_layer": False} if kind == "dino" else {}
+    half: Literal["vision"] | None = "vision" if kind in ("clip", "siglip2") else None
+    model = load_network(_MODELS[kind], folder, where=where, half=half, **options).to(device)
+    if kind == "dino":
+        embeddings = model.embeddings
+        embeddings.interpolate_pos_encoding = functools.partial(_dino_positions, embeddings)
+    side = 224 if kind == "dinov2" else int(model.config.image_size)
+    parts = {"kind": kind, "side": side, "preparation": _VERSION, "device": device}
+    identity = digest({**parts, **contents(folder, NETWORK_FILES, hashes)})
+    return Encoder(kind, model, side, identity, device)
+
+
+def load_network(
+    model: Any,
+    folder: Path,
+    *,
+    where: str,
+    half: Literal["vision", "text"] | None = None,
+    **options: Any,
+) -> Any:
+    """Load a network of transformers, frozen and in fp32, or one half of one that has two.
+
+    A half takes its projection from the whole: its own configuration may say another width.
+
+    Raises:
+        ConfigError: The files cannot be loaded, or are another network's.
+    """
     try:
         with without_progress_bars():
-            model, report = _MODELS[kind].from_pretrained(
+            if half is not None:
+                whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+                part = getattr(whole, f"{half}_config", whole)
+                if hasattr(whole, "projection_dim"):
+                    part.projection_dim = whole.projection_dim
+                options["config"] = part
+            loaded, report = model.from_pretrained(
                 folder,
                 output_loading_info=True,
                 use_safetensors=True,
                 local_files_only=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"encoder {where} cannot be loaded: {error}") from error
     if report["missing_keys"]:  # transformers fills them with noise and goes on
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ConfigError("encoders", [Problem(where, None, f"lacks weights, such as {some}")])
-    model = model.float().eval().requires_grad_(requires_grad=False)
-    if kind == "dino":
-        embeddings = model.embeddings
-        embeddings.interpolate_pos_encoding = functools.partial(_dino_positions, embeddings)
-    side = 224 if kind == "dinov2" else int(model.config.image_size)
-    contents = {name: sha256_file(folder / name) for name in _FILES}
-    identity = digest({"kind": kind, "side": side, "preparation": _VERSION, **contents})
-    return Encoder(kind, model, side, identity)
+    return loaded.float().eval().requires_grad_(requires_grad=False)
+
+
+def contents(folder: Path, names: tuple[str, ...], hashes: FileHashes | None) -> dict[str, str]:
+    """Hex sha256 of files, by name."""
+    known = hashes or FileHashes()
+    return {name: known.sha256(folder / name) for name in names}
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """On a GPU no product is rounded to fewer bits, whatever training asked for before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def dino_frames(rgb_bchw: Tensor, side: int) -> Tensor:
@@ -131,6 +202,20 @@ def clip_frames(rgb_bchw: Tensor, side: int) -> Tensor:
     return _normalised(resized[:, :, top : top + side, left : left + side], *_CLIP)
 
 
+def siglip_frames(rgb_bchw: Tensor, side: int) -> Tensor:
+    """Squeeze the whole frame into a square, bilinear and antialiased, and centre on grey.
+
+    VBench says nothing of this network, so frames are prepared as it was trained; only that it
+    saw them rounded to whole grey levels.
+
+    Source: preprocessor_config.json of google/siglip2-base-patch16-224; arguments as `dino_frames`.
+    """
+    resized = functional.interpolate(
+        rgb_bchw, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return _normalised(resized, *_SIGLIP)
+
+
 def _resized(rgb_bchw: Tensor, side: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
     height, width = rgb_bchw.shape[2:]
     short = min(height, width)
@@ -145,7 +230,9 @@ def _resized(rgb_bchw: Tensor, side: int, mode: Literal["bilinear", "bicubic"]) 
 def _normalised(
     rgb_bchw: Tensor, mean: tuple[float, float, float], deviation: tuple[float, float, float]
 ) -> Tensor:
-    mean_c11, deviation_c11 = (torch.tensor(each).view(3, 1, 1) for each in (mean, deviation))
+    mean_c11, deviation_c11 = (
+        torch.tensor(each, device=rgb_bchw.device).view(3, 1, 1) for each in (mean, deviation)
+    )
     return (rgb_bchw / 255 - mean_c11) / deviation_c11
 
 

@@ -1,10 +1,12 @@
 """Features of videos in a store, so that no network sees the same frames twice.
 
-The key holds what decides the numbers: the file's sha256, and the encoder's identity. An object is
-a line of JSON (its shape, and the sha256 of what follows) and the float32 rows, little-endian.
+The key holds what decides the numbers: what the frames are of, such as the file's sha256, and the
+encoder's identity. An object is a line of JSON (its shape, and the sha256 of what follows) and the
+float32 rows, little-endian.
 """
 
 import json
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -29,30 +31,30 @@ class FrameEncoder(Protocol):
         ...
 
 
-def features_key(video_sha256: str, encoder: FrameEncoder) -> str:
-    """Where a video's features lie."""
-    name = digest({"schema": 1, "video": video_sha256, "encoder": encoder.identity})
+def features_key(content: str, encoder: FrameEncoder) -> str:
+    """Where the features of some frames lie; `content` is a digest of all that decides them."""
+    name = digest({"schema": 1, "video": content, "encoder": encoder.identity})
     return f"features/{name[:2]}/{name}"
 
 
 def features_of(
-    rgb_fhwc: Rgb, video_sha256: str, *, encoder: FrameEncoder, store: ObjectStore
+    frames: Callable[[], Rgb], content: str, *, encoder: FrameEncoder, store: ObjectStore
 ) -> NDArray[np.float32]:
-    """A video's features, from the store or else from the network and then into the store.
+    """Features of frames, from the store or else from the network and then into the store.
 
     Args:
-        rgb_fhwc: All frames, decoded.
-        video_sha256: Of the file that they come from.
+        frames: Gives the frames; asked only where the store knows no features.
+        content: Names the frames: the sha256 of a file for all of its frames.
         encoder: The network.
         store: Where features are kept.
 
     Raises:
         IntegrityError: The store holds damaged features; the message names the object to remove.
     """
-    key = features_key(video_sha256, encoder)
+    key = features_key(content, encoder)
     if store.info(key) is not None:
         return _unpacked(read_checked(store, key, lambda data: _check(data, key)))
-    found = np.ascontiguousarray(encoder.features(rgb_fhwc), dtype="<f4")
+    found = np.ascontiguousarray(encoder.features(frames()), dtype="<f4")
     store.write(key, _packed(found))
     return found
 

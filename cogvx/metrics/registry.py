@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics import motion, pixels
+from cogvx.metrics.learned import LEARNED
 from cogvx.metrics.metric import Metric, Rgb
 from cogvx.metrics.relative import RELATIVE
 
@@ -130,6 +131,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 _of_frames(pixels.saturation),
             ),
             *RELATIVE,
+            *LEARNED,
         )
     }
 )

@@ -1,19 +1,21 @@
 """Video files, whoever made them, to numbers: each decoded once, for all metrics."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, Problem
-from cogvx.metrics.consistency import CONSISTENCY, consistency
-from cogvx.metrics.features import FrameEncoder, features_of
 from cogvx.metrics.registry import measure, metrics
 from cogvx.metrics.viewed import Viewed
-from cogvx.mp4 import read_mp4
+from cogvx.mp4 import Mp4, read_mp4
 from cogvx.store import MemoryStore, ObjectStore
+
+if TYPE_CHECKING:
+    from cogvx.metrics.encoder_set import EncoderSet  # loads torch
 
 
 class Scored(BaseModel):
@@ -30,14 +32,15 @@ class Scored(BaseModel):
     values: dict[str, float]
     faults: tuple[str, ...]
     encoders: dict[str, str] = Field(default_factory=dict)
-    """Identity of the network behind each metric that needs one."""
+    """Identity of each network, by kind."""
 
 
 def score_file(
     path: Path,
     names: Collection[str] | None = None,
     *,
-    encoders: Mapping[str, FrameEncoder] | None = None,
+    encoders: "EncoderSet | None" = None,
+    text: str | None = None,
     store: ObjectStore | None = None,
 ) -> Scored:
     """Measure one video.
@@ -45,7 +48,8 @@ def score_file(
     Args:
         path: Any video that FFmpeg decodes.
         names: Which metrics of the registry; all that videos have, unless given.
-        encoders: Networks by kind, each of which adds its consistency.
+        encoders: Networks, each of which adds its metrics.
+        text: What the video should show, for networks that read.
         store: Where features are kept; without one they are computed anew.
 
     Raises:
@@ -57,12 +61,8 @@ def score_file(
     frames, height, width, _ = video.rgb_fhwc.shape
     sha256 = sha256_file(path)
     values = measure(video, names)
-    identities = {}
-    store = store or MemoryStore()
-    for kind, encoder in (encoders or {}).items():
-        name = CONSISTENCY[kind].name
-        rows_fd = features_of(video.rgb_fhwc, sha256, encoder=encoder, store=store)
-        values[name], identities[name] = consistency(rows_fd), encoder.identity
+    if encoders is not None:
+        values |= _seen_by(encoders, video, sha256, text=text, store=store or MemoryStore())
     return Scored(
         path=str(path),
         sha256=sha256,
@@ -72,8 +72,20 @@ def score_file(
         fps=video.fps,
         values=values,
         faults=video.sanity_faults,
-        encoders=identities,
+        encoders={} if encoders is None else encoders.identities,
     )
+
+
+def _seen_by(
+    encoders: "EncoderSet", video: Mp4, sha256: str, *, text: str | None, store: ObjectStore
+) -> dict[str, float]:
+    """What networks add, by metric."""
+    from cogvx.metrics.video_features import VideoFeatures, values_of  # noqa: PLC0415 - loads torch
+
+    features = VideoFeatures(sha256, lambda: video.rgb_fhwc, store)
+    readers = {} if text is None else encoders.texts
+    texts = {kind: reader.features(text or "") for kind, reader in readers.items()}
+    return values_of(features, encoders, texts)
 
 
 def require_video_metrics(names: Collection[str]) -> None:

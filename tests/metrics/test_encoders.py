@@ -145,10 +145,10 @@ def test_dino_sees_frames_that_are_not_square_whole(folders):
 def test_features_are_computed_once_for_a_file_and_a_network(folders):
     store = MemoryStore()
     encoder = open_encoder("clip", folders / "clip")
-    first = features_of(RGB, "a" * 64, encoder=encoder, store=store)
+    first = features_of(lambda: RGB, "a" * 64, encoder=encoder, store=store)
     np.testing.assert_array_equal(first, encoder.features(RGB))
     # other frames under the same name: what comes back was not computed
-    again = features_of(RGB[::-1], "a" * 64, encoder=encoder, store=store)
+    again = features_of(lambda: RGB[::-1], "a" * 64, encoder=encoder, store=store)
     np.testing.assert_array_equal(again, first)
     other = open_encoder("dinov2", folders / "dinov2")
     keys = {features_key(name * 64, used) for name in "ab" for used in (encoder, other)}
@@ -159,13 +159,13 @@ def test_features_are_computed_once_for_a_file_and_a_network(folders):
 def test_damaged_features_are_refused(folders):
     store = MemoryStore()
     encoder = open_encoder("clip", folders / "clip")
-    features_of(RGB, "a" * 64, encoder=encoder, store=store)
+    features_of(lambda: RGB, "a" * 64, encoder=encoder, store=store)
     key = features_key("a" * 64, encoder)
     data = store.read(key)
     for bad in (data[:-1], data[:-1] + bytes([data[-1] ^ 1]), b"", b"[]\n"):
         store.write(key, bad)
         with pytest.raises(IntegrityError, match="damaged"):
-            features_of(RGB, "a" * 64, encoder=encoder, store=store)
+            features_of(lambda: RGB, "a" * 64, encoder=encoder, store=store)
 
 
 def test_what_is_no_such_network_is_refused(folders, tmp_path):
