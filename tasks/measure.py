@@ -12,6 +12,7 @@ from cogvx.cache.plan import Sample, samples
 from cogvx.data.manifest import Manifest
 from cogvx.evaluation.documents import ArmResult, VideoScore
 from cogvx.evaluation.render import Arm, Footage, Rendered, Setting, Unmade, render_arm
+from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.prompts import CachedPrompts
@@ -100,7 +101,7 @@ def score_footage(
         arm,
         footage.videos,
         suite=suite,
-        video=bench.recipe.video,
+        scores=Scores(bench.recipe.video, kept_on_disk(bench.store, bench.settings)),
         heldout=losses,
         on_progress=Progress(f"score {arm.name}", "videos", logger),
     )

@@ -8,11 +8,8 @@ from cogvx.digest import sha256_file
 from cogvx.evaluation.documents import AdapterUse, ArmResult, HeldoutScore, VideoScore
 from cogvx.evaluation.gauge import Gauge, Seen
 from cogvx.evaluation.render import Arm, Rendered
+from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.suite import Suite
-from cogvx.metrics.registry import measure
-from cogvx.metrics.viewed import Viewed
-from cogvx.mp4 import Mp4
-from cogvx.recipe_sections import VideoConfig
 
 
 class ClipLoss(Protocol):
@@ -39,7 +36,7 @@ def score_arm(
     videos: Sequence[Rendered],
     *,
     suite: Suite,
-    video: VideoConfig,
+    scores: Scores,
     heldout: Iterable[ClipLoss] = (),
     gauges: Sequence[Gauge] = (),
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -50,7 +47,7 @@ def score_arm(
         arm: Whose videos these are.
         videos: As `render_arm` returns them.
         suite: What they were rendered under.
-        video: The size and rate that every file must have.
+        scores: Where a file's own numbers come from.
         heldout: The arm's held-out losses, where it was measured on clips.
         gauges: Measure what frames alone do not tell; this arm's own.
         on_progress: Called with videos scored and videos in all.
@@ -59,7 +56,7 @@ def score_arm(
         DataError: A file cannot be decoded at all.
         ConfigError: A metric that a team brought gave no finite number.
     """
-    scores = []
+    scored: list[VideoScore] = []
     prompts = {prompt.id: prompt for prompt in suite.prompts}
     for rendered in videos:
         seen = Seen(
@@ -68,18 +65,18 @@ def score_arm(
             path=rendered.path,
             sha256=sha256_file(rendered.path),
         )
-        decoded = Viewed.of(seen.video)
+        own = scores.of(seen)
         found = {name: value for gauge in gauges for name, value in gauge.look(seen).items()}
-        scores.append(
+        scored.append(
             VideoScore(
                 prompt=rendered.prompt_id,
                 seed=rendered.seed,
                 key=rendered.key,
-                values=measure(decoded) | found,
-                faults=(*shape_faults(decoded, video), *decoded.sanity_faults),
+                values=own.values | found,
+                faults=own.faults,
             )
         )
-        on_progress(len(scores), len(videos))
+        on_progress(len(scored), len(videos))
     losses, findings = list(heldout), [gauge.findings() for gauge in gauges]
     return ArmResult(
         name=arm.name,
@@ -87,7 +84,7 @@ def score_arm(
         adapters=tuple(
             AdapterUse(sha256=adapter.sha256, weight=adapter.weight) for adapter in arm.adapters
         ),
-        videos=tuple(scores),
+        videos=tuple(scored),
         heldout=tuple(
             HeldoutScore(clip=loss.clip, timestep=loss.timestep, loss=loss.loss)
             for loss in losses
@@ -101,14 +98,3 @@ def score_arm(
             if not math.isfinite(loss.loss)
         ),
     )
-
-
-def shape_faults(decoded: Mp4, video: VideoConfig) -> tuple[str, ...]:
-    """Where a file's frames, size or rate are not what was asked for."""
-    frames, height, width = decoded.rgb_fhwc.shape[:3]
-    faults = []
-    if (frames, height, width) != (video.frames, video.height, video.width):
-        faults.append(f"is {frames}x{height}x{width}, not {video.size}")
-    if not math.isclose(decoded.fps, video.fps, rel_tol=1e-3):
-        faults.append(f"plays at {decoded.fps:g} frames a second, not {video.fps}")
-    return tuple(faults)

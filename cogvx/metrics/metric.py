@@ -26,6 +26,7 @@ class Metric:
     prompt and no single video of it; "heldout" is per clip.
     `measure` takes a decoded video and returns a finite number, always the same for the same
     frames; it is absent where others measure. `encoder` is the kind of network that it needs.
+    `version` is raised when the same frames give another number, so that kept ones are not used.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Metric:
     lies: str
     measure: "Callable[[Mp4], float] | None" = None
     encoder: str | None = None
+    version: int = 1

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.render import Arm, _request, render_arm, video_key
+from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
 from cogvx.mp4 import read_mp4
 from cogvx.store import LocalStore, MemoryStore
@@ -168,12 +169,13 @@ def test_rendered_files_are_what_the_suite_asked_for(
 ):
     arm = Arm("challenger", (toy_adapters[0],))
     videos = render(counted, arm, toy_suite, toy_setting, MemoryStore(), tmp_path)
-    result = score_arm(arm, videos, suite=toy_suite, video=toy_setting.video)
+    result = score_arm(arm, videos, suite=toy_suite, scores=Scores(toy_setting.video))
     assert [video.faults for video in result.videos] == [()] * WANTED
     assert result.adapters[0].sha256 == toy_adapters[0].sha256
     other = toy_setting.video.model_copy(update={"frames": 17, "fps": 16})
     (fault, rate), *_ = [
-        video.faults for video in score_arm(arm, videos, suite=toy_suite, video=other).videos
+        video.faults
+        for video in score_arm(arm, videos, suite=toy_suite, scores=Scores(other)).videos
     ]
     assert fault == "is 9x48x48, not 17x48x48"
     assert "8 frames a second, not 16" in rate
@@ -208,7 +210,7 @@ def test_the_canary_leaves_the_base_as_it_was(counted, toy_suite, toy_setting, t
 
 def test_scores_come_from_the_stored_file(counted, toy_suite, toy_setting, tmp_path):
     videos = render(counted, Arm("base"), toy_suite, toy_setting, MemoryStore(), tmp_path)
-    result = score_arm(Arm("base"), videos, suite=toy_suite, video=toy_setting.video)
+    result = score_arm(Arm("base"), videos, suite=toy_suite, scores=Scores(toy_setting.video))
     rgb_fhwc = read_mp4(videos[0].path).rgb_fhwc.astype(np.float64)
     change = np.abs(np.diff(rgb_fhwc, axis=0)).mean()
     flicker = result.values("temporal_flickering")["circle", 1]
