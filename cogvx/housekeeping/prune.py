@@ -23,6 +23,8 @@ _ORDER: tuple[Kind, ...] = (
     "checkpoints",
     "videos",
     "heldout",
+    "scores",
+    "features",
     "adapters",
     "images",
     "latents",
@@ -31,6 +33,9 @@ _ORDER: tuple[Kind, ...] = (
 )
 # What newer documents supersede; it stays while it is young, as it tells what happened.
 _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
+# What is measured on files anew where it is missing. No document names it, as the name is made from
+# the bytes of a file that is not there yet when the document is written.
+_MEASURED: tuple[Kind, ...] = ("scores", "features")
 # Where what is needed may have changed since the store was listed.
 _WATCHED = ("indexes/", "manifests/", "runs/")
 # ... but not by these, which a run that trains writes all the time.
@@ -127,6 +132,8 @@ def _why_for_now(info: ObjectInfo, kind: Kind, ages: Ages) -> str | None:
         return f"younger than {_days(ages.grace)}, so a run may be about to use them"
     if kind in _SUPERSEDED and ages.is_young(info):
         return f"superseded documents, younger than {_days(ages.keep)}"
+    if kind in _MEASURED and ages.is_young(info):
+        return f"what was measured on videos, younger than {_days(ages.keep)}"
     return None
 
 

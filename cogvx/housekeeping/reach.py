@@ -22,8 +22,8 @@ from cogvx.store import ObjectInfo, ObjectStore
 class Ages:
     """When it is, in seconds since 1970, and for how many seconds things stay without being needed.
 
-    `keep` is for documents that newer ones superseded; `grace` for everything, since objects are
-    put before the document that reaches them.
+    `keep` is for documents that newer ones superseded and for what is soon measured anew; `grace`
+    for everything, since objects are put before the document that reaches them.
     """
 
     now: float
@@ -31,7 +31,7 @@ class Ages:
     grace: float
 
     def is_young(self, info: ObjectInfo) -> bool:
-        """Whether a superseded document stays for its age."""
+        """Whether it stays for its age, superseded or quickly measured anew."""
         return self.now - info.modified < self.keep
 
     def is_fresh(self, info: ObjectInfo) -> bool:

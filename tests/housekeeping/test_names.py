@@ -20,6 +20,8 @@ NAME = "ab" + "c" * 62
         (record_path("prompts", NAME), "prompts"),
         (f"videos/ab/{NAME}.mp4", "videos"),
         (f"heldout/ab/{NAME}.json", "heldout"),
+        (f"scores/ab/{NAME}.json", "scores"),
+        (f"features/ab/{NAME}", "features"),
         (f"adapters/{NAME}/pytorch_lora_weights.safetensors", "adapters"),
         (evaluation_path(NAME, NAME), "evaluations"),
         (f"indexes/{NAME}.json", "indexes"),

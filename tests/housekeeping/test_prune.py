@@ -228,6 +228,20 @@ def test_a_version_that_was_judged_before_evaluations_were_listed_keeps_all_vide
     assert pruned(past) == {f"videos/ab/ab{'0' * 62}.mp4"}
 
 
+def test_what_was_measured_on_videos_goes_by_its_age(past: Past) -> None:
+    past.cache(1, days=60)
+    old, young = (
+        [f"scores/{name[:2]}/{name}.json", f"features/{name[:2]}/{name}"]
+        for name in ("a" * 64, "b" * 64)
+    )
+    for keys, days in ((old, 31), (young, 29)):
+        for key in keys:
+            past.write(key, days=days)
+    why = "what was measured on videos, younger than 30 days"
+    assert sort_out(past).stays[why].objects == 2
+    assert pruned(past) == set(old)
+
+
 def test_what_is_not_ours_stays(past: Past) -> None:
     past.cache(1, days=60)
     strange = ["notes.txt", "records/latents/ab/mine.safetensors", "runs/mine/run.json", "videos/a"]
