@@ -1,52 +1,27 @@
-"""Numbers turned into places on the page: whiskers in percent, curves in points."""
+"""Numbers over timesteps and weights as curves, in points of an SVG."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cogvx.evaluation.compare import number, signed
-from cogvx.evaluation.documents import ArmHeldout, Comparison
-from cogvx.pages.axes import round_ticks
+from cogvx.evaluation import statistics
+from cogvx.evaluation.compare import number
+from cogvx.evaluation.documents import EvaluationReport
+from cogvx.pages.axes import round_step
 
-CURVE_WIDTH, CURVE_HEIGHT = 460, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 24, 10, 34
-_REACH = 46.0
-_GOOD = ("better", "not worse", "under limit")
-_BAD = ("worse", "over limit")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 12, 40
+_TIMESTEPS = ((0, "0"), (250, "250"), (500, "500"), (750, "750"), (1000, "1000"))
+_CONFIDENCE = 0.975
 
-
-@dataclass(frozen=True)
-class Whisker:
-    """An interval in percent of the row's width; zero is at 50. Zones are unacceptable."""
-
-    dot: float
-    low: float | None
-    high: float | None
-    zones: tuple[tuple[float, float], ...]
-    label: str
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One line of the table of metrics."""
-
-    name: str
-    role: str
-    unit: str
-    values: str
-    won: str
-    effect: str
-    whisker: Whisker | None
-    mark: str
-    tone: str
-    result: str
-    sentence: str
+Series = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm's loss over timesteps, as an SVG polyline and its points."""
+    """One line: its name, the class that colours it, and its points."""
 
-    arm: str
+    name: str
+    look: str
     points: tuple[tuple[float, float], ...]
 
     @property
@@ -56,103 +31,193 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class LossChart:
-    """Held-out loss by timestep, with ticks as (place, label)."""
+class Chart:
+    """A chart ready for the page, in points; ticks as (place, label), bars as (x, y, y)."""
 
+    title: str
+    across_title: str
+    width: int
+    height: int
     curves: tuple[Curve, ...]
     across: tuple[tuple[float, str], ...]
     up: tuple[tuple[float, str], ...]
+    bars: tuple[tuple[float, float, float], ...] = ()
+    zero: float | None = None
+    mark: float | None = None
+
+    @property
+    def inside(self) -> tuple[int, int, int, int]:
+        """Left, right, top and bottom of the plot."""
+        return _LEFT, self.width - _RIGHT, _TOP, self.height - _BOTTOM
 
 
-def metric_row(row: Comparison) -> MetricRow:
-    """Lay out one comparison."""
-    tone = "good" if row.result in _GOOD else "bad" if row.result in _BAD else "open"
-    if row.role == "info":
-        tone = "plain"
-    mark = {"good": "✔", "bad": "✘", "open": "?", "plain": ""}[tone]
-    effect = row.effect
-    won = (
-        f"{effect.won}/{effect.units} {row.per}s" if row.direction else f"{effect.units} {row.per}s"
-    )
-    text = signed(effect.mean)
-    if effect.low is not None and effect.high is not None:
-        text += f" ({signed(effect.low)} to {signed(effect.high)})"
-    return MetricRow(
-        name=row.metric,
-        role=row.role,
-        unit=row.unit,
-        values=f"{number(row.reference)} → {number(row.candidate)}",
-        won=won,
-        effect=text,
-        whisker=None if row.role == "ceiling" else whisker(row),
-        mark=mark,
-        tone=tone,
-        result=_words(row),
-        sentence=row.sentence,
-    )
+@dataclass(frozen=True)
+class _Frame:
+    """Where values stand: x from 0 to 1 is across, y between the ends of round ticks is up."""
+
+    width: int
+    height: int
+    low: float
+    high: float
+
+    def at(self, across: float, value: float) -> tuple[float, float]:
+        x = _LEFT + (self.width - _LEFT - _RIGHT) * across
+        up = (value - self.low) / (self.high - self.low)
+        return x, _TOP + (self.height - _TOP - _BOTTOM) * (1 - up)
 
 
-def whisker(row: Comparison) -> Whisker:
-    """Place an effect on its row; the row's scale holds the interval and the whole margin."""
-    effect = row.effect
-    margin = row.limit if row.role == "guard" else None
-    known = [abs(value) for value in (effect.mean, effect.low, effect.high) if value is not None]
-    # A row without a margin is scaled by luck, so that a trifle does not look like a triumph.
-    least = 1.6 * margin if margin else row.yardstick or 0.0
-    reach = max([*known, least]) * 1.05 or 1.0
-
-    def place(value: float) -> float:
-        return round(50.0 + _REACH * value / reach, 2)
-
-    zones: list[tuple[float, float]] = []
-    if margin:
-        zones.append((0.0, place(-margin)))
-        if row.direction == 0:
-            zones.append((place(margin), round(100.0 - place(margin), 2)))
-    between = (
-        "" if effect.low is None else f", {signed(effect.low)} to {signed(effect.high or 0.0)}"
-    )
-    return Whisker(
-        dot=place(effect.mean),
-        low=None if effect.low is None else place(effect.low),
-        high=None if effect.high is None else place(effect.high),
-        zones=tuple(zones),
-        label=f"{row.metric}: effect {signed(effect.mean)}{between}; {row.result}",
-    )
-
-
-def loss_chart(heldout: Sequence[ArmHeldout], arms: Sequence[str]) -> LossChart | None:
-    """Mean held-out loss at each timestep; None where nothing was measured."""
-    sums: dict[str, dict[int, list[float]]] = {}
-    for score in heldout:
-        sums.setdefault(score.arm, {}).setdefault(score.timestep, []).append(score.loss)
-    if not sums:
+def loss_chart(report: EvaluationReport) -> Chart | None:
+    """Mean held-out loss at each timestep, a curve for each arm; None where none was measured."""
+    means = _mean_losses(report)
+    if not means:
         return None
-    means = {
-        arm: {step: sum(losses) / len(losses) for step, losses in sorted(sums[arm].items())}
-        for arm in arms
-        if arm in sums
-    }
-    ticks = round_ticks(max(value for curve in means.values() for value in curve.values()))
-    top = ticks[-1]
-
-    def at(step: float, loss: float) -> tuple[float, float]:
-        return (
-            _LEFT + (CURVE_WIDTH - _LEFT - _RIGHT) * step / 1000,
-            _TOP + (CURVE_HEIGHT - _TOP - _BOTTOM) * (1 - loss / top),
-        )
-
-    return LossChart(
+    highest = max(loss for curve in means.values() for loss in curve.values())
+    frame, up = _framed(460, 240, 0.0, highest)
+    looks = {arm.name: arm.role for arm in report.arms}
+    return Chart(
+        title="mean squared error of v",
+        across_title="timestep (1000 is pure noise)",
+        width=frame.width,
+        height=frame.height,
         curves=tuple(
-            Curve(arm, tuple(at(step, loss) for step, loss in curve.items()))
+            Curve(arm, looks[arm], tuple(frame.at(t / 1000, loss) for t, loss in curve.items()))
             for arm, curve in means.items()
         ),
-        across=tuple((at(step, 0.0)[0], str(step)) for step in (0, 250, 500, 750, 1000)),
-        up=tuple((at(0, tick)[1], number(tick)) for tick in ticks),
+        across=tuple((frame.at(t / 1000, 0.0)[0], label) for t, label in _TIMESTEPS),
+        up=up,
     )
 
 
-def _words(row: Comparison) -> str:
-    if row.role == "guard" and row.direction == 0:
-        return {"not worse": "unchanged", "worse": "changed"}.get(row.result, row.result)
-    return "" if row.role == "info" else row.result
+def gain_chart(report: EvaluationReport) -> Chart | None:
+    """What the challenger gains at each timestep, in percent of the reference's loss there.
+
+    Bars are 95 % t-intervals over the clips, each timestep for itself. None where the arms have
+    nothing in common.
+    """
+    verdict = report.verdict
+    old, new = (_losses(report, arm) for arm in (verdict.reference, verdict.candidate))
+    gains: dict[int, list[float]] = {}
+    for key in sorted(old.keys() & new.keys(), key=lambda key: (key[1], key[0])):
+        gains.setdefault(key[1], []).append(old[key] - new[key])
+    if not gains:
+        return None
+    levels = _mean_losses(report)[verdict.reference]
+    rows = []
+    for t, found in gains.items():
+        mean = statistics.mean_of(found)
+        bounds = mean.interval(_CONFIDENCE) if mean else None
+        ends = (bounds.low, bounds.high) if bounds else (found[0], found[0])
+        unit = 100.0 / levels[t] if levels[t] else 0.0
+        rows.append((t, *(unit * value for value in (sum(found) / len(found), *ends))))
+    frame, up = _framed(460, 240, *_around([row[2] for row in rows], [row[3] for row in rows]))
+    return Chart(
+        title="loss saved, %",
+        across_title="timestep (1000 is pure noise)",
+        width=frame.width,
+        height=frame.height,
+        curves=(
+            Curve(
+                verdict.candidate,
+                "candidate",
+                tuple(frame.at(t / 1000, mean) for t, mean, _, _ in rows),
+            ),
+        ),
+        across=tuple((frame.at(t / 1000, 0.0)[0], label) for t, label in _TIMESTEPS),
+        up=up,
+        bars=tuple(
+            (frame.at(t / 1000, 0.0)[0], frame.at(0, low)[1], frame.at(0, high)[1])
+            for t, _, low, high in rows
+        ),
+        zero=frame.at(0, 0.0)[1],
+    )
+
+
+def sweep_charts(report: EvaluationReport) -> tuple[Chart, ...]:
+    """One small chart for each metric of the sweep, over the adapter's weight."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for point in report.sweep:
+        series.setdefault(point.metric, []).append((point.weight, point.value))
+    weights = sorted({point.weight for point in report.sweep})
+    return tuple(_sweep_chart(metric, sorted(found), weights) for metric, found in series.items())
+
+
+def clip_losses(report: EvaluationReport) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Mean loss of each held-out clip, one column per arm."""
+    arms = [arm.name for arm in report.arms]
+    means = {arm: statistics.by_unit(_losses(report, arm)) for arm in arms}
+    return tuple(
+        (clip, tuple(number(means[arm][clip]) if clip in means[arm] else "" for arm in arms))
+        for clip in dict.fromkeys(score.clip for score in report.heldout)
+    )
+
+
+def sweep_table(report: EvaluationReport) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The sweep in numbers: a row for each weight, one column per metric."""
+    names = tuple(dict.fromkeys(point.metric for point in report.sweep))
+    values = {(point.weight, point.metric): point.value for point in report.sweep}
+    return tuple(
+        (
+            f"{weight:g}",
+            tuple(
+                number(values[weight, name]) if (weight, name) in values else "" for name in names
+            ),
+        )
+        for weight in sorted({point.weight for point in report.sweep})
+    )
+
+
+def _sweep_chart(metric: str, series: Series, weights: Sequence[float]) -> Chart:
+    values = [value for _, value in series]
+    spread = (max(values) - min(values)) or abs(max(values)) or 1.0
+    frame, up = _framed(300, 200, min(values) - 0.05 * spread, max(values) + 0.05 * spread)
+    low, high = weights[0], weights[-1]
+
+    def across(weight: float) -> float:
+        return (weight - low) / (high - low) if high > low else 0.5
+
+    return Chart(
+        title=metric,
+        across_title="weight (1 is the adapter's own strength)",
+        width=frame.width,
+        height=frame.height,
+        curves=(
+            Curve(metric, "candidate", tuple(frame.at(across(w), value) for w, value in series)),
+        ),
+        across=tuple((frame.at(across(w), frame.low)[0], f"{w:g}") for w in weights),
+        up=up,
+        mark=frame.at(across(1.0), frame.low)[0] if low <= 1.0 <= high else None,
+    )
+
+
+def _framed(
+    width: int, height: int, low: float, high: float
+) -> tuple[_Frame, tuple[tuple[float, str], ...]]:
+    """A frame that holds `low` to `high` between round ticks."""
+    step = round_step(((high - low) or abs(high) or 1.0) / 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    frame = _Frame(width, height, first * step, last * step)
+    ticks = [count * step for count in range(first, last + 1)]
+    return frame, tuple((frame.at(0, tick)[1], number(tick or 0.0)) for tick in ticks)
+
+
+def _around(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+    """From the lowest to the highest, and zero."""
+    return min(0.0, *lows), max(0.0, *highs)
+
+
+def _losses(report: EvaluationReport, arm: str) -> dict[tuple[str, int], float]:
+    return {
+        (score.clip, score.timestep): score.loss for score in report.heldout if score.arm == arm
+    }
+
+
+def _mean_losses(report: EvaluationReport) -> Mapping[str, Mapping[int, float]]:
+    sums: dict[str, dict[int, list[float]]] = {}
+    for score in report.heldout:
+        sums.setdefault(score.arm, {}).setdefault(score.timestep, []).append(score.loss)
+    return {
+        arm.name: {t: sum(found) / len(found) for t, found in sorted(sums[arm.name].items())}
+        for arm in report.arms
+        if arm.name in sums
+    }

@@ -1,10 +1,11 @@
-"""Which videos a reader sees first: the biggest losses, then wins, then some that nobody chose."""
+"""Which videos a reader sees first: faulty ones, big losses, big wins, some that nobody chose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cogvx.digest import digest
 from cogvx.evaluation.documents import Comparison, EvaluationReport
+from cogvx.evaluation.integrity import LIFELESS
 from cogvx.metrics.registry import metrics
 
 _PER_SECTION = 2
@@ -20,6 +21,7 @@ class VideoSection:
     about: str
     places: tuple[Place, ...]
     collapsed: bool = False
+    faulty: bool = False
 
 
 def video_changes(report: EvaluationReport) -> dict[Place, float]:
@@ -56,19 +58,43 @@ def video_changes(report: EvaluationReport) -> dict[Place, float]:
 def video_sections(report: EvaluationReport) -> tuple[VideoSection, ...]:
     """Every prompt and seed once, the most telling first. Typical ones are drawn by hash."""
     places, changes = all_places(report), video_changes(report)
-    ranked = sorted(changes, key=lambda place: (changes[place], place))
+    faulty = faulty_places(report)
+    sound = [place for place in places if place not in faulty]
+    ranked = sorted(
+        (place for place in sound if place in changes), key=lambda place: (changes[place], place)
+    )
     losses = [place for place in ranked if changes[place] < 0][:_PER_SECTION]
     wins = [place for place in reversed(ranked) if changes[place] > 0][:_PER_SECTION]
-    left = [place for place in places if place not in losses and place not in wins]
+    left = [place for place in sound if place not in losses and place not in wins]
     typical = sorted(left, key=lambda place: digest([report.suite, *place]))[:_PER_SECTION]
     rest = [place for place in left if place not in typical]
+    who = report.verdict.candidate
     sections = (
-        VideoSection("Biggest losses", "where the challenger lost most", tuple(losses)),
+        VideoSection("Failures", "videos with faults, or without a file", faulty, faulty=True),
+        VideoSection("Biggest losses", f"where {who} lost most", tuple(losses)),
         VideoSection("Biggest wins", "where it gained most", tuple(wins)),
         VideoSection("Typical", "drawn by hash, not picked", tuple(typical)),
         VideoSection("All others", f"{len(rest)} more", tuple(rest), collapsed=True),
     )
     return tuple(section for section in sections if section.places)
+
+
+def faulty_places(report: EvaluationReport) -> tuple[Place, ...]:
+    """Where a fault counts against an arm, or an arm has no video although it has others.
+
+    As in `cogvx.evaluation.integrity`: what is flat or frozen in the reference is told and counts,
+    and is no fault of a challenger that draws it so as well.
+    """
+    faults = {(video.arm, video.prompt, video.seed): set(video.faults) for video in report.videos}
+    arms = dict.fromkeys(video.arm for video in report.videos)
+    verdict, found = report.verdict, []
+    for place in all_places(report):
+        old = faults.get((verdict.reference, *place), set())
+        new = faults.get((verdict.candidate, *place), set())
+        missing = any((arm, *place) not in faults for arm in arms)
+        if missing or old - LIFELESS or new - (old & LIFELESS):
+            found.append(place)
+    return tuple(found)
 
 
 def all_places(report: EvaluationReport) -> tuple[Place, ...]:
@@ -86,7 +112,8 @@ def metric_values(
     for score in report.scores:
         if score.metric in names:
             place = (score.arm, score.prompt, score.seed)
-            short = metrics()[score.metric].short
+            metric = metrics().get(score.metric)
+            short = metric.short if metric else score.metric
             found.setdefault(place, []).append(f"{short} {score.value:.3g}")
     return {place: " · ".join(parts) for place, parts in found.items()}
 

@@ -27,7 +27,12 @@ def strip(rgb_fhwc: np.ndarray, *, height: int = _HEIGHT, quality: int = 80) -> 
     picture = Image.new("RGB", (step * len(frames) - FRAME_GAP, lines), _EDGE)
     for number, frame in enumerate(frames):
         picture.paste(scaled(frame, width, lines), (step * number, 0))
-    if lines < height:
+    return as_picture(picture, exact=lines < height, quality=quality)
+
+
+def as_picture(picture: Image.Image, *, exact: bool, quality: int = 80) -> str:
+    """The picture as a data URI: every pixel as it is (PNG), or as JPEG of the given quality."""
+    if exact:
         return data_uri("image/png", png(picture))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)

@@ -120,25 +120,26 @@ def test_the_page_says_the_verdict_and_every_reason(page, judged):
     verdict = judged.verdict
     assert verdict.outcome == "PROMOTE"
     text = page.replace("&gt;", ">").replace("&#39;", "'")
-    assert f"<h1>{verdict.outcome}</h1>" in text
+    assert f'<h1><span class="outcome">{verdict.outcome}</span></h1>' in text
     for sentence in (verdict.headline, verdict.next_step, *verdict.reasons):
         assert sentence in text
 
 
 def test_every_video_is_in_the_page_once_and_plays(page, videos, tmp_path):
-    found = re.findall(r'<video [^>]*src="data:video/mp4;base64,([^"]+)"', page)
+    found = re.findall(r'<video [^>]*data-src="data:video/mp4;base64,([^"]+)"', page)
     assert len(found) == len(videos)
     path = tmp_path / "first.mp4"
     path.write_bytes(base64.b64decode(found[0]))
     assert read_mp4(path).rgb_fhwc.shape == (5, 32, 32, 3)
-    assert page.count('class="strip" alt="Frames of') == len(videos)
+    assert page.count('class="strip" alt="Six frames of') == len(videos)
 
 
 def test_everything_shown_can_be_read_aloud(page):
     assert page.count("<video ") == len(re.findall(r'<video [^>]*aria-label="[^"]+"', page))
-    assert len(re.findall(r"<svg(?! aria-hidden)", page)) == page.count('role="img" aria-label=')
+    outermost = re.findall(r"<svg(?! x=| aria-hidden| class=.ticks)", page)
+    assert len(outermost) == page.count('role="img" aria-label=')
     assert '<html lang="en">' in page
-    assert all(name in page for name in ("One frame back", "One frame on", "aria-pressed"))
+    assert all(name in page for name in ("one frame back", "one frame on", "aria-pressed"))
 
 
 def test_the_biggest_losses_come_first(judged):
@@ -189,11 +190,12 @@ def test_a_large_video_is_shown_small(suite, tmp_path):
     small = tmp_path / "small.mp4"
     small.write_bytes(base64.b64decode(data))
     assert read_mp4(small).rgb_fhwc.shape == (3, 240, 360, 3)
-    assert "no video" in page
+    assert "not here" in page
 
 
 def test_a_full_page_names_what_it_leaves_out(judged, videos, monkeypatch):
-    limit = report_module._ROOM_FOR_TEXT + 100_000
+    bare = len(render_page(judged, {}).encode())
+    limit = bare + report_module._ROOM_FOR_TAGS * len(videos) + 60_000
     monkeypatch.setattr(report_module, "MAX_PAGE_BYTES", limit)
     page = render_page(judged, videos)
     assert len(page.encode()) < limit
@@ -205,7 +207,7 @@ def test_an_invalid_evaluation_still_has_a_page(suite, tmp_path):
     broken = arm_of(suite, "challenger").model_copy(update={"videos": ()})
     report = judge(suite, model="toy", candidate=broken, reference=arm_of(suite), provenance={})
     page = write_report(report, {}, tmp_path).html.read_text()
-    assert "<h1>INVALID</h1>" in page
+    assert "INVALID</span></h1>" in page
     assert "has no video of prompt circle, seed 1" in page
 
 
