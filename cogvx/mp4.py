@@ -69,7 +69,7 @@ def read_mp4(path: Path) -> Mp4:
         raise DataError(f"{path} cannot be decoded as a video: {error}") from error
     if not frames or not rate:
         raise DataError(f"{path} holds a video without frames")
-    return Mp4(rgb_fhwc=np.stack(frames), fps=float(rate))
+    return Mp4(rgb_fhwc=_stacked(frames), fps=float(rate))
 
 
 def label_mp4(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
@@ -100,6 +100,14 @@ def read_label(path: Path) -> dict[str, str]:
             return dict(container.metadata)
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{path} cannot be read as a video: {error.strerror}") from error
+
+
+def _stacked(frames: list[np.ndarray]) -> np.ndarray:
+    """As `np.stack`, letting go of each frame as it is copied: a long video takes its room once."""
+    rgb_fhwc = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)
+    for number in reversed(range(len(frames))):
+        rgb_fhwc[number] = frames.pop()
+    return rgb_fhwc
 
 
 def _require_video(rgb_fhwc: np.ndarray) -> None:
