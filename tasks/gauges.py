@@ -5,93 +5,114 @@ Loads the GPU stack: import it inside a task's body.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.data.manifest import Clip, Manifest
-from cogvx.evaluation.feature_gauges import Memorisation
+from cogvx.evaluation.encoder_gauges import Networks, SeenClips, encoder_gauges
+from cogvx.evaluation.feature_gauges import Diversity, Memorisation
 from cogvx.evaluation.gauge import Findings, Gauge, Seen
-from cogvx.evaluation.gauges import BaseDistance, Told, Variety
+from cogvx.evaluation.gauges import BaseDistance, Told
 from cogvx.evaluation.gauges_clips import ClipRows
 from cogvx.evaluation.render import Arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
 from cogvx.metrics.features import features_of
-from cogvx.metrics.luma import Thumbnails, luma_rows
+from cogvx.metrics.luma import Thumbnails, luma_rows, mean_difference
 from cogvx.metrics.registry import metrics
-from cogvx.metrics.relative import MEMORISATION_LUMA
-from cogvx.metrics.similarity import Gallery, Rows
+from cogvx.metrics.relative import DIVERSITY_LUMA, MEMORISATION_LUMA
+from cogvx.metrics.similarity import Rows
 from tasks.clients.stores import kept_on_disk
 from tasks.drift import drift_of
+from tasks.networks import networks_of
 from tasks.progress import Progress
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What all arms are measured beside: the clips' grey copies, and networks where there are any.
+
+    Held by whoever evaluates, not by the process, so that a GPU is free again afterwards.
+    """
+
+    clips: SeenClips
+    networks: Networks | None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What the held-out clips reach themselves, for ceilings that declare no limit, by metric.
+
+        The 99th percentile of their highest values against the training clips, of which they are
+        no copies. A metric without clips of both kinds has none.
+        """
+        luma = self.clips.limit
+        found = {} if luma is None else {MEMORISATION_LUMA: luma}
+        return found if self.networks is None else found | self.networks.limits
+
+
+def look_around(bench: Workbench, suite: Suite, manifest: Manifest) -> Surroundings:
+    """Open the recipe's networks and look at the clips, before any video is rendered.
+
+    The first time every clip is decoded; from then on the store knows what was seen.
+
+    Raises:
+        ConfigError: Networks cannot be had, or texts are too long for them; with all of them.
+        TransientError: The hub, the dataset or the store did not answer this time.
+        IntegrityError: What was kept is damaged.
+    """
+    clips = SeenClips(
+        heldout=_luma_of(bench, manifest.heldout, "held-out clips"),
+        train=_luma_of(bench, manifest.train, "training clips"),
+    )
+    return Surroundings(clips, networks_of(bench, suite, manifest))
+
+
 def gauges_for(
     bench: Workbench,
     arm: Arm,
+    around: Surroundings,
     *,
-    base_videos: Mapping[tuple[str, int], Path] | None,
     suite: Suite,
-    manifest: Manifest,
+    base_videos: Mapping[tuple[str, int], Path] | None,
     open_session: Callable[[], Session],
 ) -> tuple[Gauge, ...]:
     """Everything that measures one arm; drift is measured now, the rest when videos come.
 
-    What was measured before, or of clips and videos before, comes from the store.
-
     Args:
-        bench: The recipe's workbench.
+        bench: The recipe's workbench; its store keeps what is found.
         arm: Who is measured.
+        around: From `look_around`, the same for every arm.
+        suite: What the arm is measured under.
         base_videos: The base's videos by prompt and seed; None where nobody draws them, and then
             there is no drift and no distance from it.
-        suite: What the arm is measured under.
-        manifest: Its training clips are what videos may be copies of.
         open_session: Called only if a drift is not kept.
 
     Raises:
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
-        TransientError: The dataset or the store did not answer this time.
+        TransientError: The store did not answer this time.
     """
+    store = kept_on_disk(bench.store, bench.settings)
 
     def thumbnails(seen: Seen) -> Rows:
-        store = kept_on_disk(bench.store, bench.settings)
-        return features_of(
-            lambda: seen.video.rgb_fhwc, seen.sha256, encoder=Thumbnails(), store=store
-        )
+        frames = lambda: seen.video.rgb_fhwc  # noqa: E731 - decoded only when asked for
+        return features_of(frames, seen.sha256, encoder=Thumbnails(), store=store)
 
-    found: list[Gauge] = [Variety(thumbnails)]
-    if clips := _luma_of(bench, manifest.train, "training clips"):
-        metric = metrics()[MEMORISATION_LUMA]
-        rows = Gallery.of(clips)
-        found.append(Memorisation(metric, lambda seen: luma_rows(thumbnails(seen)), rows))
+    known = metrics()
+    found: list[Gauge] = [Diversity(known[DIVERSITY_LUMA], thumbnails, mean_difference)]
+    if gallery := around.clips.gallery:
+        metric = known[MEMORISATION_LUMA]
+        found.append(Memorisation(metric, lambda seen: luma_rows(thumbnails(seen)), gallery))
     if base_videos is not None:
         drifts = drift_of(bench, arm, suite, base_videos=base_videos, open_session=open_session)
-        found += [Told(Findings(readings=drifts)), BaseDistance(base_videos)]
-    return tuple(found)
+        found += [Told(Findings(readings=drifts)), BaseDistance(base_videos, store)]
+    return (*found, *(() if around.networks is None else encoder_gauges(around.networks)))
 
 
-def calibrated_limits(bench: Workbench, manifest: Manifest) -> Mapping[str, float]:
-    """What the held-out clips reach themselves, by metric: for ceilings that declare no limit.
-
-    The 99th percentile of their own highest values against the training clips, of which they are
-    no copies. Empty without clips of both kinds.
-
-    Raises:
-        IntegrityError: What was kept is damaged.
-        TransientError: The dataset or the store did not answer this time.
-    """
-    train = _luma_of(bench, manifest.train, "training clips")
-    heldout = _luma_of(bench, manifest.heldout, "held-out clips")
-    if not train:
-        return {}
-    usual = Gallery.of(train).usual([rows_fd for _, rows_fd in heldout])
-    return {} if usual is None else {MEMORISATION_LUMA: usual}
-
-
-def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> list[tuple[str, Rows]]:
-    """Clip and rows of each window, as `luma_rows` gives them."""
+def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tuple[str, Rows], ...]:
+    """Clip and rows of each window that shows light and dark."""
     clips = ClipRows(
         recipe=bench.recipe,
         ids=bench.ids,
@@ -100,5 +121,8 @@ def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> list[tuple
         work=bench.work,
     )
     progress = Progress(f"look at {what}", "windows", logger)
-    rows = clips.of(windows, Thumbnails(), on_progress=progress)
-    return [(clip, luma_rows(grey_fd)) for clip, grey_fd in rows]
+    found = clips.of(windows, Thumbnails(), on_progress=progress)
+    rows = [(clip, luma_rows(grey_fd)) for clip, grey_fd in found]
+    # flat frames resemble nothing, and would be the nearest of all where others resemble less
+    lit = [(clip, rows_fd[rows_fd.any(axis=1)]) for clip, rows_fd in rows]
+    return tuple((clip, rows_fd) for clip, rows_fd in lit if len(rows_fd))

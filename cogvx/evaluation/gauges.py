@@ -1,19 +1,22 @@
-"""Gauges that need no network: variety, likeness to the base's video, and findings of others."""
+"""Gauges beside the base: how unlike its videos an arm's are, and what was found out otherwise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from cogvx.evaluation.documents import Reading
+from pydantic import BaseModel, ConfigDict
+
+from cogvx.digest import sha256_file
 from cogvx.evaluation.gauge import Findings, Seen
+from cogvx.evaluation.scores import recall
 from cogvx.evaluation.suite_rule import Group
-from cogvx.metrics.luma import mean_difference
-from cogvx.metrics.relative import BASE_DISTANCE, DIVERSITY_LUMA
-from cogvx.metrics.similarity import Rows
+from cogvx.metrics.relative import BASE_DISTANCE
 from cogvx.metrics.ssim import similarity
 from cogvx.mp4 import read_mp4
+from cogvx.store import ObjectStore
 
 AWAY: tuple[Group, ...] = ("trigger_free", "off_domain")
 """Groups of prompts whose videos an adapter should leave as the base draws them."""
+_VERSION = 1  # of the comparison; raised when its numbers change
 
 
 class Told:
@@ -23,7 +26,7 @@ class Told:
         """They are all that it will tell."""
         self._findings = findings
 
-    def look(self, seen: Seen) -> Mapping[str, float]:  # noqa: ARG002 - others look
+    def look(self, seen: Seen) -> Mapping[str, float]:  # noqa: ARG002 - other gauges look
         """Nothing."""
         return {}
 
@@ -32,54 +35,43 @@ class Told:
         return self._findings
 
 
-class Variety:
-    """How far apart the videos of a prompt are, for every prompt with two seeds or more.
+class _Distance(BaseModel):
+    """What is kept of two videos; None where they are not of one size."""
 
-    Not of captions of training clips: there the same video for every seed is what memory gives.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def __init__(self, thumbnails: Callable[[Seen], Rows]) -> None:
-        """`thumbnails` gives a video's, as `Thumbnails` makes them."""
-        self._thumbnails = thumbnails
-        self._videos: dict[str, list[Rows]] = {}
-
-    def look(self, seen: Seen) -> Mapping[str, float]:
-        """Remembers the video; it has no number of its own."""
-        if seen.prompt.group != "train_caption":
-            self._videos.setdefault(seen.prompt.id, []).append(self._thumbnails(seen))
-        return {}
-
-    def findings(self) -> Findings:
-        """One reading a prompt."""
-        found = {prompt: mean_difference(videos) for prompt, videos in self._videos.items()}
-        return Findings(
-            readings=tuple(
-                Reading(metric=DIVERSITY_LUMA, unit=prompt, draw=0, value=value)
-                for prompt, value in found.items()
-                if value is not None
-            )
-        )
+    distance: float | None
 
 
 class BaseDistance:
     """How unlike the base's own video of the same prompt and seed, on prompts of `AWAY`."""
 
-    def __init__(self, base_videos: Mapping[tuple[str, int], Path]) -> None:
-        """The base's videos by prompt and seed, but for those that it failed to draw."""
+    def __init__(
+        self, base_videos: Mapping[tuple[str, int], Path], store: ObjectStore | None = None
+    ) -> None:
+        """Args are the base's videos, but for those that it failed to draw; what keeps results."""
         self._base_videos = base_videos
+        self._store = store
 
     def look(self, seen: Seen) -> Mapping[str, float]:
         """1 - SSIM; nothing for a video of another size or length, which is a fault of its own."""
         path = self._base_videos.get((seen.prompt.id, seen.seed))
         if seen.prompt.group not in AWAY or path is None:
             return {}
-        if path.read_bytes() == seen.path.read_bytes():
+        base = sha256_file(path)
+        if base == seen.sha256:
             return {BASE_DISTANCE: 0.0}
-        ours_fhwc, base_fhwc = seen.video.rgb_fhwc, read_mp4(path).rgb_fhwc
-        if ours_fhwc.shape != base_fhwc.shape:
-            return {}
-        return {BASE_DISTANCE: 1.0 - similarity(ours_fhwc, base_fhwc)}
+        parts = {"of": "distance", "version": _VERSION, "video": seen.sha256, "base": base}
+        found = recall(self._store, parts, _Distance, measure=lambda: _compare(seen, path))
+        return {} if found.distance is None else {BASE_DISTANCE: found.distance}
 
     def findings(self) -> Findings:
         """Nothing more."""
         return Findings()
+
+
+def _compare(seen: Seen, path: Path) -> _Distance:
+    ours_fhwc, base_fhwc = seen.video.rgb_fhwc, read_mp4(path).rgb_fhwc
+    if ours_fhwc.shape != base_fhwc.shape:
+        return _Distance(distance=None)
+    return _Distance(distance=1.0 - similarity(ours_fhwc, base_fhwc))
