@@ -5,39 +5,40 @@ Gauges remember the videos of one arm, so every arm has its own; networks and cl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from cogvx.data.manifest import Clip
-from cogvx.digest import digest
+from cogvx.errors import ConfigError
 from cogvx.evaluation.documents import Reading
+from cogvx.evaluation.encoder_needs import token_problems
 from cogvx.evaluation.feature_gauges import Diversity, Embed, Memorisation
 from cogvx.evaluation.gauge import Findings, Gauge, Seen
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.suite_texts import scored_text
 from cogvx.metrics.encoder_set import EncoderSet
 from cogvx.metrics.encoders import Encoder
-from cogvx.metrics.features import features_of
+from cogvx.metrics.features import FrameEncoder, Middle
 from cogvx.metrics.learned import (
     diversity_name,
     domain_similarity_name,
     memorisation_name,
 )
-from cogvx.metrics.metric import Rgb
 from cogvx.metrics.mmd import discrepancy
 from cogvx.metrics.registry import metrics
-from cogvx.metrics.similarity import Gallery, Rows, Unit, centroid_of, embedding_of
-from cogvx.metrics.video_features import VideoFeatures, middle_of, values_of
+from cogvx.metrics.similarity import Gallery, Rows, Unit, centroid_of, diversity, embedding_of
+from cogvx.metrics.video_features import VideoFeatures, values_of
 from cogvx.store import ObjectStore
 
 DOMAIN_KINDS = ("dinov2", "clip")
 
-# Raised when clips are decoded otherwise, so that features of before are not compared with it.
-_CLIP_VERSION = 1
+RowsOf = Callable[[Sequence[Clip], FrameEncoder], Sequence[tuple[str, Rows]]]
+"""Clip and features of every window; clips that are gone are left out."""
 
 
 @dataclass(frozen=True)
-class ClipRows:
+class SeenClips:
     """What a network sees in clips: eight rows a window, in the manifest's order.
 
     `heldout` are windows that nothing was trained on, `train` those that were.
@@ -46,7 +47,7 @@ class ClipRows:
     heldout: tuple[tuple[str, Rows], ...]
     train: tuple[tuple[str, Rows], ...]
 
-    @property
+    @cached_property
     def references(self) -> list[Unit]:
         """One direction for each held-out clip, whatever its number of windows."""
         windows: dict[str, list[Unit]] = {}
@@ -54,7 +55,7 @@ class ClipRows:
             windows.setdefault(clip, []).append(embedding_of(rows_fd))
         return [centroid_of(each) for each in windows.values()]
 
-    @property
+    @cached_property
     def gallery(self) -> Gallery | None:
         """All that an adapter could have learnt by heart."""
         return Gallery.of(self.train) if self.train else None
@@ -72,7 +73,7 @@ class Networks:
 
     encoders: EncoderSet
     texts: Mapping[str, Mapping[str, Rows]]
-    clips: Mapping[str, ClipRows]
+    clips: Mapping[str, SeenClips]
     store: ObjectStore
 
     @property
@@ -88,8 +89,7 @@ def look_at_clips(
     *,
     heldout: Sequence[Clip],
     train: Sequence[Clip],
-    fps: int,
-    frames_of: Callable[[Clip], Rgb],
+    rows_of: RowsOf,
     store: ObjectStore,
 ) -> Networks:
     """Let the networks read the texts and look at the clips; what they saw before is kept.
@@ -99,30 +99,23 @@ def look_at_clips(
         suite: Whose prompts' short texts are read.
         heldout: Windows that nothing was trained on.
         train: Windows that were trained on.
-        fps: The rate that windows are brought to.
-        frames_of: Decodes a window as it was trained on, all frames or the eight middle ones.
-        store: Where features are kept.
+        rows_of: Looks at windows with a network.
+        store: Where features of videos are kept.
 
     Raises:
-        ConfigError: A text is too long for a network.
-        DataError: A clip cannot be decoded.
-        IntegrityError: Features in the store are damaged.
+        ConfigError: Texts are too long for a network; with all of them.
     """
+    readers = [reader.tokens for reader in encoders.texts.values()]
+    if problems := token_problems(suite, readers):
+        raise ConfigError(f"suite {suite.name}", problems)
     texts = {
         kind: {prompt.id: reader.features(scored_text(prompt)) for prompt in suite.prompts}
         for kind, reader in encoders.texts.items()
     }
-
-    def rows_of(clip: Clip, encoder: Encoder) -> tuple[str, Rows]:
-        content = _window_name(clip, fps)
-        return clip.key, features_of(
-            lambda: middle_of(frames_of(clip)), content, encoder=encoder, store=store
-        )
-
     clips = {
-        kind: ClipRows(
-            heldout=tuple(rows_of(clip, encoders.images[kind]) for clip in heldout),
-            train=tuple(rows_of(clip, encoders.images[kind]) for clip in train),
+        kind: SeenClips(
+            heldout=tuple(rows_of(heldout, Middle(encoders.images[kind]))),
+            train=tuple(rows_of(train, Middle(encoders.images[kind]))),
         )
         for kind in DOMAIN_KINDS
         if kind in encoders.images
@@ -137,7 +130,7 @@ def encoder_gauges(networks: Networks) -> tuple[Gauge, ...]:
     found: list[Gauge] = [_Alone(networks, source)]
     for kind, clips in networks.clips.items():
         embed = source.middle(networks.encoders.images[kind])
-        found.append(Diversity(known[diversity_name(kind)], embed))
+        found.append(Diversity(known[diversity_name(kind)], embed, diversity))
         if clips.heldout:
             found.append(DomainSimilarity(kind, embed, clips.references))
         gallery = clips.gallery
@@ -218,18 +211,3 @@ class _Alone:
     def findings(self) -> Findings:
         """Nothing: every video had its own numbers."""
         return Findings()
-
-
-def _window_name(clip: Clip, fps: int) -> str:
-    """Everything that decides a window's frames."""
-    return digest(
-        {
-            "version": _CLIP_VERSION,
-            "clip": clip.sha256,
-            "start": clip.start_frame,
-            "size": str(clip.size),
-            "crop": clip.crop,
-            "flip": clip.flip,
-            "fps": fps,
-        }
-    )

@@ -1,33 +1,40 @@
 """Gauges over rows of features, whoever makes the rows: a network, or luma of a small copy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cogvx.evaluation.documents import Neighbour, Reading
 from cogvx.evaluation.gauge import Findings, Seen
 from cogvx.metrics.metric import Metric
-from cogvx.metrics.similarity import Gallery, Rows, Unit, diversity, embedding_of
+from cogvx.metrics.similarity import Gallery, Rows
 
 Embed = Callable[[Seen], Rows]
 """A video's eight middle frames as rows of features, `(f, d)`."""
 
 
 class Diversity:
-    """How unlike each other the videos of a prompt are, for every prompt with two seeds or more."""
+    """How unlike each other the videos of a prompt are, for every prompt with two seeds or more.
 
-    def __init__(self, metric: Metric, embed: Embed) -> None:
-        """`metric` is of kind "prompt"."""
+    Not of captions of training clips: there the same video for every seed is what memory gives.
+    """
+
+    def __init__(
+        self, metric: Metric, embed: Embed, spread: Callable[[Sequence[Rows]], float | None]
+    ) -> None:
+        """`metric` is of kind "prompt"; `spread` measures it on a prompt's videos."""
         self._metric = metric
         self._embed = embed
-        self._embeddings: dict[str, list[Unit]] = {}
+        self._spread = spread
+        self._videos: dict[str, list[Rows]] = {}
 
     def look(self, seen: Seen) -> Mapping[str, float]:
         """Remembers the video; it has no number of its own."""
-        self._embeddings.setdefault(seen.prompt.id, []).append(embedding_of(self._embed(seen)))
+        if seen.prompt.group != "train_caption":
+            self._videos.setdefault(seen.prompt.id, []).append(self._embed(seen))
         return {}
 
     def findings(self) -> Findings:
         """One reading a prompt."""
-        found = {prompt: diversity(each) for prompt, each in self._embeddings.items()}
+        found = {prompt: self._spread(videos) for prompt, videos in self._videos.items()}
         return Findings(
             readings=tuple(
                 Reading(metric=self._metric.name, unit=prompt, draw=0, value=value)

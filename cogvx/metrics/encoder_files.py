@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cogvx.errors import ConfigError, Problem
 from cogvx.metrics.learned import ENCODER_KINDS
-from cogvx.model.identity import download
 from cogvx.section import shown_text
 
 NETWORK_FILES = ("config.json", "model.safetensors")
@@ -101,6 +100,8 @@ def resolve_encoder(kind: str, named: str, *, where: str = SETTING) -> Path:
     place = where + kind
     if pinned is None:
         raise ConfigError(str(_unresolved(place, named)))
+    from cogvx.model.identity import download  # noqa: PLC0415 - the hub's client loads slowly
+
     wanted = [*NETWORK_FILES, TOKENIZER, HEAD]
     return download(pinned[1], pinned[2], wanted=wanted, where=place)
 

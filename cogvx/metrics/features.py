@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cogvx.digest import canonical_json, digest, sha256_bytes
 from cogvx.errors import IntegrityError
 from cogvx.metrics.metric import Rgb
+from cogvx.metrics.similarity import MIDDLE_FRAMES, middle_frames
 from cogvx.store import ObjectStore, read_checked
 
 
@@ -29,6 +30,23 @@ class FrameEncoder(Protocol):
     def features(self, rgb_fhwc: Rgb) -> NDArray[np.float32]:
         """`(f, d)`."""
         ...
+
+
+class Middle:
+    """An encoder that looks only at the eight frames that stand for a video."""
+
+    def __init__(self, encoder: FrameEncoder) -> None:
+        """`encoder` sees them."""
+        self._encoder = encoder
+
+    @property
+    def identity(self) -> str:
+        """Another one than of all frames."""
+        return digest({"middle": MIDDLE_FRAMES, "encoder": self._encoder.identity})
+
+    def features(self, rgb_fhwc: Rgb) -> NDArray[np.float32]:
+        """`(8, d)`, of all frames of a video."""
+        return self._encoder.features(rgb_fhwc[list(middle_frames(len(rgb_fhwc)))])
 
 
 def features_key(content: str, encoder: FrameEncoder) -> str:

@@ -59,11 +59,15 @@ def mean_cosine(rows_fd: Rows, direction_d: Rows) -> float:
     return float((unit_rows(rows_fd) @ unit_rows(direction_d)).mean())
 
 
-def diversity(embeddings: Sequence[Unit]) -> float | None:
-    """Mean over all pairs of 1 - cosine, 0 (all the same) to 2; None below two embeddings."""
-    if len(embeddings) < 2:
+def diversity(videos: Sequence[Rows]) -> float | None:
+    """Mean over all pairs of videos of 1 - cosine, 0 (all the same) to 2; None below two videos.
+
+    Args:
+        videos: Rows of each, of which the embeddings are compared.
+    """
+    if len(videos) < 2:
         return None
-    stacked_sd = np.stack(embeddings)
+    stacked_sd = np.stack([embedding_of(rows_fd) for rows_fd in videos])
     above = np.triu_indices(len(stacked_sd), k=1)
     return float(1.0 - (stacked_sd @ stacked_sd.T)[above].mean())
 

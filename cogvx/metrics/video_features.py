@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cogvx.digest import digest
 from cogvx.metrics.consistency import consistency
 from cogvx.metrics.encoder_set import EncoderSet
 from cogvx.metrics.encoders import Encoder
-from cogvx.metrics.features import features_of
+from cogvx.metrics.features import FrameEncoder, Middle, features_of
 from cogvx.metrics.learned import AESTHETIC, CONSISTENCY, text_alignment_name
 from cogvx.metrics.metric import Rgb
-from cogvx.metrics.similarity import MIDDLE_FRAMES, Rows, mean_cosine, middle_frames
+from cogvx.metrics.similarity import Rows, mean_cosine, middle_frames
 from cogvx.store import ObjectStore
 
 Features = NDArray[np.float32]
@@ -28,32 +27,23 @@ class VideoFeatures:
         self._store = store
         self._known: dict[str, Features] = {}
 
-    def whole(self, encoder: Encoder) -> Features:
+    def whole(self, encoder: FrameEncoder) -> Features:
         """Of every frame, `(f, d)`."""
-        return self._of(self._sha256, self._frames, encoder)
+        if encoder.identity not in self._known:
+            self._known[encoder.identity] = features_of(
+                self._frames, self._sha256, encoder=encoder, store=self._store
+            )
+        return self._known[encoder.identity]
 
     def middle(self, encoder: Encoder) -> Features:
         """Of the eight middle frames.
 
         Where the whole video is looked at in any case, they are taken from there.
         """
-        if encoder.kind in CONSISTENCY:
-            rows_fd = self.whole(encoder)
-            return rows_fd[list(middle_frames(len(rows_fd)))]
-        content = digest({"video": self._sha256, "middle": MIDDLE_FRAMES})
-        return self._of(content, lambda: middle_of(self._frames()), encoder)
-
-    def _of(self, content: str, frames: Callable[[], Rgb], encoder: Encoder) -> Features:
-        name = f"{content} {encoder.identity}"
-        if name not in self._known:
-            found = features_of(frames, content, encoder=encoder, store=self._store)
-            self._known[name] = found
-        return self._known[name]
-
-
-def middle_of(rgb_fhwc: Rgb) -> Rgb:
-    """The eight frames that stand for a video."""
-    return rgb_fhwc[list(middle_frames(len(rgb_fhwc)))]
+        if encoder.kind not in CONSISTENCY:
+            return self.whole(Middle(encoder))
+        rows_fd = self.whole(encoder)
+        return rows_fd[list(middle_frames(len(rows_fd)))]
 
 
 def values_of(

@@ -54,9 +54,10 @@ def test_diversity_is_the_mean_distance_of_all_pairs():
     embeddings = [embedding_of(rows(seed)) for seed in range(4)]
     pairs = [1 - a @ b for a, b in itertools.combinations(embeddings, 2)]
     assert len(pairs) == 6
-    assert diversity(embeddings) == pytest.approx(np.mean(pairs), abs=1e-12)
-    assert diversity(embeddings[:1] * 3) == pytest.approx(0.0, abs=1e-12)
-    assert diversity(embeddings[:1]) is None
+    videos = [rows(seed) for seed in range(4)]
+    assert diversity(videos) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert diversity(videos[:1] * 3) == pytest.approx(0.0, abs=1e-12)
+    assert diversity(videos[:1]) is None
     assert diversity([]) is None
     np.testing.assert_allclose(centroid_of(embeddings[:1]), embeddings[0], atol=1e-12)
 

@@ -1,0 +1,59 @@
+"""What a suite asks of networks: which must be there, and texts that they read to the end.
+
+Known before anything is rendered, and without loading a network.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from cogvx.errors import Problem
+from cogvx.evaluation.suite import Suite
+from cogvx.evaluation.suite_texts import scored_text
+from cogvx.metrics.encoder_files import SETTING
+from cogvx.metrics.registry import metrics
+
+if TYPE_CHECKING:
+    from cogvx.metrics.tokens import Tokens
+
+
+def need_problems(suite: Suite, kinds: Collection[str]) -> list[Problem]:
+    """Metrics of the suite's rule whose network is not among `kinds`."""
+    known = metrics()
+    problems = []
+    for where, name in _asked(suite):
+        kind = known[name].encoder
+        if kind is not None and kind not in kinds:
+            wrong = f"needs a network of the kind {kind}, and {SETTING}{kind} names none"
+            problems.append(Problem(where, name, wrong, "name one there, or remove the metric"))
+    return problems
+
+
+def needed_kinds(suite: Suite) -> tuple[str, ...]:
+    """Kinds of networks without which the suite's rule cannot decide, each once."""
+    known = metrics()
+    kinds = (known[name].encoder for _, name in _asked(suite))
+    return tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
+
+
+def token_problems(suite: Suite, readers: "Iterable[Tokens]") -> list[Problem]:
+    """Prompts whose short text a network would not read to its end."""
+    found = []
+    for tokens in readers:
+        for prompt in suite.prompts:
+            where = f'prompts["{prompt.id}"].eval_text'
+            problem = tokens.problem(scored_text(prompt), where=where)
+            found += [] if problem is None else [problem]
+    return found
+
+
+def _asked(suite: Suite) -> list[tuple[str, str]]:
+    """Places in the rule, and the metrics that stand there."""
+    gate = suite.gate
+    return [
+        *((f"gate.primaries[{index}]", name) for index, name in enumerate(gate.primaries)),
+        *((f"gate.guards[{index}].metric", each.metric) for index, each in enumerate(gate.guards)),
+        *(
+            (f"gate.ceilings[{index}].metric", each.metric)
+            for index, each in enumerate(gate.ceilings)
+        ),
+    ]
