@@ -16,10 +16,12 @@ from prefect.workers.process import ProcessWorker
 
 from flows.encode import encode_shard
 from flows.generate import generate_shard
+from flows.promote import promote
 from tasks.settings import EVERYWHERE
 
 POOL = "gpu-cache"
 GENERATE_POOL = "gpu-generate"
+PEOPLE_POOL = "cpu"
 
 
 def apply(
@@ -55,15 +57,19 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         encode = apply(client)
         generate = apply(client, generate_shard, pool=GENERATE_POOL)
-        typer.echo(f"applied {encode} and {generate} to {client.api_url}")
+        ask = apply(client, promote, pool=PEOPLE_POOL)
+        typer.echo(f"applied {encode}, {generate} and {ask} to {client.api_url}")
     for pool in (POOL, GENERATE_POOL):
         typer.echo(
             f"start workers:  prefect worker start --pool {pool} --limit 1   # 1 for each GPU"
         )
+    # Without a limit: a worker that has one may fail when a suspended run comes back at once.
+    typer.echo(f"                prefect worker start --pool {PEOPLE_POOL}   # no GPU")
     typer.echo(f"use them:       COGVX_ENCODE_DEPLOYMENT={encode} cogvx cache RECIPE")
     typer.echo(
         f"                COGVX_GENERATE_DEPLOYMENT={generate} cogvx generate --into-store NAME"
     )
+    typer.echo(f"                COGVX_PROMOTE_DEPLOYMENT={ask} cogvx retrain RECIPE")
 
 
 if __name__ == "__main__":

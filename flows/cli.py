@@ -71,14 +71,18 @@ def evaluate(recipe: RecipePath) -> None:
 def promote(
     recipe: RecipePath,
     approve: Annotated[
-        str, typer.Option(help="Your reason to promote where the recipe leaves it to a person.")
+        str | None,
+        typer.Option(help="Your reason to promote where the recipe leaves it to a person."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Who approves; without it, the user of this process.")
     ] = "",
 ) -> None:
     """Make the challenger the champion, if it was judged better and the recipe allows it."""
     loaded = begin(recipe, purpose="judge")
     from flows.promote import promote as flow  # noqa: PLC0415
 
-    show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve or None)))
+    show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve, by)))
 
 
 @app.command()

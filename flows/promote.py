@@ -3,15 +3,21 @@
 from prefect import flow
 
 from cogvx.recipe import Recipe
+from tasks.approval import ask_person
 from tasks.documents import PromoteReport
 from tasks.promote import promote_adapter
 from tasks.workbench import open_workbench
 
 
 @flow(name="promote", flow_run_name="promote {recipe.name}")
-def promote(recipe: Recipe, approval: str | None = None) -> PromoteReport:
-    """Promote if the verdict is PROMOTE and the recipe allows it; otherwise say why not.
+def promote(
+    recipe: Recipe, approval: str | None = None, by: str = "", hours: float | None = None
+) -> PromoteReport:
+    """Promote if the verdict is PROMOTE and the recipe allows it; otherwise ask, or say why not.
 
-    `approval` is a person's reason to promote where the recipe asks for a person.
+    `approval` is a person's reason to promote where the recipe asks for a person, `by` their name.
+    As a deployment's run it waits for a person in Prefect's pages, for so many `hours`.
     """
-    return promote_adapter(open_workbench(recipe, purpose="judge"), approval)
+    bench = open_workbench(recipe, purpose="judge")
+    report = promote_adapter(bench, approval, by)
+    return ask_person(bench, report, hours) if report.needs_person else report

@@ -85,22 +85,24 @@ class EvaluateReport(_Document):
 
 
 class PromoteReport(_Document):
-    """What happened to the aliases, in a sentence."""
+    """What happened to the aliases, in a sentence; `needs_person` if a person is to decide."""
 
     name: str
     version: int
     promoted: bool
     aliases: tuple[str, ...]
     reason: str
+    needs_person: bool = False
 
 
 class Unchanged(_Document):
-    """Nothing changed since this version was judged."""
+    """Nothing changed since this version was judged; `review` is what a person said of it."""
 
     name: str
     version: int
     aliases: tuple[str, ...]
     verdict: str
+    review: str = ""
 
 
 class RetrainReport(_Document):

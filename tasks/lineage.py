@@ -59,14 +59,18 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
     return tags
 
 
-def because(why: str, version: Version | None = None) -> Reason:
-    """The reason of a move of aliases that a stage makes."""
+def because(
+    why: str, version: Version | None = None, *, who: str = "", overruled: bool = False
+) -> Reason:
+    """The reason of a move of aliases that a stage makes; `who` is a person, if one decided."""
     tags = {} if version is None else version.tags
     return Reason(
         why,
+        who,
         run=tags.get(RUN_TAG),
         verdict=tags.get(VERDICT_TAG),
         flow_run=runtime.flow_run.id or None,
+        overruled=overruled,
     )
 
 

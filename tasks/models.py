@@ -13,7 +13,13 @@ from tasks.clients.journal import AliasMove, Reason
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
 from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import open_record_store
-from tasks.clients.versions import HELDOUT_TAG, VERDICT_TAG
+from tasks.clients.versions import (
+    APPROVAL_TAG,
+    HELDOUT_TAG,
+    OVERRIDE_TAG,
+    REVIEW_BY_TAG,
+    VERDICT_TAG,
+)
 from tasks.model_documents import PullReport, VersionLine, VersionPage
 from tasks.settings import settings
 
@@ -121,10 +127,15 @@ def promote_version(name: str, version: int, *, why: str, override: bool) -> Ali
         why,
         run=found.tags.get(RUN_TAG),
         verdict=verdict,
-        overruled=verdict not in _PROMOTABLE,
+        overruled=verdict != "PROMOTE",
     )
     champion = registry.aliases(name).get(CHAMPION)
-    return registry.crown(name, version, expected_champion=champion, reason=reason)
+    move = registry.crown(name, version, expected_champion=champion, reason=reason)
+    if move is not None:
+        tags = {APPROVAL_TAG: why, REVIEW_BY_TAG: move.who}
+        tags |= {OVERRIDE_TAG: verdict or "never judged"} if move.overruled else {}
+        registry.tag_version(name, version, tags)
+    return move
 
 
 def roll_back(name: str, *, why: str) -> AliasMove:

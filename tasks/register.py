@@ -32,6 +32,7 @@ from tasks.lineage import (
     judgement,
 )
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.reviews import review_of, told
 from tasks.train import fetch_adapter, finished_run, recall_run
 from tasks.workbench import Workbench, code_version
 
@@ -93,11 +94,13 @@ def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
     still = holder in (str(version.version), version.tags.get(REFERENCE_TAG))
     if version.tags.get(SETTLED_TAG) != judgement(bench.recipe, suite) or not still:
         return None
+    review = review_of(version)
     return Unchanged(
         name=name,
         version=version.version,
         aliases=version.aliases,
         verdict=version.tags[VERDICT_TAG],
+        review="" if review is None else told(review),
     )
 
 

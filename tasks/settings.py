@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     process."""
     generate_shard_videos: int = Field(default=8, ge=1)
     """How many videos one worker of that deployment generates before it takes the next share."""
+    promote_deployment: str = ""
+    """Deployment that asks a person in Prefect's pages, as promote/cpu; empty: a version that needs
+    one stays challenger, unless the promotion is itself a deployment's run."""
+    approval_hours: float = Field(default=24.0, gt=0, le=8760)
+    """How long a person may take to approve or reject; then the version stays challenger."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
     """How long shards wait while no worker is there to encode them."""
     gpu: str = ""

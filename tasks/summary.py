@@ -85,9 +85,11 @@ def promote_rows(report: PromoteReport) -> list[Row]:
 def _unchanged_rows(unchanged: Unchanged) -> list[Row]:
     version = f"{unchanged.name} version {unchanged.version}"
     aliases = ", ".join(unchanged.aliases) or "none"
+    review = [("review", unchanged.review)] if unchanged.review else []
     return [
         ("unchanged", "neither the clips, nor the recipe, nor the base model changed"),
         ("registry", f"{version}, aliases: {aliases}, verdict {unchanged.verdict}"),
+        *review,
         ("next", "add clips or edit the recipe; nothing was encoded, trained or rendered"),
     ]
 

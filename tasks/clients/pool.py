@@ -55,7 +55,7 @@ class Pool:
         context = FlowRunContext.get()
         run = context.flow_run if context else None
         self.parent: UUID | None = run.id if run else None
-        with _asking("find the deployment"):
+        with asking("find the deployment"):
             try:
                 found = client.read_deployment_by_name(deployment)
             except (ObjectNotFound, ValueError) as error:
@@ -68,17 +68,25 @@ class Pool:
             raise ConfigError(f'deployment "{deployment}" has no work pool; deploy it to one')
         self.name: str = found.work_pool_name
 
-    def start(self, name: str, key: str, *, tag: str, parameters: Mapping[str, Any]) -> UUID:
+    def start(
+        self,
+        name: str,
+        key: str,
+        *,
+        tag: str,
+        parameters: Mapping[str, Any],
+        is_child: bool = True,
+    ) -> UUID:
         """Start a run, unless one with this key is under way: then it is that one.
 
         A run that has ended, well or badly, is not given again, as whoever asks for its work knows
-        that some is left.
+        that some is left. A run that is no child can be suspended; nobody waits for it.
 
         Raises:
             ConfigError: The deployment does not take these parameters.
             TransientError: The server did not answer.
         """
-        with _asking(f"start {name}"):
+        with asking(f"start {name}"):
             try:
                 run = run_deployment(
                     self._id,
@@ -86,6 +94,7 @@ class Pool:
                     flow_run_name=name,
                     timeout=0,
                     tags=[tag],
+                    as_subflow=is_child,
                     # Two parents see the same last run, so they make the same key. The server
                     # knows it by flow alone, and another deployment may have another store.
                     idempotency_key=digest([str(self._id), key, self._last_ended(tag)]),
@@ -107,7 +116,7 @@ class Pool:
             TransientError: The server did not answer.
         """
         found: dict[UUID, FlowRun] = {}
-        with _asking("look at runs"):
+        with asking("look at runs"):
             for first in range(0, len(runs), _PAGE):
                 some = FlowRunFilterId(any_=list(runs[first : first + _PAGE]))
                 listed = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(id=some))
@@ -123,7 +132,7 @@ class Pool:
         Raises:
             TransientError: The server did not answer.
         """
-        with _asking("look for workers"):
+        with asking("look for workers"):
             workers = self._client.read_workers_for_work_pool(self.name)
             paused = not running and self._client.read_work_pool(self.name).is_paused
         since = datetime.now(UTC) - _WORKER_SILENCE
@@ -150,7 +159,7 @@ class Pool:
         Raises:
             TransientError: The server did not answer.
         """
-        with _asking("cancel runs"):
+        with asking("cancel runs"):
             for run in runs:
                 if self._is_own(run):
                     self._client.set_flow_run_state(run.id, Cancelling())
@@ -161,7 +170,7 @@ class Pool:
         Raises:
             TransientError: The server did not answer.
         """
-        with _asking("give up a run"):
+        with asking("give up a run"):
             self._client.set_flow_run_state(run, Cancelled(message=why), force=True)
 
     def _is_own(self, run: FlowRun) -> bool:
@@ -190,7 +199,8 @@ def open_pool(deployment: str) -> Iterator[Pool]:
 
 
 @contextmanager
-def _asking(what: str) -> Iterator[None]:
+def asking(what: str) -> Iterator[None]:
+    """Turn a server that does not answer into the error that is tried again."""
     try:
         yield
     except httpx.HTTPError as error:

@@ -6,35 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from cogvx.check import check_file
-from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, IntegrityError, UserError
-from cogvx.evaluation.suite import load_suite
 from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import EvaluationConfig
-from cogvx.runs.folder import RunFolder, TrainOutcome
 from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Reason, Registry, Version
 from tasks.code import commit
 from tasks.describe import page_of
 from tasks.documents import Unchanged
-from tasks.evaluate import _to_beat
+from tasks.evaluate_plan import _to_beat
 from tasks.ingest import survey_clips
-from tasks.lineage import (
-    APPROVAL_TAG,
-    JUDGED_TAG,
-    NO_CHAMPION,
-    REFERENCE_TAG,
-    VERDICT_TAG,
-    judgement,
-)
+from tasks.lineage import APPROVAL_TAG
 from tasks.promote import promote_adapter
-from tasks.register import find_unchanged, open_registry, register_adapter
+from tasks.register import find_unchanged, open_registry
 from tasks.settings import settings
-from tasks.workbench import Workbench, code_version, open_workbench
+from tasks.workbench import Workbench, code_version
 from tests.adapters.toys import toy_adapter
-from tests.e2e.conftest import write_recipe
+from tests.fixtures.judged import judge, registered, version_of
 
 
 @pytest.fixture(scope="module")
@@ -54,38 +43,7 @@ def bench(
 ) -> Workbench:
     """A recipe whose adapter is trained, as far as the store knows, and registered."""
     name = request.node.originalname.replace("_", "-")[5:60].strip("-")
-    path = write_recipe(root / f"{name}.toml", clips=str(world_clips), base=nano_base, name=name)
-    bench = open_workbench(check_file(path).recipe)
-    manifest = survey_clips.fn(bench)
-    run = bench.run_identity(manifest)
-    if train.finished_run(bench, run) is None:
-        folder = RunFolder(bench.settings.run_folder(run))
-        file = toy_adapter(nano_base, folder.adapter, run=run)
-        outcome = TrainOutcome(
-            status="completed", step=8, steps=8, adapter_sha256=sha256_file(file), heldout_after=1.0
-        )
-        train._keep(bench, folder, run, outcome)
-    register_adapter.fn(bench)
-    return bench
-
-
-def version_of(bench: Workbench) -> Version:
-    found = open_registry(bench).find_version(
-        bench.recipe.name, bench.run_identity(bench.latest_manifest())
-    )
-    assert found is not None
-    return found
-
-
-def judge(bench: Workbench, verdict: str, reference: str = NO_CHAMPION) -> None:
-    """Leave the tags that an evaluation leaves."""
-    version, suite = version_of(bench), load_suite(Path(bench.recipe.evaluation.suite))
-    tags = {
-        VERDICT_TAG: verdict,
-        REFERENCE_TAG: reference,
-        JUDGED_TAG: judgement(bench.recipe, suite),
-    }
-    open_registry(bench).tag_version(version.name, version.version, tags)
+    return registered(root, name, base=nano_base, clips=world_clips)
 
 
 def champion_of(bench: Workbench) -> int | None:
@@ -271,7 +229,7 @@ def test_the_champion_is_judged_against_whom_it_beat(bench: Workbench, tmp_path:
     registry.promote(bench.recipe.name, other.version, expected_champion=None)
     judge(bench, "PROMOTE", reference=str(other.version))
     promote_adapter.fn(bench)
-    to_beat = _to_beat(registry, version_of(bench))
+    to_beat = _to_beat(registry, version_of(bench), registry.get_alias(bench.recipe.name, CHAMPION))
     assert to_beat is not None
     assert to_beat.version == other.version
 
