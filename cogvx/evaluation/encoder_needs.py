@@ -3,17 +3,41 @@
 Known before anything is rendered, and without loading a network.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from cogvx.errors import Problem
+from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.suite_texts import scored_text
-from cogvx.metrics.encoder_files import SETTING
+from cogvx.metrics.encoder_files import SETTING, TEXT_KINDS, TOKENIZER, local_path
 from cogvx.metrics.registry import metrics
 
 if TYPE_CHECKING:
     from cogvx.metrics.tokens import Tokens
+
+
+def asked_problems(suite: Suite, encoders: Mapping[str, str]) -> list[Problem]:
+    """What a suite asks of a recipe's networks in vain.
+
+    Texts are held against the vocabularies that lie on this machine; those of the hub are when they
+    are opened, which is before any video as well.
+
+    Args:
+        suite: Whose rule names metrics, and whose prompts have short texts.
+        encoders: Folders, or hub ids with a commit, by kind.
+    """
+    problems, readers = need_problems(suite, encoders), []
+    for kind in TEXT_KINDS:
+        folder = local_path(encoders.get(kind, ""))
+        if folder is None or not (folder / TOKENIZER).is_file():
+            continue
+        from cogvx.metrics.tokens import read_tokens  # noqa: PLC0415 - only where it is needed
+
+        try:
+            readers.append(read_tokens(kind, folder, where=SETTING + kind))
+        except ConfigError as error:
+            problems.append(Problem(SETTING + kind, None, f"cannot be used: {error}"))
+    return problems + token_problems(suite, readers)
 
 
 def need_problems(suite: Suite, kinds: Collection[str]) -> list[Problem]:

@@ -44,7 +44,7 @@ def encoder_problems(
             use = f"use one of {', '.join(ENCODER_KINDS)}"
             problems.append(Problem(place, None, "is of no kind", use))
             continue
-        path = _local(named)
+        path = local_path(named)
         if path is not None:
             problems += missing_files(kind, path, where=place, beside=encoders, texts=texts)
         elif not _HUB.fullmatch(named) and not (absent_is_fine and not _LOOSE_HUB.fullmatch(named)):
@@ -93,7 +93,7 @@ def resolve_encoder(kind: str, named: str, *, where: str = SETTING) -> Path:
         ConfigError: It is neither a folder nor a commit that the hub gives.
         TransientError: The hub is there but too busy to answer.
     """
-    path = _local(named)
+    path = local_path(named)
     if path is not None:
         return path
     pinned = _HUB.fullmatch(named)
@@ -106,8 +106,10 @@ def resolve_encoder(kind: str, named: str, *, where: str = SETTING) -> Path:
     return download(pinned[1], pinned[2], wanted=wanted, where=place)
 
 
-def _local(named: str) -> Path | None:
+def local_path(named: str) -> Path | None:
     """The folder or file of that name, if there is one."""
+    if not named:
+        return None  # which would be the working directory
     try:
         path = Path(named).expanduser()
         return path if path.exists() else None
