@@ -4,21 +4,36 @@ from prefect import flow
 
 from cogvx.recipe import Recipe
 from flows.cache import cache
-from tasks.dispatch import run_child
+from flows.generate import generate_shard
+from tasks.dispatch import in_one_piece, run_child, run_children
 from tasks.documents import EvaluateReport
-from tasks.evaluate import evaluate_adapter
+from tasks.evaluate import judge_evaluation
+from tasks.evaluate_plan import EvaluationWork, plan_evaluation
+from tasks.generate import videos_elsewhere
 from tasks.records import RecordsLost
-from tasks.workbench import open_workbench
+from tasks.workbench import Workbench, open_workbench
 
 
 @flow(name="evaluate", flow_run_name="evaluate {recipe.name}")
 def evaluate(recipe: Recipe) -> EvaluateReport:
-    """Render the suite, measure, decide, and write the report; videos that exist are reused.
+    """Screen, render what is missing, measure, decide, and write the report.
 
-    Records of held-out clips that turn out to be damaged are encoded again first.
+    Run twice, the second run renders nothing; killed anywhere, the next run finishes it. Records of
+    held-out clips that turn out to be damaged are encoded again first.
     """
+    bench = open_workbench(recipe, purpose="judge")
+    step = _plan(bench, recipe)
+    while isinstance(step, EvaluationWork):  # once, and after a HOLD with more seeds once more
+        ended = run_children(
+            generate_shard, step.children, what="render videos", elsewhere=videos_elsewhere()
+        )
+        step = judge_evaluation(bench, in_one_piece(step), in_one_piece(ended))
+    return step
+
+
+def _plan(bench: Workbench, recipe: Recipe) -> EvaluationWork | EvaluateReport:
     try:
-        return evaluate_adapter(open_workbench(recipe, purpose="judge"))
+        return plan_evaluation(bench)
     except RecordsLost:
         run_child(cache, recipe)
-        return evaluate_adapter(open_workbench(recipe, purpose="judge"))
+        return plan_evaluation(bench)

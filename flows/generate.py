@@ -15,12 +15,19 @@ from tasks.generate_plan import plan_videos
 
 
 @flow(name="generate-shard", flow_run_name="generate {job}, shard {part}")
-def generate_shard(job: str, shard: str, part: str = "1 of 1") -> VideoShardReport:  # noqa: ARG001
+def generate_shard(
+    job: str,  # noqa: ARG001
+    shard: str,
+    part: str = "1 of 1",
+    *,
+    for_evaluation: bool = False,
+) -> VideoShardReport:
     """Make the videos of one published shard that are still missing; run twice, it does nothing.
 
     `shard` is the digest of its plan in the store; `job` and `part` say to people which it is.
+    `for_evaluation` proves first that adapters act, and leaves no labelled copies.
     """
-    return leave_video_report(generate_videos(shard, part))
+    return leave_video_report(generate_videos(shard, part, for_evaluation=for_evaluation))
 
 
 @flow(name="generate", flow_run_name="generate {job.name}")

@@ -1,78 +1,110 @@
-"""Judge the registered adapter: who it is compared with, the verdict, and where it is kept."""
+"""Judge what was rendered: a verdict with its report, or after a HOLD what a second look needs."""
 
 import logging
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from cogvx.data.manifest import Manifest
-from cogvx.errors import ConfigError
+from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import EvaluationReport
-from cogvx.evaluation.suite import Suite, load_suite
-from cogvx.evaluation.suite_texts import overlap_problems
-from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
+from cogvx.evaluation.looks import wants_second_look
+from tasks.children import Ended
+from tasks.clients.registry import CHAMPION, Registry
+from tasks.clients.stores import kept_on_disk
 from tasks.describe import describe_judged, page_of
+from tasks.dispatch import require_all
 from tasks.documents import EvaluateReport
+from tasks.evaluate_plan import EvaluationWork
+from tasks.generate_documents import VideoShardReport
 from tasks.judged import keep_judgement
-from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, judgement
-from tasks.register import open_registry, registered_version
+from tasks.lineage import NO_CHAMPION
+from tasks.register import open_registry
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.workbench import Workbench, code_version
+from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from cogvx.evaluation.render import Arm
+    from cogvx.evaluation.render import Arm, Footage
     from cogvx.evaluation.report import ReportFiles
-    from tasks.measure import MeasuredArm
+    from cogvx.evaluation.suite import Suite
+    from tasks.contest import Contested
 
 logger = logging.getLogger(__name__)
 
 
 @task(
-    name="evaluate adapter",
+    name="judge videos",
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def evaluate_adapter(bench: Workbench) -> EvaluateReport:
-    """Compare the newest version with the champion, or with the bare base while there is none.
+def judge_evaluation(
+    bench: Workbench, work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]
+) -> EvaluateReport | EvaluationWork:
+    """Score and judge; the verdict is written down, unless more seeds could turn it.
+
+    A video that could not be rendered makes the verdict INVALID and is named in it, and so does a
+    champion that is another one than when the evaluation began.
 
     Raises:
-        ConfigError: The adapter is not registered, or the suite asks for training captions.
-        IntegrityError: An adapter has no effect, or a file is not the registered one.
+        CogvxError: Shards failed for reasons that have nothing to do with their videos, such as
+            workers that died; what was rendered is kept.
     """
-    manifest, registry = bench.latest_manifest(), open_registry(bench)
-    version = registered_version(bench, registry)
-    champion = _to_beat(registry, version)
-    suite = _suite(bench, manifest)
+    contested = work.stopped or _judge(bench, work, _reasons(work, ended))
+    if wants_second_look(contested.report.verdict, work.match.suite.gate):
+        logger.info("HOLD: two more seeds are rendered, and everything is judged once more")
+        return replace(work, match=work.match.second_look()).cut(bench)
+    return _settle(bench, work, contested)
 
-    from tasks.contest import hold_contest  # noqa: PLC0415 - loads the GPU stack
-    from tasks.evaluation_index import write_index  # noqa: PLC0415
 
-    asked = _arms(bench, registry, version, champion)
-    write_index(bench, asked, suite, manifest)
-    contested = hold_contest(
-        bench,
-        asked,
-        suite,
-        manifest,
-        model=bench.recipe.name,
-        provenance=_provenance(bench, manifest, version),
-    )
-    report, arms = contested.report, contested.arms
-    pages = _write(bench, registry, version, report, arms)
-    reference = NO_CHAMPION if champion is None else str(champion.version)
+def _reasons(work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]) -> Mapping[str, str]:
+    """Why videos could not be rendered, by their keys."""
+    whys: dict[str, str] = {}
+    for cut, end in zip(work.cuts, ended, strict=True):
+        if isinstance(end.error, IntegrityError):  # the arm's own fault: its adapter was refused
+            whys |= dict.fromkeys(cut.keys.values(), str(end.error))
+        if end.report is not None:
+            whys |= {cut.keys[failed.name]: failed.why for failed in end.report.failed}
+    require_all([end for end in ended if not isinstance(end.error, IntegrityError)])
+    return whys
+
+
+def _judge(bench: Workbench, work: EvaluationWork, whys: Mapping[str, str]) -> "Contested":
+    from cogvx.evaluation.render import find_footage  # noqa: PLC0415 - loads the GPU stack
+    from tasks.contest import judge_videos  # noqa: PLC0415
+    from tasks.measure import setting_of  # noqa: PLC0415
+
+    def footage(arm: "Arm", suite: "Suite") -> "Footage":
+        return find_footage(
+            arm,
+            suite,
+            setting=setting_of(bench),
+            store=kept_on_disk(bench.store, bench.settings),
+            work=bench.work / "videos",
+            fresh=work.fresh,
+            whys=whys,
+        )
+
+    return judge_videos(bench, work.match, footage)
+
+
+def _settle(bench: Workbench, work: EvaluationWork, contested: "Contested") -> EvaluateReport:
+    """Write the verdict down, for people and for the next stage."""
+    registry, version = open_registry(bench), work.version
+    report = _unless_moved(registry, work, contested.report)
+    pages = _write(bench, registry, work, replace(contested, report=report))
     keep_judgement(
         registry,
         version,
         report,
-        reference=reference,
-        judged=judgement(bench.recipe, suite),
+        reference=NO_CHAMPION if work.reference is None else str(work.reference),
+        judged=work.judged,
         page=str(pages.html),
     )
-    videos = [video for arm in arms for video in arm.videos]
+    videos = [video for arm in contested.arms for video in arm.videos]
     rendered = sum(video.fresh for video in videos)
     return EvaluateReport(
         name=version.name,
@@ -87,72 +119,49 @@ def evaluate_adapter(bench: Workbench) -> EvaluateReport:
     )
 
 
-def _to_beat(registry: Registry, version: Version) -> Version | None:
-    """The champion; for the champion itself, whoever it was judged against before."""
-    champion = registry.get_alias(version.name, CHAMPION)
-    if champion is None or champion.version != version.version:
-        return champion
-    before = version.tags.get(REFERENCE_TAG, NO_CHAMPION)
-    return None if before == NO_CHAMPION else registry.version(version.name, int(before))
-
-
-def _suite(bench: Workbench, manifest: Manifest) -> Suite:
-    path = bench.recipe.evaluation.suite
-    suite = load_suite(Path(path))
-    problems = overlap_problems(suite, [clip.caption for clip in manifest.train])
-    if problems:
-        raise ConfigError(path, problems)
-    return suite
-
-
-def _arms(
-    bench: Workbench, registry: Registry, version: Version, champion: Version | None
-) -> "tuple[Arm, ...]":
-    """Base, champion if there is one, and last the challenger."""
-    from cogvx.evaluation.render import Arm  # noqa: PLC0415 - loads torch
-    from cogvx.inference.batch import AdapterAtWeight  # noqa: PLC0415
-
-    arms = [Arm("base")]
-    for role, found in (("champion", champion), ("challenger", version)):
-        if found is not None:
-            folder = bench.work / "adapters" / f"{found.name}-{found.version}"
-            path = registry.download(found.name, found.version, folder)
-            adapter = AdapterAtWeight(found.tags[ADAPTER_TAG], path)
-            arms.append(Arm(f"{role} v{found.version}", (adapter,)))
-    return tuple(arms)
-
-
-def _provenance(bench: Workbench, manifest: Manifest, version: Version) -> dict[str, str]:
-    return {
-        "registered as": version.uri,
-        "recipe": bench.recipe.training_digest(),
-        "clips": f"{bench.dataset.url} ({manifest.count_clips(manifest.clips)} accepted)",
-        "manifest": manifest.content_digest(),
-        "base": f"{bench.recipe.base.path} {bench.base_fingerprint[:16]}",
-        "adapter": version.tags[ADAPTER_TAG],
-        "run": bench.run_identity(manifest),
-        "cogvx": code_version(),
-    }
+def _unless_moved(
+    registry: Registry, work: EvaluationWork, report: EvaluationReport
+) -> EvaluationReport:
+    """The report, if the champion is still who it was when the evaluation began."""
+    now = registry.aliases(work.version.name).get(CHAMPION)
+    if now == work.champion:
+        return report
+    before, after = (
+        "there was none" if number is None else f"it was version {number}"
+        for number in (work.champion, now)
+    )
+    fault = (
+        f"The champion changed while this was judged: {before} at the start, and {after} at the"
+        " end."
+    )
+    verdict = report.verdict.model_copy(
+        update={
+            "outcome": "INVALID",
+            "headline": f"Nothing was decided: {fault}",
+            "reasons": (fault,),
+            "next_step": "Evaluate again; videos that are there are not rendered again.",
+            "composite": None,
+            "comparisons": (),
+        }
+    )
+    return report.model_copy(update={"verdict": verdict})
 
 
 def _write(
-    bench: Workbench,
-    registry: Registry,
-    version: Version,
-    report: EvaluationReport,
-    arms: "tuple[MeasuredArm, ...]",
+    bench: Workbench, registry: Registry, work: EvaluationWork, contested: "Contested"
 ) -> "ReportFiles":
     """Write the report and keep it with the MLflow run."""
     from cogvx.evaluation.report import write_report  # noqa: PLC0415 - decodes videos
 
+    report, version = contested.report, work.version
     videos = {
         (arm.arm.name, video.prompt_id, video.seed): video.path
-        for arm in arms
+        for arm in contested.arms
         for video in arm.videos
     }
-    folder = bench.settings.report_folder(bench.run_identity(bench.latest_manifest()))
+    folder = bench.settings.report_folder(bench.run_identity(work.match.manifest))
     files = write_report(report, videos, folder)
     registry.log_artifact(version.run_id, folder, folder="evaluation")
-    page = page_of(bench, arms[-1].arm.adapters[0].path)
+    page = page_of(bench, contested.arms[-1].arm.adapters[0].path)
     describe_judged(registry, version, page, report, videos)
     return files

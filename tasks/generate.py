@@ -7,8 +7,9 @@ video: those that the store has under their content's name are copied, not made 
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -20,6 +21,7 @@ from cogvx.errors import IntegrityError
 from cogvx.inference.choices import used_adapters
 from cogvx.inference.job import GenerateJob
 from cogvx.inference.provenance import Provenance, describe_video, write_provenance
+from cogvx.inference.request import Weights
 from cogvx.inference.shots import Shot
 from cogvx.pages.generated import Shown, render_generated
 from cogvx.store import ObjectStore
@@ -36,6 +38,9 @@ from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
 from tasks.workbench import code_version, device_of, published, put, read_stored
 
+if TYPE_CHECKING:
+    from cogvx.inference.session import Session
+
 logger = logging.getLogger(__name__)
 
 _REPORTS = "shards"
@@ -48,20 +53,35 @@ _REPORTS = "shards"
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def generate_videos(shard: str, part: str) -> VideoShardReport:
+def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> VideoShardReport:
     """Make those videos of a published shard that are not there yet.
 
+    For an evaluation it is proved first that the adapters act, and the job gets no folder: videos
+    are looked for under their content's names alone.
+
     Raises:
-        IntegrityError: The shard is damaged, or the base of this machine is another one.
+        IntegrityError: The shard is damaged, or the base of this machine is another one; or the
+            adapters of an evaluation have no effect.
     """
-    from cogvx.inference.batch import Failed, Hooks, try_videos  # noqa: PLC0415 - loads the codecs
+    from cogvx.inference.batch import (  # noqa: PLC0415 - loads the codecs
+        SILENT,
+        Failed,
+        Hooks,
+        try_videos,
+    )
 
     here = settings()
     store = open_record_store(here)
     near = kept_on_disk(store, here)
     job = published(store, PLANS, shard, kind=GenerateJob)
     ready = prepare(job, here, store=store, read_image=published_picture(store))
-    left = [shot for shot in ready.shots if store.info(video_path(job.name, shot.name)) is None]
+
+    def place(shot: Shot) -> str:
+        """Where a video lies when it is finished."""
+        key = shot.wanted.key(ready.engine)
+        return key.path if for_evaluation else video_path(job.name, shot.name)
+
+    left = [shot for shot in ready.shots if store.info(place(shot)) is None]
     suffix = "" if part == "1 of 1" else f" of shard {part}"
     progress = Progress(f"generate videos{suffix}", "videos", logger)
     failed = []
@@ -71,14 +91,14 @@ def generate_videos(shard: str, part: str) -> VideoShardReport:
         engine=ready.engine,
         store=near,
         work=here.work / "videos",
-        hooks=Hooks(videos=progress),
+        hooks=Hooks(videos=progress, mix=_proof(ready) if for_evaluation else SILENT.mix),
     )
     for video in videos:
         shot = left[video.number]
         if isinstance(video, Failed):
             logger.error("%s failed: %s", shot.name, video.error)
             failed.append(FailedVideo(name=shot.name, why=str(video.error)))
-        else:
+        elif not for_evaluation:
             _deliver(video.path, shot, ready, store, here.work)
     return VideoShardReport(
         wanted=len(ready.shots), made=len(left) - len(failed), failed=tuple(failed)
@@ -140,6 +160,14 @@ def settle_videos(work: VideoWork, ended: Sequence[Ended[VideoShardReport]]) -> 
         made=made,
         failed=tuple(FailedVideo(name=line.name, why=line.why) for line in lines if line.why),
     )
+
+
+def _proof(ready: Ready) -> "Callable[[Session, Weights], None]":
+    """What is asked of an arm's adapters before they are used."""
+    from cogvx.evaluation.canary import require_effect  # noqa: PLC0415 - loads torch
+
+    arm = " and ".join(found.name for found in ready.adapters)
+    return lambda session, weights: require_effect(session, weights, arm)
 
 
 def _deliver(source: Path, shot: Shot, ready: Ready, store: ObjectStore, work: Path) -> None:
