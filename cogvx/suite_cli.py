@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cogvx.errors import ConfigError, Problem
+from cogvx.evaluation.encoder_needs import network_warnings
 from cogvx.evaluation.looks import MORE_SEEDS, confidence_at
 from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.evaluation.suite_file import read_lines, read_suite_file, write_suite_file
@@ -204,7 +205,7 @@ def _one_of(option: str, text: str, known: Sequence[_ChoiceT]) -> _ChoiceT:
 
 
 def _warn(suite: Suite) -> None:
-    for warning in suite_warnings(suite):
+    for warning in [*suite_warnings(suite), *network_warnings(suite)]:
         typer.secho(printable(f"WARNING: {warning}"), fg="yellow", err=True)
 
 

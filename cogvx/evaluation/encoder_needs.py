@@ -47,16 +47,17 @@ def need_problems(suite: Suite, kinds: Collection[str]) -> list[Problem]:
     for where, name in _asked(suite):
         kind = known[name].encoder
         if kind is not None and kind not in kinds:
-            wrong = f"needs a network of the kind {kind}, and {SETTING}{kind} names none"
+            wrong = f"needs a network, which {SETTING}{kind} must name"
             problems.append(Problem(where, name, wrong, "name one there, or remove the metric"))
     return problems
 
 
-def needed_kinds(suite: Suite) -> tuple[str, ...]:
-    """Kinds of networks without which the suite's rule cannot decide, each once."""
-    known = metrics()
-    kinds = (known[name].encoder for _, name in _asked(suite))
-    return tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
+def network_warnings(suite: Suite) -> list[Problem]:
+    """Metrics of the rule that only recipes with a network can have, for who sees no recipe."""
+    return [
+        Problem(problem.where, problem.value, problem.wrong, "recipes with this suite need one")
+        for problem in need_problems(suite, ())
+    ]
 
 
 def token_problems(suite: Suite, readers: "Iterable[Tokens]") -> list[Problem]:
