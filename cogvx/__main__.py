@@ -64,7 +64,7 @@ def check(
 ) -> None:
     """List every problem of a recipe, or say what it will train, and what that takes."""
     given = circumstances(gpu, price=price, clips=clips)
-    checked = check_file(recipe, absent_is_fine=no_files, device=given.device)
+    checked = check_file(recipe, absent_is_fine=no_files, purpose="judge", device=given.device)
     for warning in checked.warnings:
         typer.secho(f"WARNING: {warning}", fg="yellow", err=True)
     typer.echo(f"{recipe}: no problems")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from cogvx.errors import ConfigError, Problem
-from cogvx.evaluation.suite import Suite, image_problems, load_suite
-from cogvx.limits import base_problems, judging_problems, training_problems
+from cogvx.evaluation.recipe_suites import Look, suites_problems
+from cogvx.limits import base_problems, training_problems
 from cogvx.preflight.devices import Device
 from cogvx.preflight.estimate import device_problems
 from cogvx.recipe import Recipe, parse_recipe, read_sections, recipe_warnings
@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCI
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 Purpose = Literal["cache", "train", "judge"]
-"""The last thing that a command will do with a recipe; more bases suit an earlier one."""
+"""The last thing that a command will do with a recipe; an earlier one asks for less."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,11 @@ def check_document(
         if recipe is not None and device is not None and not limits:
             problems += device_problems(recipe, facts, device)
     problems += _dataset_problems(sections, absent_is_fine=absent_is_fine)
-    problems += _suite_problems(sections, facts, absent_is_fine=absent_is_fine)
+    evaluation = sections.get("evaluation")
+    if isinstance(evaluation, EvaluationConfig):
+        is_judged = purpose == "judge"
+        looked = Look(facts, is_judged=is_judged, absent_is_fine=absent_is_fine)
+        problems += suites_problems(evaluation, looked)
     if recipe is None or problems:
         raise ConfigError(subject, problems)
     return Checked(recipe, facts, tuple(recipe_warnings(recipe)))
@@ -113,7 +117,6 @@ def _limits(sections: Mapping[str, Section], facts: BaseFacts, purpose: Purpose)
     """What the base forbids."""
     problems = base_problems(sections, facts)
     problems += training_problems(sections, facts) if purpose != "cache" else []
-    problems += judging_problems(sections, facts) if purpose == "judge" else []
     return problems
 
 
@@ -168,34 +171,6 @@ def _location_fault(uri: str, *, absent_is_fine: bool) -> str:
         return "cannot be the name of a folder"
 
 
-def _suite_problems(
-    sections: Mapping[str, Section], facts: BaseFacts | None, *, absent_is_fine: bool
-) -> list[Problem]:
-    evaluation = sections.get("evaluation")
-    if not isinstance(evaluation, EvaluationConfig):
-        return []
-    path, shown = Path(evaluation.suite), shown_text(evaluation.suite)
-    try:
-        problems = _misfits(load_suite(path), facts)
-    except ConfigError as error:
-        if absent_is_fine and isinstance(error.__cause__, FileNotFoundError):
-            return []
-        if not error.problems:
-            return [Problem("evaluation.suite", None, f"cannot be used: {error}")]
-        problems = list(error.problems)
-    return [
-        Problem(f"{shown}: {problem.where}", problem.value, problem.wrong, problem.use)
-        for problem in problems
-    ]
-
-
-def _misfits(suite: Suite, facts: BaseFacts | None) -> list[Problem]:
-    """First frames for a base that takes none. One that needs them is not judged at all yet."""
-    if facts is None or facts.variant.image_to_video:
-        return []
-    return image_problems(suite)
-
-
 def recipe_rows(checked: Checked) -> list[tuple[str, str]]:
     """What a recipe will train, as pairs of a short name and a fact."""
     recipe, facts = checked.recipe, checked.facts
@@ -214,7 +189,7 @@ def recipe_rows(checked: Checked) -> list[tuple[str, str]]:
     if facts is not None and facts.variant.image_to_video:
         scale = recipe.base.image_latent_scale or facts.variant.image_scales[0]
         hidden = f"hidden from {train.image_dropout:.0%} of the samples"
-        images = [("images", f"first frames {scale}, {hidden}; the adapter cannot be judged here")]
+        images = [("images", f"first frames {scale}, {hidden}")]
     return [
         ("base", base),
         *images,

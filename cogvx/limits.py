@@ -53,23 +53,6 @@ def training_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list
     return [Problem(where, scale, wrong, "remove it")]
 
 
-def judging_problems(sections: Mapping[str, Section], facts: BaseFacts) -> list[Problem]:
-    """What forbids judging an adapter that may be trained and generated with all the same.
-
-    The flow that judges has not been tried with first frames. It is asked for
-    before the chain begins, not after hours of training.
-    """
-    base, variant = sections.get("base"), facts.variant
-    if not isinstance(base, BaseConfig) or not variant.image_to_video:
-        return []
-    wrong = (
-        f"is an image-to-video model ({variant.name}), whose adapters this version trains, "
-        "registers and generates with, but does not judge yet"
-    )
-    use = "use `cogvx train` and `cogvx register`, or a text-to-video model"
-    return [Problem("base.path", base.path, wrong, use)]
-
-
 def _video_problems(video: VideoConfig, facts: BaseFacts) -> list[Problem]:
     """What the base forbids: of the first size by its three settings, of other buckets as one."""
     problems = _frame_problems(video, facts) + _size_problems(video, facts)

@@ -67,6 +67,7 @@ class Recipe(_Heading):
                 "video": self.video,
                 "lora": self.lora,
                 "train": self.train,
+                "evaluation": self.evaluation,
             }
         )
         if found:

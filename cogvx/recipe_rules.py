@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 
 from cogvx.errors import Problem
-from cogvx.recipe_sections import DatasetConfig, LoraConfig, TrainConfig, VideoConfig
+from cogvx.recipe_sections import (
+    DatasetConfig,
+    EvaluationConfig,
+    LoraConfig,
+    SweepConfig,
+    TrainConfig,
+    VideoConfig,
+)
 from cogvx.section import Section
 from cogvx.shapes import VideoSize
 
@@ -24,6 +31,9 @@ def rule_problems(sections: Mapping[str, Section]) -> list[Problem]:
         dataset = sections.get("dataset")
         if isinstance(dataset, DatasetConfig):
             problems += heldout_problems(train, dataset)
+    evaluation = sections.get("evaluation")
+    if isinstance(evaluation, EvaluationConfig) and evaluation.sweep is not None:
+        problems += sweep_problems(evaluation.sweep)
     return problems
 
 
@@ -117,3 +127,19 @@ def heldout_problems(train: TrainConfig, dataset: DatasetConfig) -> list[Problem
             "raise dataset.min_heldout to 2 or more, or use 0",
         )
     ]
+
+
+def sweep_problems(sweep: SweepConfig) -> list[Problem]:
+    """Weights that would draw nothing new, or turn the adapter round."""
+    problems = []
+    for index, weight in enumerate(sweep.weights):
+        where = f"evaluation.sweep.weights[{index}]"
+        if weight == 0:
+            wrong = "is the base, which is drawn anyway"
+            problems.append(Problem(where, weight, wrong, "remove it"))
+        elif weight < 0:
+            wrong = "takes away what the adapter has learned"
+            problems.append(Problem(where, weight, wrong, "use weights above 0"))
+        elif weight in sweep.weights[:index]:
+            problems.append(Problem(where, weight, "is there twice", "remove it"))
+    return problems

@@ -251,7 +251,7 @@ class SweepConfig(Section):
     suite: str = Field(min_length=1, max_length=_MAX_PATH)
     """Path of a suite of the split dev: a weight is not chosen on the prompts that decide."""
     weights: tuple[float, ...] = Field(default=(0.25, 0.5, 0.75, 1.0, 1.25), min_length=1)
-    """Of the adapter; 0 is the base, which is drawn anyway."""
+    """Of the adapter, each above 0: the base is drawn anyway."""
 
 
 class EvaluationConfig(Section):

@@ -1,12 +1,14 @@
 """Write docs/recipes.md from the recipe's own fields: `python -m deployments.recipe_page`."""
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic.fields import FieldInfo
 
 from cogvx.errors import as_toml
 from cogvx.files import write_bytes
 from cogvx.recipe import Recipe, section_kinds
+from cogvx.section import Section
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
@@ -45,10 +47,25 @@ def recipe_page() -> str:
     """The page as Markdown."""
     parts = [_HEAD]
     for name, kind in section_kinds().items():
-        parts.append(f"\n## [{name}]\n\n{kind.__doc__ or ''}\n\n{_table(kind.model_fields)}")
+        parts.append(_section(name, kind))
+        parts += [_section(f"{name}.{inner}", part) for inner, part in _sections_in(kind)]
     top = {n: f for n, f in Recipe.model_fields.items() if n not in section_kinds()}
     parts.append(f"\n## Above the sections\n\n{_table(top)}")
     return "".join(parts)
+
+
+def _section(name: str, kind: type[Section]) -> str:
+    return f"\n## [{name}]\n\n{kind.__doc__ or ''}\n\n{_table(kind.model_fields)}"
+
+
+def _sections_in(kind: type[Section]) -> list[tuple[str, type[Section]]]:
+    """Sections that may stand in a section, which is without them otherwise."""
+    return [
+        (name, part)
+        for name, field in kind.model_fields.items()
+        for part in get_args(field.annotation)
+        if isinstance(part, type) and issubclass(part, Section)
+    ]
 
 
 def _table(fields: dict[str, FieldInfo]) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from cogvx.check import Purpose, check_document, check_file, check_recipe, recipe_rows
 from cogvx.errors import ConfigError
+from cogvx.evaluation.suite import load_suite
 
 RECIPE = """
 name = "style"
@@ -296,16 +297,77 @@ def test_a_file_is_checked_as_its_document_is(tmp_path: Path) -> None:
     assert check_file(path, absent_is_fine=True).warnings == ()
 
 
-def test_an_image_to_video_base_is_cached_and_trained_but_not_judged(tmp_path: Path) -> None:
+def test_an_image_to_video_base_is_judged_on_prompts_with_first_frames(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=SUITE))
     for purpose in ("cache", "train"):
         checked = check_file(path, purpose=purpose)
         assert check_recipe(checked.recipe, purpose=purpose).recipe == checked.recipe
+    prompts = len(load_suite(SUITE).prompts)
     for check in (check_file, check_recipe):
         subject = path if check is check_file else checked.recipe
-        with pytest.raises(ConfigError, match=r"but does not judge yet; .*`cogvx register`"):
+        with pytest.raises(
+            ConfigError, match=r"image is missing, and the base starts from"
+        ) as told:
             check(subject, purpose="judge")
+        assert len(told.value.problems) == prompts
+    suite = tmp_path / "suite.toml"
+    suite.write_text(SUITE.read_text().replace("[[prompts]]", '[[prompts]]\nimage = "first.png"'))
+    (tmp_path / "first.png").write_bytes(b"a picture")
+    path.write_text(RECIPE.format(base="zai-org/CogVideoX-5b-I2V", suite=suite))
+    assert check_file(path, purpose="judge").warnings == ()
+
+
+def dev_suite(path: Path, **changes: str) -> Path:
+    """The toy suite as one to choose weights on, with prompts of its own."""
+    text = SUITE.read_text().replace('split = "gate"', 'split = "dev"')
+    text = text.replace('prompt = "', 'prompt = "Slowly, ')
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def test_weights_are_tried_on_a_suite_that_decides_nothing(tmp_path: Path) -> None:
+    dev = dev_suite(tmp_path / "dev.toml")
+    assert problems(evaluation__sweep={"suite": str(dev)}) == ""
+    assert problems(evaluation__sweep={"suite": str(dev), "weights": [0.5]}) == ""
+    found = problems(evaluation__sweep={"suite": str(SUITE)})
+    assert 'evaluation.sweep.suite = "' in found
+    assert 'is of the split "gate": a weight is not chosen on prompts that decide' in found
+    same = dev_suite(tmp_path / "same.toml", **{"Slowly, ": ""})
+    found = problems(evaluation__sweep={"suite": str(same)})
+    assert f"{len(load_suite(SUITE).prompts)} problem(s)" in found
+    assert "is a prompt of evaluation.suite as well, which decides" in found
+
+
+def test_whatever_is_wrong_with_a_sweep_is_told_at_once(tmp_path: Path) -> None:
+    weights = [0.5, -1.0, 0.0, 1.0, 0.5]
+    found = problems(evaluation__sweep={"suite": str(SUITE), "weights": weights}, train__steps=0)
+    for part in (
+        "train.steps = 0",
+        "evaluation.sweep.weights[1] = -1.0 takes away what the adapter has learned",
+        "evaluation.sweep.weights[2] = 0.0 is the base, which is drawn anyway; remove it",
+        "evaluation.sweep.weights[4] = 0.5 is there twice; remove it",
+        'is of the split "gate"',
+    ):
+        assert part in found
+    assert "5 problem(s)" in found
+    absent = str(tmp_path / "absent.toml")
+    assert "absent.toml: there is no such file" in problems(evaluation__sweep={"suite": absent})
+    assert problems(evaluation__sweep={"suite": absent}, absent_is_fine=True) == ""
+    broken = dev_suite(tmp_path / "broken.toml", steps="stops")
+    assert "broken.toml: sampling.stops" in problems(evaluation__sweep={"suite": str(broken)})
+    for wrong in ({"weights": []}, {"weights": [float("inf")]}, {"wheights": [1.0]}):
+        assert "evaluation.sweep." in problems(evaluation__sweep={"suite": absent, **wrong})
+
+
+def test_a_sweep_over_a_base_of_first_frames_needs_them_as_well(tmp_path: Path) -> None:
+    dev = dev_suite(tmp_path / "dev.toml")
+    base, sweep = "zai-org/CogVideoX-5b-I2V", {"suite": str(dev)}
+    found = problems(base, purpose="judge", evaluation__sweep=sweep)
+    assert f'{dev}: prompts["' in found
+    assert problems(base, evaluation__sweep=sweep) == ""
 
 
 def test_first_frames_are_among_what_a_recipe_will_train(tmp_path: Path) -> None:

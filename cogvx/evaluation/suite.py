@@ -184,6 +184,16 @@ def image_problems(suite: Suite) -> list[Problem]:
     ]
 
 
+def picture_problems(suite: Suite) -> list[Problem]:
+    """Prompts without the first frame that image-to-video bases start from."""
+    wrong = "is missing, and the base starts from a first frame"
+    return [
+        Problem(f'prompts["{prompt.id}"].image', None, wrong, "name a picture beside the suite")
+        for prompt in suite.prompts
+        if prompt.image is None
+    ]
+
+
 _EXAMPLE: dict[str, Any] = {
     "sampling": {"steps": 50, "guidance": 6.0, "sampler": "dpm"},
     "prompts": ({"id": "a", "prompt": "a"},),
