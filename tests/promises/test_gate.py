@@ -19,7 +19,7 @@ from tasks.measure import measure_arms
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
 from tests.fixtures.bad_adapters import doubled, overcooked, untrained
-from tests.fixtures.chain import ROOT, train_on
+from tests.fixtures.chain import ROOT, home_of, recipe_of, train_on
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +38,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     render_lessons(work / "clips", "neon", clips=30)
     train_on(work / "clips", work / "good", name="good", base=carried_nano())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COGVX_HOME", str(work / "good" / "home"))
+        patch.setenv("COGVX_HOME", str(home_of(work / "good")))
         patch.chdir(ROOT)
         settings.cache_clear()
-        yield open_workbench(check_file(work / "good" / "recipe.toml").recipe)
+        yield open_workbench(check_file(recipe_of(work / "good", "good")).recipe)
     settings.cache_clear()
 
 
