@@ -6,6 +6,7 @@ the registry, so whoever has adapters as files can hold one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from cogvx.data.manifest import Manifest
@@ -16,6 +17,8 @@ from cogvx.evaluation.render import Arm, Footage
 from cogvx.evaluation.screen import screen
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.wording import Contest
+from cogvx.inference.session import Session
+from tasks.gauges import Surroundings, gauges_for, look_around
 from tasks.measure import (
     Losses,
     MeasuredArm,
@@ -102,14 +105,16 @@ def hold_contest(
     stopped = stop_early(bench, match)
     if stopped is not None:
         return stopped
+    around = look_around(bench, suite, manifest)
 
-    def footage(arm: Arm, suite: Suite) -> Footage:
-        return render_here(bench, arm, suite, open_session)
+    def judged(match: Match) -> Contested:
+        footage = [render_here(bench, arm, match.suite, open_session) for arm in match.arms]
+        return judge_videos(bench, match, footage, around, open_session)
 
-    first = judge_videos(bench, match, footage)
+    first = judged(match)
     if not wants_second_look(first.report.verdict, suite.gate):
         return first
-    return judge_videos(bench, match.second_look(), footage)
+    return judged(match.second_look())
 
 
 def stop_early(bench: Workbench, match: Match) -> Contested | None:
@@ -141,24 +146,40 @@ def stop_early(bench: Workbench, match: Match) -> Contested | None:
 
 
 def judge_videos(
-    bench: Workbench, match: Match, footage: Callable[[Arm, Suite], Footage]
+    bench: Workbench,
+    match: Match,
+    footage: Sequence[Footage],
+    around: Surroundings,
+    open_session: Callable[[], Session],
 ) -> Contested:
     """Score every arm's videos under the match's suite, and judge.
 
     Args:
         bench: The recipe's workbench.
         match: Who meets whom, at which look.
-        footage: Brings an arm's videos here.
+        footage: Of every arm, in their order.
+        around: What all arms are measured beside.
+        open_session: Called only if an arm's drift from the base was never measured.
     """
+    base_videos = {(video.prompt_id, video.seed): video.path for video in footage[0].videos}
     measured = tuple(
         score_footage(
             bench,
             arm,
-            footage(arm, match.suite),
+            shown,
             suite=match.suite,
             losses=match.losses[arm.name],
+            gauges=partial(
+                gauges_for,
+                bench,
+                arm,
+                around,
+                suite=match.suite,
+                base_videos=base_videos,
+                open_session=open_session,
+            ),
         )
-        for arm in match.arms
+        for arm, shown in zip(match.arms, footage, strict=True)
     )
     results = _by_role(match, measured)
     report = judge(
@@ -169,6 +190,7 @@ def judge_videos(
         base=results.get("base"),
         provenance=match.provenance,
         look=match.look,
+        limits=around.limits,
     )
     return Contested(report.model_copy(update={"changes": match.changes}), measured)
 

@@ -27,7 +27,7 @@ from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
     from cogvx.evaluation.documents import EvaluationReport
-    from cogvx.evaluation.report import Videos
+    from cogvx.evaluation.gallery import Videos
     from tasks.clients.registry import Registry, Version
 
 _FOLDER, _FRAMES = "card", "frames.png"

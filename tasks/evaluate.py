@@ -26,9 +26,7 @@ from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
-    from cogvx.evaluation.render import Arm, Footage
     from cogvx.evaluation.report import ReportFiles
-    from cogvx.evaluation.suite import Suite
     from tasks.contest import Contested
 
 logger = logging.getLogger(__name__)
@@ -75,20 +73,24 @@ def _reasons(work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]) -> 
 def _judge(bench: Workbench, work: EvaluationWork, whys: Mapping[str, str]) -> "Contested":
     from cogvx.evaluation.render import find_footage  # noqa: PLC0415 - loads the GPU stack
     from tasks.contest import judge_videos  # noqa: PLC0415
-    from tasks.measure import setting_of  # noqa: PLC0415
+    from tasks.gauges import look_around  # noqa: PLC0415
+    from tasks.measure import one_session, setting_of  # noqa: PLC0415
 
-    def footage(arm: "Arm", suite: "Suite") -> "Footage":
-        return find_footage(
+    match = work.match
+    footage = [
+        find_footage(
             arm,
-            suite,
+            match.suite,
             setting=setting_of(bench),
             store=kept_on_disk(bench.store, bench.settings),
             work=bench.work / "videos",
             fresh=work.fresh,
             whys=whys,
         )
-
-    return judge_videos(bench, work.match, footage)
+        for arm in match.arms
+    ]
+    around = look_around(bench, match.suite, match.manifest)
+    return judge_videos(bench, match, footage, around, one_session(bench))
 
 
 def _settle(bench: Workbench, work: EvaluationWork, contested: "Contested") -> EvaluateReport:

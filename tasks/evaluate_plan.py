@@ -80,12 +80,14 @@ def plan_evaluation(bench: Workbench) -> EvaluationWork:
     Whoever is judged meets the champion, or the bare base while there is none.
 
     Raises:
-        ConfigError: The adapter is not registered, or the suite asks for training captions.
+        ConfigError: The adapter is not registered, the suite asks for training captions, or the
+            recipe's networks cannot be had.
         IntegrityError: A file is not the registered one, or does not fit the base.
         RecordsLost: Records of held-out clips are absent or damaged.
     """
     from tasks.contest import Match, stop_early  # noqa: PLC0415 - loads the GPU stack
     from tasks.evaluation_index import write_index  # noqa: PLC0415
+    from tasks.gauges import look_around  # noqa: PLC0415
     from tasks.measure import measure_losses, one_session  # noqa: PLC0415
 
     manifest, registry = bench.latest_manifest(), open_registry(bench)
@@ -112,7 +114,12 @@ def plan_evaluation(bench: Workbench) -> EvaluationWork:
         match=match,
     )
     stopped = stop_early(bench, match)
-    return work.cut(bench) if stopped is None else replace(work, stopped=stopped)
+    if stopped is not None:
+        return replace(work, stopped=stopped)
+    work = work.cut(bench)
+    if work.cuts:
+        look_around(bench, suite, manifest)  # what it refuses is refused before videos are made
+    return work
 
 
 def _to_beat(registry: Registry, version: Version, holder: Version | None) -> Version | None:

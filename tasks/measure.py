@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from cogvx.cache.plan import Sample, samples
 from cogvx.data.manifest import Manifest
+from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import ArmResult, VideoScore
+from cogvx.evaluation.gauge import Gauge
 from cogvx.evaluation.render import Arm, Footage, Rendered, Setting, Unmade, render_arm
 from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
@@ -95,18 +97,38 @@ def score_footage(
     *,
     suite: Suite,
     losses: Iterable[HeldoutLoss],
+    gauges: Callable[[], Sequence[Gauge]] = tuple,
 ) -> MeasuredArm:
-    """Score an arm's videos; one that could not be rendered is a fault in words."""
+    """Score an arm's videos; one that could not be rendered is a fault in words.
+
+    So is what keeps its gauges from measuring. They are not asked for where videos are lacking:
+    the arm is judged invalid in any case.
+    """
+    found, faults = ((), ()) if footage.unmade else _opened(arm, gauges)
     result = score_arm(
         arm,
         footage.videos,
         suite=suite,
         scores=Scores(bench.recipe.video, kept_on_disk(bench.store, bench.settings)),
         heldout=losses,
+        gauges=found,
         on_progress=Progress(f"score {arm.name}", "videos", logger),
     )
-    videos = (*result.videos, *(_unscored(each) for each in footage.unmade))
-    return MeasuredArm(arm, footage.videos, result.model_copy(update={"videos": videos}))
+    told = {
+        "videos": (*result.videos, *(_unscored(each) for each in footage.unmade)),
+        "faults": (*result.faults, *faults),
+    }
+    return MeasuredArm(arm, footage.videos, result.model_copy(update=told))
+
+
+def _opened(
+    arm: Arm, gauges: Callable[[], Sequence[Gauge]]
+) -> tuple[Sequence[Gauge], tuple[str, ...]]:
+    """An arm's gauges, or why there are none."""
+    try:
+        return gauges(), ()
+    except IntegrityError as error:
+        return (), (f"{arm.name} could not be measured: {error}.",)
 
 
 def _unscored(unmade: Unmade) -> VideoScore:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 class EvaluationIndex(BaseModel):
     """Every arm's videos and held-out losses, and the prompts' embeddings, there or not yet.
 
-    `features` are what encoders read off the videos. Older indexes name neither of the last two.
+    What was measured on the videos is not here: it is worth no more than the time it takes. Older
+    indexes name no prompts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -20,11 +21,10 @@ class EvaluationIndex(BaseModel):
     videos: tuple[str, ...]
     heldout: tuple[str, ...]
     prompts: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
 
     def reaches(self) -> set[str]:
         """Where all of it lies."""
-        return {*self.videos, *self.heldout, *self.prompts, *self.features}
+        return {*self.videos, *self.heldout, *self.prompts}
 
 
 def evaluation_path(run: str, judged: str) -> str:
