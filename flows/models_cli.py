@@ -154,6 +154,30 @@ def diff(
             _print(_differences_table(title, part))
 
 
+@app.command()
+def history(
+    name: Name,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the page goes; else ./NAME.html.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page of all versions: every metric over time, verdicts, and who was champion when."""
+    _begin()
+    from tasks.history import history_of, write_history  # noqa: PLC0415
+
+    found = history_of(name)
+    if out is not None or not as_json:
+        page = write_history(found, out or Path(f"{name.replace('/', '-')}.html"))
+    if as_json:
+        _print_json(found)
+        return
+    champion = "none" if found.champion is None else f"version {found.champion}"
+    rows = [("versions", str(len(found.versions))), ("champion", champion), ("page", str(page))]
+    show(f"history {name}", rows)
+
+
 def _begin() -> None:
     prepare_process()
     log_to_terminal()

@@ -8,9 +8,12 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
+from cogvx import files
+from cogvx.errors import ConfigError
 from cogvx.evaluation.documents import Result, Role
 from cogvx.evaluation.history import (
     ChampionMove,
@@ -86,9 +89,17 @@ def model_history(registry: Registry, name: str) -> ModelHistory:
     )
 
 
-def render(history: ModelHistory) -> str:
-    """The page over a history."""
-    return history_page(history)
+def write_history(history: ModelHistory, path: Path) -> Path:
+    """Write the page over a history to a file, whose folder is made if need be.
+
+    Raises:
+        ConfigError: It cannot be written there.
+    """
+    try:
+        files.write_bytes(path, history_page(history).encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
 
 
 def judgement_from(version: Version, run: RunFacts | None) -> Judgement | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from cogvx import files
 from cogvx.evaluation.compare import number, signed
 from cogvx.evaluation.documents import EvaluationReport, Verdict
 from cogvx.evaluation.history import Judgement, Measure, judgement_of
@@ -28,7 +27,7 @@ from tasks.clients.versions import (
     SUITE_TAG,
     VERDICT_TAG,
 )
-from tasks.history import HISTORY_FILE, links_of, metric_key, model_history, render
+from tasks.history import HISTORY_FILE, links_of, metric_key, model_history, write_history
 from tasks.progress import is_watched
 
 TABLE = "evaluation/prompts.json"
@@ -69,8 +68,7 @@ def keep_judgement(
     kept = {**tags, REFERENCE_TAG: reference, JUDGED_TAG: judged}
     registry.tag_version(version.name, version.version, kept)
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / HISTORY_FILE
-        files.write_bytes(path, render(model_history(registry, version.name)).encode())
+        path = write_history(model_history(registry, version.name), Path(scratch) / HISTORY_FILE)
         registry.log_artifact(version.run_id, path, folder=_FOLDER)
     run = registry.facts_of_runs([version.run_id]).get(version.run_id)
     links = links_of(registry, version, run) or ({"report": page} if page else {})

@@ -132,9 +132,11 @@ def _values(seen: Sequence[Seen], width: float) -> Panel | None:
     if not shown:
         return None
     ceilings = [each for each in shown if each.measure.role == "ceiling"]
-    others = [each.measure.reference for each in shown]
-    others += [each.measure.limit for each in ceilings]
-    scale = Scale.of([each.measure.candidate for each in shown], others)
+    scale = Scale.of(
+        [each.measure.candidate for each in shown],
+        beside=[each.measure.reference for each in shown],
+        always=[each.measure.limit for each in ceilings],
+    )
     return Panel(
         title="means",
         marks=tuple(
@@ -154,12 +156,15 @@ def _effects(seen: Sequence[Seen]) -> Panel | None:
     shown = [each for each in seen if each.measure.effect is not None]
     if not shown or shown[-1].measure.role == "ceiling":  # whose rule looks at no effect
         return None
-    others: list[float | None] = [0.0]
-    for each in shown:
-        others += [each.measure.low, each.measure.high]
-        if each.measure.role == "guard" and each.measure.limit is not None:
-            others.append(-1.3 * each.measure.limit)
-    scale = Scale.of([each.measure.effect for each in shown], others)
+    margins = [each.measure.limit for each in shown if each.measure.role == "guard"]
+    scale = Scale.of(
+        [
+            number
+            for each in shown
+            for number in (each.measure.low, each.measure.effect, each.measure.high)
+        ],
+        always=[0.0, *(-1.3 * margin for margin in margins if margin is not None)],
+    )
     return Panel(
         title="effect",
         marks=tuple(_mark(each, scale, each.measure.effect or 0.0) for each in shown),
@@ -199,21 +204,26 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, values: Iterable[float | None], others: Iterable[float | None]) -> "Scale":
-        """A scale for values, and for others that go with them.
+    def of(
+        cls,
+        values: Iterable[float | None],
+        *,
+        beside: Iterable[float | None] = (),
+        always: Iterable[float | None] = (),
+    ) -> "Scale":
+        """A scale for values, what is seen beside them, and what must be seen.
 
         What lies far from most values is left out, so that one wreck does not flatten the rest.
         """
-        known, beside = _finite(values), _finite(others)
+        known, near = _finite(values), _finite(beside)
         if len(known) >= _FEW:
             first, third = known[len(known) // 4], known[(3 * len(known)) // 4]
-            reach = _FAR * (third - first)
-            if reach > 0:
-                known, beside = (
-                    [value for value in some if first - reach <= value <= third + reach]
-                    for some in (known, beside)
-                )
-        shown = known + beside or [0.0]
+            reach = _FAR * (third - first) or math.inf
+            known, near = (
+                [value for value in some if first - reach <= value <= third + reach]
+                for some in (known, near)
+            )
+        shown = [*known, *near, *_finite(always)] or [0.0]
         low, high = min(shown), max(shown)
         spare = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
         return cls(low - spare, high + spare)
