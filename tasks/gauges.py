@@ -63,11 +63,20 @@ def look_around(bench: Workbench, suite: Suite, manifest: Manifest) -> Surroundi
         TransientError: The hub, the dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    clips = SeenClips(
+    return Surroundings(grey_clips(bench, manifest), networks_of(bench, suite, manifest))
+
+
+def grey_clips(bench: Workbench, manifest: Manifest) -> SeenClips:
+    """The grey copies of all clips, decoded where the store knows none.
+
+    Raises:
+        TransientError: The dataset or the store did not answer this time.
+        IntegrityError: What was kept is damaged.
+    """
+    return SeenClips(
         heldout=_luma_of(bench, manifest.heldout, "held-out clips"),
         train=_luma_of(bench, manifest.train, "training clips"),
     )
-    return Surroundings(clips, networks_of(bench, suite, manifest))
 
 
 def gauges_for(
@@ -122,7 +131,5 @@ def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tupl
     )
     progress = Progress(f"look at {what}", "windows", logger)
     found = clips.of(windows, Thumbnails(), on_progress=progress)
-    rows = [(clip, luma_rows(grey_fd)) for clip, grey_fd in found]
-    # flat frames resemble nothing, and would be the nearest of all where others resemble less
-    lit = [(clip, rows_fd[rows_fd.any(axis=1)]) for clip, rows_fd in rows]
-    return tuple((clip, rows_fd) for clip, rows_fd in lit if len(rows_fd))
+    rows = ((clip, luma_rows(grey_fd)) for clip, grey_fd in found)
+    return tuple((clip, rows_fd) for clip, rows_fd in rows if len(rows_fd))

@@ -55,8 +55,11 @@ class Memorisation:
         self._neighbours: list[Neighbour] = []
 
     def look(self, seen: Seen) -> Mapping[str, float]:
-        """The cosine to the nearest frame of any clip."""
-        clip, similarity = self._gallery.nearest(self._embed(seen))
+        """The cosine to the nearest frame of any clip; 0 and no clip for a video without rows."""
+        rows_fd = self._embed(seen)
+        if not len(rows_fd):
+            return {self._metric.name: 0.0}
+        clip, similarity = self._gallery.nearest(rows_fd)
         self._neighbours.append(
             Neighbour(
                 prompt=seen.prompt.id,
@@ -69,5 +72,5 @@ class Memorisation:
         return {self._metric.name: similarity}
 
     def findings(self) -> Findings:
-        """One neighbour a video."""
+        """One neighbour a video that has any."""
         return Findings(neighbours=tuple(self._neighbours))

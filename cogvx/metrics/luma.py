@@ -39,13 +39,12 @@ class Thumbnails:
 def luma_rows(grey_fd: Rows) -> Unit:
     """Thumbnails as unit rows, whose products are normalised cross-correlations.
 
-    Each frame without its mean. Flat frames are zeros and resemble nothing: without variance there
-    is no correlation, and next to none it would be one of roundings.
+    Each frame without its mean. Flat frames are left out: without variance there is no correlation,
+    and next to none it would be one of roundings.
     """
     rows_fd = grey_fd.astype(np.float64)
     rows_fd = rows_fd - rows_fd.mean(axis=1, keepdims=True)
-    rows_fd[rows_fd.std(axis=1) < _FLAT] = 0.0
-    return unit_rows(rows_fd)
+    return unit_rows(rows_fd[rows_fd.std(axis=1) >= _FLAT])
 
 
 def mean_difference(videos: Sequence[Rows]) -> float | None:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from cogvx.metrics.luma import Thumbnails, luma_rows, mean_difference
-from cogvx.metrics.similarity import Gallery
 
 MIDDLES_OF_49 = (2, 8, 14, 20, 26, 32, 38, 45)
 
@@ -60,17 +59,16 @@ def test_brightness_and_contrast_change_no_likeness_and_a_negative_is_none(
 @given(level=st.integers(0, 255), ripple=st.integers(0, 1), seed=st.integers(0, 99))
 def test_flat_frames_resemble_nothing_not_even_themselves(level, ripple, seed):
     flat = np.clip(level + ripple * np.random.default_rng(seed).integers(-1, 2, (8, 256)), 0, 255)
-    rows = luma_rows(flat.astype(np.float32))
-    assert not rows.any()
-    _, similarity = Gallery.of([("a", luma_rows(grey(0))), ("flat", rows)]).nearest(rows)
-    assert similarity == 0.0
+    assert luma_rows(flat.astype(np.float32)).shape == (0, 256)
+    half = np.concatenate([flat[:4], grey(0)[4:]]).astype(np.float32)
+    assert np.array_equal(luma_rows(half), luma_rows(grey(0))[4:])
 
 
 def test_noise_of_the_coder_on_flat_frames_is_no_likeness():
     """The same grey with other rounding would otherwise correlate at random, up to 1."""
     rng = np.random.default_rng(0)
     shades = [(128 + rng.normal(0, 3, (49, 96, 144, 3))).astype(np.uint8) for _ in range(2)]
-    assert not any(luma_rows(Thumbnails().features(each)).any() for each in shades)
+    assert not any(len(luma_rows(Thumbnails().features(each))) for each in shades)
 
 
 def test_variety_is_the_mean_of_all_pairs():
