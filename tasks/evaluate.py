@@ -1,5 +1,6 @@
 """Judge what was rendered: a verdict with its report, or after a HOLD what a second look needs."""
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,11 +52,9 @@ def judge_evaluation(
         CogvxError: Shards failed for reasons that have nothing to do with their videos, such as
             workers that died; what was rendered is kept.
     """
-    contested = work.stopped or _judge(bench, work, _reasons(work, ended))
-    if wants_second_look(contested.report.verdict, work.match.suite.gate):
-        logger.info("HOLD: two more seeds are rendered, and everything is judged once more")
-        return replace(work, match=work.match.second_look()).cut(bench)
-    return _settle(bench, work, contested)
+    whys = _reasons(work, ended)
+    found = _judge(bench, work, whys) if work.stopped is None else work.stopped
+    return found if isinstance(found, EvaluationWork) else _settle(bench, work, found)
 
 
 def _reasons(work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]) -> Mapping[str, str]:
@@ -70,27 +69,33 @@ def _reasons(work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]) -> 
     return whys
 
 
-def _judge(bench: Workbench, work: EvaluationWork, whys: Mapping[str, str]) -> "Contested":
+def _judge(
+    bench: Workbench, work: EvaluationWork, whys: Mapping[str, str]
+) -> "Contested | EvaluationWork":
+    """What the videos tell, and after the last look the challenger at other weights as well."""
     from cogvx.evaluation.render import find_footage  # noqa: PLC0415 - loads the GPU stack
     from tasks.contest import judge_videos  # noqa: PLC0415
     from tasks.gauges import look_around  # noqa: PLC0415
     from tasks.measure import one_session, setting_of  # noqa: PLC0415
+    from tasks.sweep import with_sweep  # noqa: PLC0415
 
-    match = work.match
-    footage = [
-        find_footage(
-            arm,
-            match.suite,
-            setting=setting_of(bench),
-            store=kept_on_disk(bench.store, bench.settings),
-            work=bench.work / "videos",
-            fresh=work.fresh,
-            whys=whys,
-        )
-        for arm in match.arms
-    ]
+    match, open_session = work.match, one_session(bench)
+    footage = functools.partial(
+        find_footage,
+        setting=setting_of(bench),
+        store=kept_on_disk(bench.store, bench.settings),
+        work=bench.work / "videos",
+        fresh=work.fresh,
+        whys=whys,
+    )
     around = look_around(bench, match.suite, match.manifest)
-    return judge_videos(bench, match, footage, around, one_session(bench))
+    shown = [footage(arm, match.suite) for arm in match.arms]
+    contested = judge_videos(bench, match, shown, around, open_session)
+    if wants_second_look(contested.report.verdict, match.suite.gate):
+        logger.info("HOLD: two more seeds are rendered, and everything is judged once more")
+        return replace(work, match=match.second_look()).cut(bench)
+    report = with_sweep(bench, contested.report, match, footage=footage, open_session=open_session)
+    return replace(contested, report=report)
 
 
 def _settle(bench: Workbench, work: EvaluationWork, contested: "Contested") -> EvaluateReport:

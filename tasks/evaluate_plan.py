@@ -61,8 +61,13 @@ class EvaluationWork:
         return tuple(cut.child for cut in self.cuts)
 
     def cut(self, bench: Workbench) -> "EvaluationWork":
-        """The same with shards of what the store lacks at this look."""
+        """The same with shards of what the store lacks at this look, and of the sweep."""
+        from tasks.sweep import sweep_of  # noqa: PLC0415 - loads the GPU stack
+
         cuts = cut_missing(bench, self.match.arms, self.match.suite)
+        sweep = sweep_of(bench, self.match.arms[-1])
+        if sweep is not None:
+            cuts += cut_missing(bench, sweep.arms, sweep.suite)
         missing = {key for cut in cuts for key in cut.keys.values()}
         return replace(self, cuts=cuts, fresh=self.fresh | missing)
 

@@ -15,26 +15,32 @@ from cogvx.evaluation.suite import Suite
 from tasks.heldout import losses_path
 from tasks.lineage import judgement
 from tasks.measure import heldout_of, setting_of
+from tasks.sweep import sweep_of
 from tasks.workbench import Workbench
 
 
 def write_index(bench: Workbench, arms: Sequence[Arm], suite: Suite, manifest: Manifest) -> None:
-    """Name everything that judging these arms may use, a second look included.
+    """Name everything that judging these arms may use, a second look and a sweep included.
 
     Both looks from the start, so that no prune between them takes what the second one has made.
     """
     setting, heldout = setting_of(bench), heldout_of(bench, manifest)
     looks = (suite, more_seeds(suite)) if suite.gate.second_look else (suite,)
+    drawn = [(arm, look) for look in looks for arm in arms]
+    sweep = sweep_of(bench, arms[-1])
+    if sweep is not None:
+        drawn += [(arm, sweep.suite) for arm in sweep.arms]
     videos = (
         video_key(arm, look, prompt, seed, setting).path
-        for look in looks
-        for arm in arms
+        for arm, look in drawn
         for prompt, seed in look.shots
     )
+    losses = (losses_path(bench, arm, heldout) for arm, _ in drawn)
+    texts = (text for _, look in drawn for text in _texts(look))
     index = EvaluationIndex(
         videos=tuple(dict.fromkeys(videos)),
-        heldout=tuple(losses_path(bench, arm, heldout) for arm in arms),
-        prompts=tuple(_embedding(bench, text) for text in _texts(suite)),
+        heldout=tuple(dict.fromkeys(losses)),
+        prompts=tuple(_embedding(bench, text) for text in dict.fromkeys(texts)),
     )
     place = evaluation_path(bench.run_identity(manifest), judgement(bench.recipe, suite))
     bench.store.write(place, canonical_json(index))
