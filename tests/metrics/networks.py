@@ -31,7 +31,7 @@ WIDTH = 16
 def build_networks(root: Path) -> dict[str, str]:
     """Folders by kind, as a recipe names them; the head brings no CLIP of its own."""
     torch.manual_seed(0)
-    dinov2 = {**SMALL, "image_size": 32, "patch_size": 8}
+    dinov2 = {**SMALL, "image_size": 64, "patch_size": 32}  # it sees 224x224 in any case
     models = {
         "dino": ViTModel(ViTConfig(**SEEING), add_pooling_layer=False),
         "dinov2": Dinov2Model(Dinov2Config(**dinov2)),
