@@ -23,6 +23,7 @@ _ORDER: tuple[Kind, ...] = (
     "checkpoints",
     "videos",
     "heldout",
+    "drift",
     "scores",
     "features",
     "adapters",
@@ -35,7 +36,7 @@ _ORDER: tuple[Kind, ...] = (
 _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
 # What is measured on files anew where it is missing. No document names it, as the name is made from
 # the bytes of a file that is not there yet when the document is written.
-_MEASURED: tuple[Kind, ...] = ("scores", "features")
+_MEASURED: tuple[Kind, ...] = ("drift", "scores", "features")
 # Where what is needed may have changed since the store was listed.
 _WATCHED = ("indexes/", "manifests/", "runs/")
 # ... but not by these, which a run that trains writes all the time.

@@ -10,6 +10,7 @@ import torch
 
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.cache.index import CacheIndex, index_cache
+from cogvx.cache.keys import record_path
 from cogvx.cache.plan import image_keys, latent_key, prompt_key
 from cogvx.cache.records import pack_image, pack_latents, pack_prompt
 from cogvx.data.manifest import Manifest
@@ -90,13 +91,14 @@ class Past:
         return run
 
     def judge(self, run: str, *, days: float, suite: str = "a") -> EvaluationIndex:
-        """What an evaluation of a run leaves: two videos, one document of losses."""
-        names = [digest([run, suite, n]) for n in range(3)]
+        """What an evaluation of a run leaves: two videos, a document of losses, an embedding."""
+        names = [digest([run, suite, n]) for n in range(4)]
         index = EvaluationIndex(
             videos=tuple(f"videos/{name[:2]}/{name}.mp4" for name in names[:2]),
             heldout=(f"heldout/{names[2][:2]}/{names[2]}.json",),
+            prompts=(record_path("prompts", names[3]),),
         )
-        for key in (*index.videos, *index.heldout):
+        for key in index.reaches():
             self.write(key, days=days)
         self.write(evaluation_path(run, digest(suite)), canonical_json(index), days=days)
         return index

@@ -80,7 +80,7 @@ def require_all_usable(past: Past, folder: Path) -> None:
         place = evaluation_path(version.run, version.judged)
         if store.info(place) is not None:
             judged = EvaluationIndex.model_validate_json(store.read(place))
-            assert all(store.info(key) for key in (*judged.videos, *judged.heldout))
+            assert all(store.info(key) for key in judged.reaches())
     for data in documents(store, "indexes/"):
         assert all(store.info(key) for key in CacheIndex.model_validate_json(data).reaches())
     assert store.info(f"{SHELF}/{store.read(f'{SHELF}/latest').decode()}.json")
@@ -211,7 +211,7 @@ def test_of_evaluations_the_newest_the_judging_and_the_young_keep_their_videos(p
     newest = past.judge(run, days=10, suite="newest")
     past.register(run, index.manifest, judged="judging")
     gone = pruned(past)
-    assert gone == {*old.videos, *old.heldout, evaluation_path(run, digest("old"))}
+    assert gone == old.reaches() | {evaluation_path(run, digest("old"))}
     kept = [*judged.videos, *young.videos, *newest.videos]
     assert all(past.store.info(key) for key in kept)
 
@@ -228,17 +228,20 @@ def test_a_version_that_was_judged_before_evaluations_were_listed_keeps_all_vide
     assert pruned(past) == {f"videos/ab/ab{'0' * 62}.mp4"}
 
 
+MEASURED = {"drift": ".json", "scores": ".json", "features": ""}
+
+
 def test_what_was_measured_on_videos_goes_by_its_age(past: Past) -> None:
     past.cache(1, days=60)
     old, young = (
-        [f"scores/{name[:2]}/{name}.json", f"features/{name[:2]}/{name}"]
+        [f"{kind}/{name[:2]}/{name}{end}" for kind, end in MEASURED.items()]
         for name in ("a" * 64, "b" * 64)
     )
     for keys, days in ((old, 31), (young, 29)):
         for key in keys:
             past.write(key, days=days)
     why = "what was measured on videos, younger than 30 days"
-    assert sort_out(past).stays[why].objects == 2
+    assert sort_out(past).stays[why].objects == len(MEASURED)
     assert pruned(past) == set(old)
 
 
