@@ -21,7 +21,7 @@ from cogvx.cache.plan import is_tiled
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import Reading
-from cogvx.evaluation.render import Arm, Setting, video_key
+from cogvx.evaluation.render import Arm, video_key
 from cogvx.evaluation.suite import PromptConfig, Suite
 from cogvx.evaluation.suite_rule import AWAY
 from cogvx.inference.embedding import Embedder
@@ -31,7 +31,6 @@ from cogvx.inference.session import Session
 from cogvx.metrics.metric import Rgb
 from cogvx.metrics.relative import BASE_DRIFT
 from cogvx.model.encode import encode_video
-from cogvx.model.image_scale import image_scale_of
 from cogvx.model.load import load_vae
 from cogvx.mp4 import read_mp4
 from cogvx.objective.heldout import heldout_timesteps
@@ -40,6 +39,7 @@ from cogvx.objective.objective import Objective, predict_velocity, v_loss_b
 from cogvx.objective.randomness import generator
 from cogvx.variants import TRAIN_TIMESTEPS
 from tasks.clients.stores import kept_on_disk
+from tasks.measure import setting_of
 from tasks.progress import Progress
 from tasks.workbench import Workbench, read_stored
 
@@ -71,12 +71,7 @@ class _KeptDrift(BaseModel):
 
 def scenes_of(bench: Workbench, suite: Suite) -> tuple[Scene, ...]:
     """What drift is measured on: every prompt of `AWAY`. Nothing need be rendered yet."""
-    setting = Setting(
-        video=bench.recipe.video,
-        base_fingerprint=bench.base_fingerprint,
-        dtype=bench.recipe.base.dtype,
-        image_scale=image_scale_of(bench.facts.variant, bench.recipe.base.image_latent_scale),
-    )
+    setting = setting_of(bench)
     firsts = [(p, suite.seeds_of(p)[0]) for p in suite.prompts if p.group in AWAY]
     return tuple(
         Scene(prompt, seed, video_key(Arm("base"), suite, prompt, seed, setting).digest)
@@ -133,12 +128,6 @@ def drift_of(
         for scene in scenes
         for timestep, drift in _kept(bench, arm, scene)
     )
-
-
-def drift_paths(bench: Workbench, arm: Arm, suite: Suite) -> tuple[str, ...]:
-    """Where all that is measured of an arm is kept; nothing for the base."""
-    scenes = scenes_of(bench, suite) if _acts(arm) else ()
-    return tuple(drift_path(bench, arm, scene) for scene in scenes)
 
 
 def drift_path(bench: Workbench, arm: Arm, scene: Scene) -> str:

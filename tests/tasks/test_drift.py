@@ -26,7 +26,7 @@ from cogvx.model.image_scale import image_scale_of
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.variants import read_facts
-from tasks.drift import drift_of, drift_paths, scenes_of
+from tasks.drift import drift_of, drift_path, scenes_of
 from tasks.settings import Settings
 from tasks.workbench import Workbench
 from tests.evaluation.builders import suite_of
@@ -124,6 +124,10 @@ class Bench:
             image_scale=self.bench.recipe.base.image_latent_scale,
         )
 
+    def places(self, arm: Arm) -> list[str]:
+        scenes = scenes_of(self.bench, self.suite)
+        return [drift_path(self.bench, arm, scene) for scene in scenes]
+
     def measure(self, arm: Arm, **changes: Any) -> tuple[Reading, ...]:
         given = {"base_videos": self.videos, "open_session": self.open} | changes
         return drift_of(self.bench, arm, self.suite, **given)
@@ -218,7 +222,7 @@ def test_the_base_does_not_drift_and_no_model_is_loaded_to_know(bench: Bench) ->
         found = bench.measure(arm, open_session=never)
         assert len(found) == 8
         assert {one.value for one in found} == {0.0}
-        assert drift_paths(bench.bench, arm, bench.suite) == ()
+        assert not list(bench.bench.store.entries("drift/"))
 
 
 def test_drift_is_measured_once_and_lies_where_it_is_said_to(bench: Bench) -> None:
@@ -226,7 +230,7 @@ def test_drift_is_measured_once_and_lies_where_it_is_said_to(bench: Bench) -> No
     first = bench.measure(arm)
     assert bench.measure(arm, open_session=never) == first
     kept = {info.key for info in bench.bench.store.entries("drift/")}
-    assert kept == set(drift_paths(bench.bench, arm, bench.suite))
+    assert kept == set(bench.places(arm))
     assert len(kept) == 2
 
 
@@ -246,7 +250,7 @@ def test_a_session_is_left_as_it_was_found(bench: Bench) -> None:
     assert session.weights == {}
     other = write_adapter(bench.bench.base, bench.bench.work / "other", seed=2)
     bench.measure(arm_of(other), open_session=lambda: session)
-    for path in drift_paths(bench.bench, arm_of(bench.adapter), bench.suite):
+    for path in bench.places(arm_of(bench.adapter)):
         bench.bench.store.delete(path)
     assert bench.measure(arm_of(bench.adapter), open_session=lambda: session) == before
 
@@ -268,7 +272,8 @@ def test_whatever_decides_the_drift_is_in_its_name(bench: Bench) -> None:
     arm, plain = arm_of(bench.adapter), bench.bench
 
     def name(bench_: Workbench = plain, arm_: Arm = arm, **suite: Any) -> str:
-        return drift_paths(bench_, arm_, bench.suite.model_copy(update=suite))[0]
+        scenes = scenes_of(bench_, bench.suite.model_copy(update=suite))
+        return drift_path(bench_, arm_, scenes[0])
 
     others: list[Callable[[], str]] = [
         lambda: name(replace(plain, base_fingerprint="0" * 64)),
