@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cogvx.evaluation import statistics
 from cogvx.evaluation.compare import number
 from cogvx.evaluation.documents import EvaluationReport
+from cogvx.metrics.registry import metrics
 from cogvx.pages.axes import round_step
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 12, 40
@@ -169,15 +170,20 @@ def sweep_table(report: EvaluationReport) -> tuple[tuple[str, tuple[str, ...]], 
 def _sweep_chart(metric: str, series: Series, weights: Sequence[float]) -> Chart:
     values = [value for _, value in series]
     spread = (max(values) - min(values)) or abs(max(values)) or 1.0
-    frame, up = _framed(300, 200, min(values) - 0.05 * spread, max(values) + 0.05 * spread)
+    least = min(values) - 0.05 * spread
+    frame, up = _framed(
+        340, 200, max(least, 0.0) if min(values) >= 0 else least, max(values) + 0.05 * spread
+    )
     low, high = weights[0], weights[-1]
 
     def across(weight: float) -> float:
         return (weight - low) / (high - low) if high > low else 0.5
 
+    known = metrics().get(metric)
+    side = {1: ", more is better", -1: ", less is better"}.get(known.direction if known else 0, "")
     return Chart(
-        title=metric,
-        across_title="weight (1 is the adapter's own strength)",
+        title=metric + side,
+        across_title="weight",
         width=frame.width,
         height=frame.height,
         curves=(

@@ -67,7 +67,8 @@ def fill_shelves(report: EvaluationReport, videos: Videos, room: int) -> tuple[S
     """
     sections = ordering.video_sections(report)
     notes = _Notes(report)
-    places = [place for section in sections for place in section.places]
+    section_of = {place: section for section in sections for place in section.places}
+    places = list(section_of)
     rows: dict[Place, Row] = {}
     for place, found in _page_clips(report, videos, places, room):
         figures = []
@@ -77,18 +78,17 @@ def fill_shelves(report: EvaluationReport, videos: Videos, room: int) -> tuple[S
                 clip, room = None, 0
             room -= clip.size if clip else 0
             figures.append(notes.figure(arm, place, clip, known=(arm.name, *place) in videos))
-        rows[place] = notes.row(place, tuple(figures))
+        rows[place] = notes.row(place, section_of[place], tuple(figures))
     return tuple(
         Shelf(section, tuple(rows[place] for place in section.places)) for section in sections
     )
 
 
 class _Notes:
-    """What stands around the videos: their numbers, faults, and how much they changed."""
+    """What stands around the videos: their numbers, their faults, and what changed."""
 
     def __init__(self, report: EvaluationReport) -> None:
         self._report = report
-        self._changes = ordering.video_changes(report)
         measured = {score.metric for score in report.scores}
         shown = [row.metric for row in report.verdict.comparisons if row.metric in measured]
         self._numbers = ordering.metric_values(report, shown[:_CAPTION_METRICS])
@@ -107,13 +107,14 @@ class _Notes:
             faults=self._faults.get(key, ()),
         )
 
-    def row(self, place: Place, figures: tuple[Figure, ...]) -> Row:
-        change = self._changes.get(place)
-        words = self._report.prompts.get(place[0], "")
-        if change is None:
-            return Row(place[0], words, place[1], "", "", figures)
-        tone = "bad" if change < 0 else "good" if change > 0 else ""
-        return Row(place[0], words, place[1], f"{change:+.2f}", tone, figures)
+    def row(self, place: Place, section: VideoSection, figures: tuple[Figure, ...]) -> Row:
+        prompt, seed = place
+        change, tone = "", ""
+        if place in section.changes:
+            found = section.changes[place]
+            change = f"{found:+.2f} {section.unit}".replace("-", "−")
+            tone = "bad" if found < 0 else "good" if found > 0 else ""
+        return Row(prompt, self._report.prompts[prompt], seed, change, tone, figures)
 
 
 def _page_clips(

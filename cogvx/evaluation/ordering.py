@@ -1,7 +1,7 @@
 """Which videos a reader sees first: faulty ones, big losses, big wins, some that nobody chose."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cogvx.digest import digest
 from cogvx.evaluation.documents import Comparison, EvaluationReport
@@ -9,17 +9,23 @@ from cogvx.evaluation.integrity import LIFELESS
 from cogvx.metrics.registry import metrics
 
 _PER_SECTION = 2
+_DOUBTED = 2
 
 Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class VideoSection:
-    """Prompts and seeds under one heading; a collapsed section opens on a click."""
+    """Prompts and seeds under one heading; a collapsed section opens on a click.
+
+    `changes` are those that the section is about, in yardsticks; `unit` is what they are called.
+    """
 
     title: str
     about: str
     places: tuple[Place, ...]
+    changes: Mapping[Place, float]
+    unit: str = "SD"
     collapsed: bool = False
     faulty: bool = False
 
@@ -30,53 +36,49 @@ def video_changes(report: EvaluationReport) -> dict[Place, float]:
     The mean over the video metrics that the verdict rests on: its primaries, or its guards where no
     primary is measured on videos. Departing from a metric without a better side is a loss.
     """
-    rows = [row for row in report.verdict.comparisons if row.per == "prompt"]
+    rows = _on_videos(report)
     deciding = [row for row in rows if row.role == "primary"] or [
         row for row in rows if row.role == "guard"
     ]
-    scales = {row.metric: _scale(row) for row in deciding if _scale(row)}
-    directions = {row.metric: row.direction for row in deciding}
-    values = {
-        (score.arm, score.metric, score.prompt, score.seed): score.value
-        for score in report.scores
-        if score.metric in scales
-    }
-    verdict, changes = report.verdict, {}
-    for place in all_places(report):
-        gains = []
-        for metric, scale in scales.items():
-            old = values.get((verdict.reference, metric, *place))
-            new = values.get((verdict.candidate, metric, *place))
-            if old is not None and new is not None:
-                sign = directions[metric]
-                gains.append((sign * (new - old) if sign else -abs(new - old)) / scale)
-        if gains:
-            changes[place] = sum(gains) / len(gains)
-    return changes
+    found: dict[Place, list[float]] = {}
+    for row in deciding:
+        if scale := _scale(row):
+            for place, gain in _gains(report, row).items():
+                found.setdefault(place, []).append(gain / scale)
+    return {place: sum(gains) / len(gains) for place, gains in found.items()}
 
 
 def video_sections(report: EvaluationReport) -> tuple[VideoSection, ...]:
     """Every prompt and seed once, the most telling first. Typical ones are drawn by hash."""
-    places, changes = all_places(report), video_changes(report)
-    faulty = faulty_places(report)
-    sound = [place for place in places if place not in faulty]
-    ranked = sorted(
-        (place for place in sound if place in changes), key=lambda place: (changes[place], place)
-    )
-    losses = [place for place in ranked if changes[place] < 0][:_PER_SECTION]
-    wins = [place for place in reversed(ranked) if changes[place] > 0][:_PER_SECTION]
-    left = [place for place in sound if place not in losses and place not in wins]
-    typical = sorted(left, key=lambda place: digest([report.suite, *place]))[:_PER_SECTION]
-    rest = [place for place in left if place not in typical]
-    who = report.verdict.candidate
-    sections = (
-        VideoSection("Failures", "videos with faults, or without a file", faulty, faulty=True),
-        VideoSection("Biggest losses", f"where {who} lost most", tuple(losses)),
-        VideoSection("Biggest wins", "where it gained most", tuple(wins)),
-        VideoSection("Typical", "drawn by hash, not picked", tuple(typical)),
-        VideoSection("All others", f"{len(rest)} more", tuple(rest), collapsed=True),
-    )
-    return tuple(section for section in sections if section.places)
+    who, changes, faulty = report.verdict.candidate, video_changes(report), faulty_places(report)
+    left = [place for place in all_places(report) if place not in faulty]
+    sections = [
+        VideoSection("Failures", "videos with faults, or none", faulty, changes, faulty=True)
+    ]
+
+    def take(title: str, about: str, ranked: Sequence[Place]) -> None:
+        chosen = tuple(place for place in ranked if place in left)[:_PER_SECTION]
+        left[:] = [place for place in left if place not in chosen]
+        sections.append(VideoSection(title, about, chosen, changes))
+
+    for row in _doubted(report):
+        scale = _scale(row) or 1.0
+        gains = {place: gain / scale for place, gain in _gains(report, row).items()}
+        lost = sorted((place for place in gains if gains[place] < 0), key=gains.__getitem__)
+        title = f"Most {'lost' if row.direction else 'changed'} in {row.metric}"
+        unit = f"SD of {row.metric}"
+        take(title, f"a guard that is {row.result}", lost)
+        sections[-1] = replace(sections[-1], changes=gains, unit=unit)
+    ranked = sorted(changes, key=lambda place: (changes[place], place))
+    losses = [place for place in ranked if changes[place] < 0]
+    wins = [place for place in reversed(ranked) if changes[place] > 0]
+    take("Biggest losses", f"where {who} lost most", losses)
+    take("Biggest wins", "where it gained most", wins)
+    typical = sorted(left, key=lambda place: digest([report.suite, *place]))
+    take("Typical", "drawn by hash, not picked", typical)
+    more = f"{len(left)} more"
+    rest = VideoSection("All others", more, tuple(left), changes, collapsed=True)
+    return tuple(section for section in (*sections, rest) if section.places)
 
 
 def faulty_places(report: EvaluationReport) -> tuple[Place, ...]:
@@ -116,6 +118,34 @@ def metric_values(
             short = metric.short if metric else score.metric
             found.setdefault(place, []).append(f"{short} {score.value:.3g}")
     return {place: " · ".join(parts) for place, parts in found.items()}
+
+
+def _on_videos(report: EvaluationReport) -> list[Comparison]:
+    measured = {score.metric for score in report.scores}
+    return [row for row in report.verdict.comparisons if row.metric in measured]
+
+
+def _doubted(report: EvaluationReport) -> list[Comparison]:
+    """Guards that stand in the way, the first of them; a person looks at these videos first."""
+    rows = [row for row in _on_videos(report) if row.role == "guard"]
+    return [row for row in rows if row.result in ("worse", "undecided")][:_DOUBTED]
+
+
+def _gains(report: EvaluationReport, row: Comparison) -> dict[Place, float]:
+    """What each prompt and seed gained by a metric, in its unit; any change of some is a loss."""
+    verdict = report.verdict
+    old, new = (
+        {
+            (score.prompt, score.seed): score.value
+            for score in report.scores
+            if score.arm == arm and score.metric == row.metric
+        }
+        for arm in (verdict.reference, verdict.candidate)
+    )
+    differences = {place: new[place] - value for place, value in old.items() if place in new}
+    if row.direction:
+        return {place: row.direction * found for place, found in differences.items()}
+    return {place: -abs(found) for place, found in differences.items()}
 
 
 def _scale(row: Comparison) -> float:

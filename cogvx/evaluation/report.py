@@ -24,7 +24,7 @@ MAX_PAGE_BYTES = 50 * 2**20
 
 _ROOM_FOR_TAGS = 1000  # bytes around each video
 _LOUD_LINES = 6
-_SHEET_ROWS = 40
+_SHEET_ROWS = 24
 _NO_STILLS: Stills = MappingProxyType({})
 _HASH = re.compile(r"\b([0-9a-f]{16,64})\b")
 
@@ -119,7 +119,7 @@ def _chips(report: EvaluationReport) -> tuple[str, ...]:
     verdict, sampling = report.verdict, report.sampling
     weights = {f"{use.weight:g}" for arm in report.arms for use in arm.adapters}
     size = [_counted(len(report.prompts), "prompt"), _counted(len(report.seeds), "seed")]
-    how = [f"{sampling.steps} steps", f"guidance {sampling.guidance:g}"]
+    how = [f"{sampling.steps} steps"]
     looked = ["seeds added after a HOLD"] if verdict.look == 2 else []
     if verdict.stage == "screen":
         looked = ["stopped by the screen, no video rendered"]

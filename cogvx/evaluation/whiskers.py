@@ -235,8 +235,7 @@ def _result(row: Comparison) -> str:
 
 def _notes(row: Comparison, *, in_margins: bool) -> tuple[str, ...]:
     metric = metrics().get(row.metric)
-    sentence = row.sentence[:1].upper() + row.sentence[1:]
-    notes = [sentence]
+    notes = [row.sentence]
     if metric is not None:
         notes.append(
             f"{metric.about[:1].upper()}{metric.about[1:]}. When it misleads: {metric.lies}."

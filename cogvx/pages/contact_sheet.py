@@ -34,8 +34,9 @@ def contact_sheet(
         title: Stands above it all.
         most_width: Pixels that it may be wide; frames get smaller, but not below 96.
     """
-    shapes = [_frames_of(path).shape for _, paths in rows for path in paths if path is not None]
-    frame_height, frame_width = shapes[0][1:3] if shapes else (_SMALLEST_CELL, _SMALLEST_CELL)
+    first = next((path for _, paths in rows for path in paths if path is not None), None)
+    square = (_SMALLEST_CELL, _SMALLEST_CELL)
+    frame_height, frame_width = square if first is None else _frames_of(first).shape[1:3]
     room = (most_width - _LABEL_WIDTH - _GAP * (len(columns) + 1)) // len(columns)
     width = min(room // SHEET_FRAMES - FRAME_GAP, max(frame_width, _SMALLEST_CELL))
     height = max(round(width * frame_height / frame_width), 1)
@@ -58,7 +59,7 @@ def contact_sheet(
             for number, frame in enumerate(spread(_frames_of(path), SHEET_FRAMES)):
                 left = _LABEL_WIDTH + across * column + (width + FRAME_GAP) * number
                 sheet.paste(scaled(frame, width, height), (left, top))
-    return png(sheet)
+    return png(sheet, quickly=True)
 
 
 @lru_cache(maxsize=4)
