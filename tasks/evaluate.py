@@ -159,6 +159,7 @@ def _write(
 ) -> "ReportFiles":
     """Write the report and keep it with the MLflow run."""
     from cogvx.evaluation.report import write_report  # noqa: PLC0415 - decodes videos
+    from tasks.stills import stills_of  # noqa: PLC0415
 
     report, version = contested.report, work.version
     videos = {
@@ -167,7 +168,8 @@ def _write(
         for video in arm.videos
     }
     folder = bench.settings.report_folder(bench.run_identity(work.match.manifest))
-    files = write_report(report, videos, folder)
+    stills = stills_of(bench, report, work.match.manifest)
+    files = write_report(report, videos, folder, stills=stills)
     registry.log_artifact(version.run_id, folder, folder="evaluation")
     page = page_of(bench, contested.arms[-1].arm.adapters[0].path)
     describe_judged(registry, version, page, report, videos)

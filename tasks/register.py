@@ -83,7 +83,10 @@ def register_adapter(bench: Workbench) -> RegisterReport:
 
 @task(name="compare with the last verdict", cache_policy=NO_CACHE)
 def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
-    """The version that was judged on exactly this, if nothing would come out differently now."""
+    """The version that was judged on exactly this, if nothing would come out differently now.
+
+    An INVALID verdict says nothing of the adapter, so it is judged again.
+    """
     registry, name = open_registry(bench), bench.recipe.name
     version = registry.find_version(name, bench.run_identity(manifest))
     if version is None:
@@ -92,7 +95,8 @@ def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
     champion = registry.get_alias(name, CHAMPION)
     holder = NO_CHAMPION if champion is None else str(champion.version)
     still = holder in (str(version.version), version.tags.get(REFERENCE_TAG))
-    if version.tags.get(SETTLED_TAG) != judgement(bench.recipe, suite) or not still:
+    is_settled = version.tags.get(SETTLED_TAG) == judgement(bench.recipe, suite) and still
+    if not is_settled or version.tags[VERDICT_TAG] == "INVALID":
         return None
     review = review_of(version)
     return Unchanged(

@@ -216,6 +216,12 @@ def test_another_champion_is_a_reason_to_judge_again(bench: Workbench, tmp_path:
     assert unchanged(bench) is None
 
 
+def test_what_was_not_judged_for_a_fault_is_judged_again(bench: Workbench) -> None:
+    judge(bench, "INVALID")
+    promote_adapter.fn(bench)
+    assert unchanged(bench) is None
+
+
 def test_another_adapter_is_never_called_unchanged(bench: Workbench) -> None:
     judge(bench, "HOLD")
     promote_adapter.fn(bench)
