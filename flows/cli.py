@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cogvx.__main__ import RecipePath, app, guarded
-from flows import cache_cli, generate_cli, models_cli
+from flows import aa_cli, cache_cli, generate_cli, models_cli
 from flows.terminal import begin, log_to_terminal, show
 from tasks import summary
 from tasks.settings import prepare_process
@@ -13,6 +13,7 @@ from tasks.settings import prepare_process
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(models_cli.app, name="models")
 app.command()(generate_cli.generate)
+app.command()(aa_cli.aa)
 
 # Prefect is imported inside the commands: it reads its settings on import, and `cogvx check`
 # should not wait for it.

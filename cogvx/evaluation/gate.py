@@ -44,6 +44,7 @@ from cogvx.evaluation.wording import (
     next_step,
 )
 
+RULE = 2
 _URGENCY = {"worse": 0, "over limit": 0, "undecided": 1, "not worse": 2, "under limit": 2}
 
 
@@ -187,6 +188,7 @@ def _verdict(
         suite=contest.suite.digest,
         composite=None if composite is None else composite.effect,
         comparisons=comparisons,
+        rule=RULE,
         look=evidence.look,
         detectable=None if composite is None else composite.detectable,
     )

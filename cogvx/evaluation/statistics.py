@@ -59,7 +59,7 @@ def paired_differences(
 
 def by_unit(values: Mapping[tuple[str, int], float]) -> dict[str, float]:
     """Mean of each unit over its repeats, in the order in which units first occur."""
-    return {unit: float(np.mean(found)) for unit, found in _grouped(values).items()}
+    return {unit: float(np.mean(found)) for unit, found in grouped(values).items()}
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
@@ -124,7 +124,7 @@ def pooled_seed_sd(values: Mapping[tuple[str, int], float]) -> float | None:
     None when no prompt has two seeds.
     """
     squares, freedom = 0.0, 0
-    for found in _grouped(values).values():
+    for found in grouped(values).values():
         squares += float(np.var(found)) * len(found)
         freedom += len(found) - 1
     return math.sqrt(squares / freedom) if freedom else None
@@ -136,7 +136,8 @@ def unit_sd(values: Mapping[tuple[str, int], float]) -> float | None:
     return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
-def _grouped(values: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
+def grouped(values: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
+    """The repeats of each unit, in the order in which units first occur."""
     groups: dict[str, list[float]] = {}
     for (unit, _), value in values.items():
         groups.setdefault(unit, []).append(value)
