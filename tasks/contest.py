@@ -27,6 +27,7 @@ from tasks.measure import (
     render_here,
     score_footage,
 )
+from tasks.networks import provenance_of
 from tasks.workbench import Workbench
 
 
@@ -188,7 +189,7 @@ def judge_videos(
         candidate=results["candidate"],
         reference=results["reference"],
         base=results.get("base"),
-        provenance=match.provenance,
+        provenance={**match.provenance, **provenance_of(bench, around.networks)},
         look=match.look,
         limits=around.limits,
     )

@@ -52,3 +52,17 @@ def networks_of(bench: Workbench, suite: Suite, manifest: Manifest) -> Networks 
         rows_of=rows_of,
         store=store,
     )
+
+
+def provenance_of(bench: Workbench, networks: Networks | None) -> dict[str, str]:
+    """What a report should say of each network: its name, its identity, and where it ran.
+
+    The last bits of its numbers are the device's.
+    """
+    if networks is None:
+        return {}
+    found = networks.encoders.identities
+    return {
+        f"network {kind}": f"{named} {found[kind][:16]} on {bench.device}"
+        for kind, named in bench.recipe.evaluation.encoders.items()
+    }
