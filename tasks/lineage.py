@@ -3,6 +3,7 @@
 from prefect import runtime
 
 from cogvx.digest import digest
+from cogvx.evaluation.gate import RULE
 from cogvx.evaluation.suite import Suite
 from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
@@ -76,4 +77,5 @@ def because(
 
 def judgement(recipe: Recipe, suite: Suite) -> str:
     """Names all that a verdict and its use depend on, beside the adapter and its reference."""
-    return digest({"evaluation": recipe.evaluation.model_dump(mode="json"), "suite": suite.digest})
+    asked = recipe.evaluation.model_dump(mode="json")
+    return digest({"evaluation": asked, "suite": suite.digest, "rule": RULE})

@@ -71,9 +71,10 @@ def decide(contest: Contest, evidence: Evidence) -> Verdict:
     gate = contest.suite.gate
     confidence = confidence_at(gate, evidence.look)
     primaries, guards, ceilings, lacking = _parts(contest, evidence.measured)
-    if not lacking:
-        lacking = obstacles_of(primaries, asked=contest.suite.ids_of(PRIMARY_GROUPS))
-    composite = None if lacking else composite_of(primaries, confidence)
+    unmeasured = len(primaries) < len(gate.primaries)
+    obstacles = obstacles_of(primaries, asked=contest.suite.ids_of(PRIMARY_GROUPS))
+    composite = None if unmeasured or obstacles else composite_of(primaries, confidence)
+    lacking += obstacles
     checks = [as_guard(part, guard, gate.guard_confidence) for guard, part in guards]
     checks += [
         as_ceiling(

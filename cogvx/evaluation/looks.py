@@ -61,7 +61,7 @@ def wants_second_look(verdict: Verdict, gate: GateConfig) -> bool:
     if not gate.second_look or verdict.outcome != "HOLD" or verdict.look != 1:
         return False
     composite = verdict.composite
-    if verdict.stage == "screen" or composite is None or composite.low is None:
+    if composite is None or composite.low is None or not _is_complete(verdict, gate):
         return False
     if any(not _seeds_may_decide(row) for row in open_checks(verdict.comparisons)):
         return False
@@ -74,6 +74,12 @@ def wants_second_look(verdict: Verdict, gate: GateConfig) -> bool:
 def open_checks(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Guards and ceilings that decided nothing."""
     return [row for row in comparisons if row.role != "primary" and row.result == "undecided"]
+
+
+def _is_complete(verdict: Verdict, gate: GateConfig) -> bool:
+    """Whether everything that the rule asks for was measured."""
+    rows = [row for row in verdict.comparisons if row.role != "info"]
+    return len(rows) == len(gate.primaries) + len(gate.guards) + len(gate.ceilings)
 
 
 def _seeds_may_decide(row: Comparison) -> bool:

@@ -97,7 +97,7 @@ def next_step(contest: Contest, verdict: Verdict) -> str:
         )
     elif verdict.look == 1 and any(row.per == "clip" for row in undecided):
         steps.append("more seeds would not help, as held-out clips have none")
-    text = "; ".join([*steps, "or let a person decide"])
+    text = "; ".join([*steps, "or let a person decide"] if steps else ["let a person decide"])
     return text[0].upper() + text[1:] + "."
 
 

@@ -47,6 +47,18 @@ def test_the_rule(losses, metrics, outcome, said):
     assert verdict.next_step.endswith(".")
 
 
+def test_what_is_proved_worse_is_refused_whatever_else_was_not_measured():
+    suite = suite_of(
+        gate={"primaries": ["heldout_loss"], "guards": [{"metric": "base_drift", "margin": 1.0}]}
+    )
+    assert verdict_of(suite, losses=WORSE).outcome == "REJECT"
+    held = verdict_of(suite, losses=BETTER)
+    assert held.outcome == "HOLD"
+    assert "base_drift was not measured" in held.headline
+    assert held.composite.low > 0
+    assert any("find a true effect of" in reason for reason in held.reasons)
+
+
 def test_a_video_metric_as_primary_is_judged_over_prompts():
     suite = suite_of(gate={"primaries": ["temporal_flickering"]})
     verdict = verdict_of(suite, temporal_flickering=0.95)
