@@ -5,9 +5,12 @@ with the next video. One video at a time, each from its own seed, so that neithe
 can change a frame. A video that cannot be rendered is told with its reason, and the others follow.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.canary import require_effect
@@ -18,6 +21,7 @@ from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
 from cogvx.inference.video_key import Engine, VideoKey
 from cogvx.recipe_sections import VideoConfig
+from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
 from cogvx.variants import DType, ImageScale
 
@@ -187,8 +191,19 @@ def _request(suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) ->
         negative_prompt=suite.sampling.negative_prompt,
         image_hwc=None
         if prompt.image is None
-        else load_image(Path(prompt.image), setting.video.size),
+        else _first_frame(Path(prompt.image), prompt.image_sha256, setting.video.size),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _first_frame(path: Path, sha256: str | None, size: VideoSize) -> np.ndarray:  # noqa: ARG001
+    """A picture as a first frame; a photo takes long, and every key of a video asks for it.
+
+    `sha256` only names the bytes, so that a file that was replaced is read again.
+    """
+    rgb_hwc = load_image(path, size)
+    rgb_hwc.setflags(write=False)  # as others are given the same
+    return rgb_hwc
 
 
 def _sampling(suite: Suite) -> Sampling:

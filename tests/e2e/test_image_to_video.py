@@ -1,4 +1,4 @@
-"""An image-to-video base is cached, trained and registered by the real commands, not judged."""
+"""An adapter of first frames is cached, trained, registered and judged by the real commands."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cogvx.adapters.card import ADAPTER_FILE, read_card
+from cogvx.evaluation.documents import EvaluationReport
 from cogvx.mp4 import read_label, read_mp4
 from tests.data.clips import write_clip
 from tests.e2e.conftest import make_place
@@ -14,7 +15,28 @@ from tests.encoding.benches import build_image_to_video
 from tests.fixtures.forks import Forks
 
 CLIPS, DRAWS = 4, 3
-SUITE = Path(__file__).parents[2] / "deployments" / "suites" / "nano.toml"
+SUITE = """
+name = "{split}"
+split = "{split}"
+seeds = [1]
+[sampling]
+steps = 2
+guidance = 1.0
+sampler = "dpm"
+[[prompts]]
+id = "circle"
+prompt = "a circle, {split}"
+{first}
+[[prompts]]
+id = "square"
+prompt = "a square, {split}"
+group = "trigger_free"
+{second}
+[gate]
+primaries = ["heldout_loss"]
+screen = false
+second_look = false
+"""
 RECIPE = """
 name = "frames"
 [base]
@@ -38,12 +60,51 @@ allow_unusual = true
 steps = 4
 warmup_steps = 0
 [evaluation]
-suite = "{suite}"
+suite = "{folder}/gate.toml"
+[evaluation.sweep]
+suite = "{folder}/dev.toml"
+weights = [0.5, 1.0]
 """
 
 
+def write_suites(folder: Path, first: str, second: str) -> None:
+    """Both suites of the recipe, with what their two prompts say of first frames."""
+    for split in ("gate", "dev"):
+        text = SUITE.format(split=split, first=first, second=second)
+        (folder / f"{split}.toml").write_text(text)
+
+
+def require_judged_by_first_frames(home: Path) -> None:
+    """The report has all that those of text-to-video adapters have, of videos that all differ."""
+    (path,) = (home / "reports").rglob("report.json")
+    report = EvaluationReport.model_validate_json(path.read_text())
+    assert report.verdict.outcome != "INVALID"
+    assert {arm.role for arm in report.arms} == {"reference", "candidate"}
+    assert {(loss.arm, loss.timestep) for loss in report.heldout}
+    metrics = {score.metric for score in report.scores} | {one.metric for one in report.readings}
+    assert {"temporal_flickering", "base_distance", "base_drift"} <= metrics
+    assert {(point.weight, point.metric) for point in report.sweep} >= {
+        (weight, metric)
+        for weight in (0.0, 0.5, 1.0)
+        for metric in ("heldout_loss", "base_drift", "base_distance", "contrast")
+    }
+    drawn = list((home / "store" / "videos").rglob("*.mp4"))
+    # base and challenger on two prompts, and on two others with the challenger at half its weight
+    assert len(drawn) == 2 * 2 + 3 * 2
+    assert len({path.read_bytes() for path in drawn}) == len(drawn)
+
+
+def require_served(home: Path, picture: Path) -> None:
+    """The version in MLflow generates from a picture, scaled as it was trained with."""
+    model = mlflow.pyfunc.load_model(str(next((home / "mlflow-artifacts").rglob("MLmodel")).parent))
+    row = {"prompt": "circle", "image": str(picture), "steps": 2, "guidance": 1.0}
+    (answer,) = model.predict([row], params={"output_dir": str(home / "out")})
+    assert read_mp4(Path(answer["path"])).rgb_fhwc.shape == (17, 32, 48, 3)
+    assert read_label(Path(answer["path"]))["cogvx_image_scale"] == '"raw"'
+
+
 @pytest.mark.timeout(600)
-def test_an_image_to_video_base_is_cached_trained_and_registered_and_not_judged(
+def test_an_adapter_of_first_frames_is_cached_trained_registered_and_judged(
     forks: Forks, nano_base: Path, prefect_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "base").mkdir()
@@ -53,8 +114,9 @@ def test_an_image_to_video_base_is_cached_trained_and_registered_and_not_judged(
         write_clip(path, height=48, width=64, frames=40, fps=16, seed=number + 1)
         path.with_suffix(".txt").write_text(f"circle {number}")
     recipe = tmp_path / "recipe.toml"
-    settings = {"base": base, "clips": tmp_path / "clips", "draws": DRAWS, "suite": SUITE}
+    settings = {"base": base, "clips": tmp_path / "clips", "draws": DRAWS, "folder": tmp_path}
     recipe.write_text(RECIPE.format(scale="", **settings))
+    write_suites(tmp_path, "", "")
     place = make_place(tmp_path, recipe, PREFECT_API_URL=prefect_url)
 
     def call(command: str) -> tuple[int, str]:
@@ -85,19 +147,19 @@ def test_an_image_to_video_base_is_cached_trained_and_registered_and_not_judged(
     card = read_card(adapter)
     assert card is not None
     assert (card.image_latent_scale, card.base_dtype, card.steps) == ("raw", "bfloat16", 4)
-    for command in ("evaluate", "promote", "retrain"):
+    for command in ("evaluate", "retrain"):
         status, printed = call(command)
         assert status == 2
-        assert "registers and generates with, but does not judge" in printed
+        assert printed.count("image is missing, and the base starts from a first frame") == 4
     status, printed = call("register")
     assert status == 0, printed
 
-    model = mlflow.pyfunc.load_model(
-        str(next((place.home / "mlflow-artifacts").rglob("MLmodel")).parent)
-    )
-    picture = tmp_path / "first.png"
-    Image.new("RGB", (90, 60), "navy").save(picture)
-    row = {"prompt": "circle", "image": str(picture), "steps": 2, "guidance": 1.0}
-    (answer,) = model.predict([row], params={"output_dir": str(tmp_path / "out")})
-    assert read_mp4(Path(answer["path"])).rgb_fhwc.shape == (17, 32, 48, 3)
-    assert read_label(Path(answer["path"]))["cogvx_image_scale"] == '"raw"'
+    for number, shade in enumerate(("navy", "olive")):
+        Image.new("RGB", (90, 60), shade).save(tmp_path / f"{number}.png")
+    write_suites(tmp_path, 'image = "0.png"', 'image = "1.png"')
+    for videos in ("4 rendered, 0 reused", "0 rendered, 4 reused"):
+        status, printed = call("evaluate")
+        assert status == 0, printed
+        assert videos in printed
+    require_judged_by_first_frames(place.home)
+    require_served(place.home, tmp_path / "0.png")
