@@ -423,3 +423,21 @@ def test_the_scale_of_first_frames_is_asked_for_where_programs_differ(
     assert found == (f"recipe: 1 problem(s)\n  - base.image_latent_scale{said}" if said else "")
     caching = problems(f"zai-org/{base}", purpose="cache", base__image_latent_scale=scale, **size)
     assert caching == ""
+
+
+def test_networks_that_are_not_there_are_told_with_everything_else(tmp_path: Path) -> None:
+    suite = tmp_path / "suite.toml"
+    text = SUITE.read_text(encoding="utf-8")
+    assert text.count("primaries = [") == 1
+    suite.write_text(text.replace("primaries = [", 'primaries = ["text_alignment_clip", '))
+    wanted = f'{suite}: gate.primaries[0] = "text_alignment_clip" needs a network'
+    assert wanted in problems(suite=suite)
+    found = problems(suite=suite, evaluation__encoders={"dino": "facebook/dino-vitb16"})
+    assert "recipe: 2 problem(s)" in found
+    assert wanted in found
+    assert 'evaluation.encoders.dino = "facebook/dino-vitb16" is neither a folder' in found
+    pinned = {"clip": f"openai/clip-vit-base-patch32@{'0' * 40}"}
+    assert problems(suite=suite, evaluation__encoders=pinned) == ""
+    absent = {"clip": str(tmp_path / "clip")}
+    assert "is not a folder on this machine" in problems(suite=suite, evaluation__encoders=absent)
+    assert problems(suite=suite, absent_is_fine=True, evaluation__encoders=absent) == ""

@@ -14,10 +14,13 @@ from cogvx.__main__ import app
 from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError, DataError
 from cogvx.metrics.consistency import consistency
+from cogvx.metrics.encoder_set import open_encoder_set
 from cogvx.metrics.encoders import open_encoder
 from cogvx.metrics.pixels import changes, temporal_flickering
 from cogvx.metrics.registry import METRICS
+from cogvx.metrics.similarity import mean_cosine, middle_frames
 from cogvx.mp4 import read_mp4, write_mp4
+from tests.metrics.networks import build_networks
 
 
 @pytest.fixture
@@ -96,6 +99,44 @@ def test_an_encoder_adds_its_consistency_and_its_features_are_kept(clip, tmp_pat
     shown = scored(clip, *more[:-1]).output
     assert "background_consistency_clip" in shown
     assert "a frozen video is best" in shown
+
+
+def test_a_text_and_a_head_add_their_metrics(clip, tmp_path):
+    named = build_networks(tmp_path)
+    networks = [
+        part
+        for kind in ("clip", "siglip2", "aesthetic")
+        for part in ("--encoder", f"{kind}={named[kind]}")
+    ]
+    text = "a large red circle rises"
+    result = scored(clip, "--metric", "contrast", *networks, "--text", text, "--json")
+    document = json.loads(result.stdout)["videos"][0]
+    rgb_fhwc = read_mp4(clip).rgb_fhwc
+    middle = rgb_fhwc[list(middle_frames(len(rgb_fhwc)))]
+    encoders = open_encoder_set({kind: named[kind] for kind in ("clip", "siglip2", "aesthetic")})
+    expected = {
+        f"text_alignment_{kind}": pytest.approx(
+            mean_cosine(encoders.images[kind].features(middle), reader.features(text)), abs=1e-6
+        )
+        for kind, reader in encoders.texts.items()
+    }
+    rows = encoders.images["clip"].features(rgb_fhwc)
+    expected |= {
+        "aesthetic_clip": pytest.approx(encoders.aesthetic.score(rows), abs=1e-6),
+        "background_consistency_clip": pytest.approx(consistency(rows), abs=1e-6),
+    }
+    values = document["values"]
+    assert {name: value for name, value in values.items() if name != "contrast"} == expected
+    assert document["encoders"] == encoders.identities
+    silent = scored(clip, "--metric", "contrast", *networks, "--json")
+    assert not any("text" in name for name in json.loads(silent.stdout)["videos"][0]["values"])
+    long = scored(clip, *networks, "--text", "red " * 80)
+    assert "has 82 tokens, of which clip reads 77" in str(long.exception)
+
+
+def test_a_text_that_nobody_reads_is_refused(tmp_path):
+    result = scored(tmp_path / "absent.mp4", "--text", "a red ring")
+    assert "--text needs a network that reads" in str(result.exception)
 
 
 @pytest.mark.parametrize("named", ["clip", "clip=", "vgg=x", "clip=absent"])
