@@ -130,10 +130,11 @@ def _arms(
 
 
 def _scores(arm: ArmResult) -> list[Score]:
+    """In one order, whether a video was measured now or its numbers were kept."""
     return [
         Score(arm=arm.name, prompt=video.prompt, seed=video.seed, metric=metric, value=value)
         for video in arm.videos
-        for metric, value in video.values.items()
+        for metric, value in sorted(video.values.items())
     ]
 
 
