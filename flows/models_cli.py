@@ -74,7 +74,9 @@ def show_(which: Which, *, as_json: AsJson = False) -> None:
     if not page.is_settled:
         rows.append(("note", "aliases in MLflow are not those of the journal; a move mends that"))
     show(page.uri, rows)
-    _print(_pairs_table("made of", page.tags))
+    _print(_pairs_table("made of", page.made_of))
+    if page.became:
+        _print(_pairs_table("what became of it", page.became))
     if page.metrics:
         _print(_pairs_table("metrics", {k: f"{v:.6g}" for k, v in page.metrics.items()}))
     if page.decisions:

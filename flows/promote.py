@@ -1,6 +1,9 @@
 """Move the alias `champion` to a challenger that was judged better."""
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from cogvx.recipe import Recipe
 from tasks.approval import ask_person
@@ -8,10 +11,12 @@ from tasks.documents import PromoteReport
 from tasks.promote import promote_adapter
 from tasks.workbench import open_workbench
 
+Hours = Annotated[float, Field(gt=0, le=8760)]
+
 
 @flow(name="promote", flow_run_name="promote {recipe.name}")
 def promote(
-    recipe: Recipe, approval: str | None = None, by: str = "", hours: float | None = None
+    recipe: Recipe, approval: str | None = None, by: str = "", hours: Hours | None = None
 ) -> PromoteReport:
     """Promote if the verdict is PROMOTE and the recipe allows it; otherwise ask, or say why not.
 

@@ -210,9 +210,16 @@ def _number(value: float | None) -> str:
 def _table(measures: Sequence[Measure]) -> str:
     if not measures:
         return ""
-    rows = [_cells(measure) for measure in measures]
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(map(_plain, row.values())) + " |" for row in rows]
+    # What decides comes first: above Prefect's form there is room for three columns.
+    lines = ["| metric | result | effect | role | means | limit |", "|" + "---|" * 6]
+    for measure in measures:
+        row = _cells(measure)
+        effect = row["effect"]
+        if row["interval"] != _NO_VALUE:
+            effect += f" ({row['interval']})"
+        means = f"{row['reference']} → {row['candidate']} {row['unit']}"
+        cells = (row["metric"], row["result"], effect, row["role"], means, row["limit"])
+        lines.append("| " + " | ".join(map(_plain, cells)) + " |")
     return "\n".join(lines)
 
 

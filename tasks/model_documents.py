@@ -27,13 +27,16 @@ class VersionLine(_Document):
 class VersionPage(_Document):
     """Everything that is known of a version.
 
-    `decisions` are those about it or about its aliases, oldest first; `is_settled` says whether
-    MLflow's aliases are those of the newest decision about the model.
+    `tags` holds all; `made_of` and `became` are those that a person reads. `decisions` are those
+    about it or about its aliases, oldest first; `is_settled` says whether MLflow's aliases are
+    those of the newest decision about the model.
     """
 
     line: VersionLine
     uri: str
     tags: dict[str, str]
+    made_of: dict[str, str]
+    became: dict[str, str]
     metrics: dict[str, float]
     decisions: tuple[AliasMove, ...]
     is_settled: bool

@@ -15,8 +15,10 @@ from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import open_record_store
 from tasks.clients.versions import (
     APPROVAL_TAG,
+    COMPARISONS_TAG,
     HELDOUT_TAG,
     OVERRIDE_TAG,
+    RESULT_TAGS,
     REVIEW_BY_TAG,
     VERDICT_TAG,
 )
@@ -92,10 +94,17 @@ def show_version(text: str) -> VersionPage:
     """Everything about one version."""
     registry = open_models()
     found = find(registry, text)
+    tags = dict(sorted(found.tags.items()))
     return VersionPage(
         line=_line(found),
         uri=found.uri,
-        tags=dict(sorted(found.tags.items())),
+        tags=tags,
+        made_of={name: text for name, text in tags.items() if name not in RESULT_TAGS},
+        became={
+            name: text
+            for name, text in tags.items()
+            if text and name in RESULT_TAGS and name != COMPARISONS_TAG
+        },
         metrics=registry.last_values(found.run_id),
         decisions=tuple(
             move for move in registry.history(found.name) if _is_about(move, found.version)

@@ -31,8 +31,8 @@ class Answer(RunInput):
     """The form. Prefect refuses what does not fit before the run goes on."""
 
     decision: Literal["approve", "reject"] = Field(description="Shall it be the champion?")
-    reason: str = Field(pattern=r"\S", description="Kept with the decision.")
-    name: str = Field(pattern=r"\S", description="Your name; kept with the decision.")
+    reason: str = Field(pattern=r"\S", max_length=2000, description="Kept with the decision.")
+    name: str = Field(pattern=r"\S", max_length=200, description="Yours; kept with the decision.")
 
 
 def asking_run() -> UUID | None:

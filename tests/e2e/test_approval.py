@@ -210,7 +210,7 @@ def test_the_run_that_asks_shows_table_verdict_and_next_step(
     assert {type(cell) for row in rows for cell in row.values()} == {str}
     page = str(shown["verdict-refused"].data)
     assert page.startswith("# PROMOTE: refused version 1")
-    assert "| heldout\\_loss | primary | better |" in page
+    assert "| heldout\\_loss | better | +" in page
     assert "Without an answer until" in page
     assert "Next: " in page
 

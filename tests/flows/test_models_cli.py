@@ -16,6 +16,7 @@ from cogvx.errors import CogvxError, ConfigError, UserError
 from cogvx.inference.model_ref import parse_reference
 from cogvx.shapes import VideoSize
 from flows.cli import app
+from tasks.clients.journal import whoami
 from tasks.clients.registry import CHAMPION, Registry, Serving
 from tasks.clients.versions import HELDOUT_TAG, VERDICT_TAG
 from tasks.models import CARD_FILE, RECIPE_FILE, open_models
@@ -88,6 +89,33 @@ def test_a_champion_is_promoted_with_a_reason_and_rolled_back(shown: Shown) -> N
     assert (last.overruled, last.verdict, last.why) == (True, "REJECT", "for the demo")
     said("rollback", "style", "--why", "the demo is over")
     assert shown.registry.aliases("style")[CHAMPION] == 1
+
+
+def test_a_promotion_by_hand_leaves_who_and_why_with_the_version(shown: Shown) -> None:
+    tags = shown.registry.version("style", 3).tags
+    assert tags["cogvx.approval"] == "for the demo"
+    assert tags["cogvx.override"] == "REJECT"
+    assert tags["cogvx.review_by"] == whoami()
+    page = said("show", "style/3")
+    assert page.index("made of") < page.index("cogvx.recipe") < page.index("what became of it")
+    assert page.index("what became of it") < page.index("cogvx.override")
+
+
+def test_the_history_is_a_page_and_a_document(shown: Shown, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert str(page) in said("history", "style", "--out", str(page))
+    assert 'id="v3"' in page.read_text()
+    told = json.loads(said("history", "style", "--json"))
+    assert [item["version"] for item in told["versions"]] == [1, 2, 3]
+    assert [item["judgement"]["verdict"] for item in told["versions"]] == [
+        "PROMOTE",
+        "HOLD",
+        "REJECT",
+    ]
+    acts = [move["act"] for move in told["moves"]]
+    assert acts == ["promoted", "promoted", "rolled back", "promoted", "rolled back"]
+    assert [move["overruled"] for move in told["moves"]] == [False, True, False, True, False]
+    refused(ConfigError, 'did you mean "style"', "history", "stile")
 
 
 def test_a_version_is_pulled_once_and_nothing_is_overwritten(shown: Shown, tmp_path: Path) -> None:
