@@ -19,8 +19,8 @@ RELATIVE = (
         -1,
         "prompt",
         "how far predictions move from the base's on prompts that are none of its business",
-        "it cannot tell a change for the better from one for the worse, and steps add up: small "
-        "drift at every step may end in another video",
+        "it cannot tell a change for the better from one for the worse, and the first steps decide "
+        "what a video shows: read the last timesteps, too",
     ),
     Metric(
         BASE_DISTANCE,
@@ -29,8 +29,8 @@ RELATIVE = (
         -1,
         "video",
         "how unlike the base's video of the same prompt and seed, where it should be like it",
-        "a thing that stands elsewhere counts as much as one that is ruined: beyond about 0.5 it "
-        "says only that the video is another one",
+        "where there is texture, a few pixels elsewhere count as much as ruin does: beyond about "
+        "0.6 it says only that the video is another one",
     ),
     Metric(
         DIVERSITY_LUMA,
@@ -50,7 +50,7 @@ RELATIVE = (
         "video",
         "how much its likest frame resembles the likest frame of any training clip, in tiny grey "
         "copies of both",
-        "simple scenes resemble each other without being copied, and a copy that is mirrored, "
-        "shifted or cut otherwise is missed",
+        "simple scenes resemble each other without being copied, and colours are not seen; a copy "
+        "that is mirrored, or a quarter closer, is missed: look at the pairs",
     ),
 )
