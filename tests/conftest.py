@@ -1,6 +1,8 @@
 """What every test may use: the toy model, a small dataset, and the S3 server's fixtures."""
 
+import gc
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 
 from cogvx.model.nano.build import build_nano
 from cogvx.model.nano.world import render_world
+from tests.fixtures.order import longest_first
+from tests.fixtures.start import QUICK
 
 # A suite that a shell started in the background ignores Ctrl-C, and so would all that it starts.
 _HANDLERS = {
@@ -17,6 +21,9 @@ _HANDLERS = {
 }
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# For the servers and commands that tests start as they are.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [QUICK, os.environ.get("PYTHONPATH")]))
+
 pytest_plugins = [
     "tests.fixtures.family",
     "tests.fixtures.trainers",
@@ -24,6 +31,22 @@ pytest_plugins = [
     "tests.fixtures.radosgw",
     "tests.fixtures.proxy",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist would give out the files with most tests first, and so the longest ones last."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, or one worker would wait for another's last file."""
+    items.sort(key=lambda item: longest_first(item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What importing the tests has made stays, and need not be looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from cogvx.store import LocalStore
 from cogvx.variants import read_facts
 from tests.fixtures.forks import Forks, forking
 from tests.fixtures.servers import free_port, listens, running, wait_until
+from tests.fixtures.start import PYTHONPATH
 
 SUITE = """
 schema_version = 1
@@ -156,7 +157,7 @@ def make_place(root: Path, recipe: Path, **settings: str) -> Place:
     }
     environment |= {
         "COGVX_HOME": str(root / "home"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": PYTHONPATH,
         "COLUMNS": "300",
         **settings,
     }
