@@ -21,6 +21,8 @@ demo: $(READY) $(DEMO)/neon/metadata.jsonl
 	@$(BIN)/cogvx retrain $(RECIPE)
 
 # Files side by side, on four cores at most: each worker has servers and a GPU stack of its own.
+# Tests of pages want a Chromium: the system's (`apt-get install chromium`), Google's, or what
+# `.venv/bin/playwright install chromium` fetches. Without one they skip.
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
