@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from tasks.fan_out import Elsewhere, run_on_pool
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
+from tests.fixtures.start import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -289,41 +289,33 @@ def test_an_absent_deployment_is_the_callers_to_mend(client: SyncPrefectClient) 
         fan_out("idle/nowhere", "a")
 
 
-PARENT = """
-import sys
-from prefect import flow
-from tests.e2e.test_cache_pool import fan_out
-
 @flow
-def parent():
-    fan_out(sys.argv[1], "a", "b")
-
-parent()
-"""
+def parent(deployment: str) -> None:
+    """For `Forks.start`."""
+    fan_out(deployment, "a", "b")
 
 
 @pytest.mark.parametrize("way", ["interrupt", "in Prefect"])
 def test_cancelling_the_parent_cancels_its_children(
-    way: str, client: SyncPrefectClient, idle: str, prefect_url: str
+    way: str, client: SyncPrefectClient, idle: str, prefect_url: str, forks: Forks
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, idle],
-        env={**os.environ, "PREFECT_API_URL": prefect_url},
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
+    process = forks.start(
+        "tests.e2e.test_cache_pool:parent",
+        idle,
+        environment={**os.environ, "PREFECT_API_URL": prefect_url},
+        cwd=ROOT,
     )
     runs = wait_for_runs(client, idle, 2)
     client.set_flow_run_state(runs["a"].id, Running(), force=True)
     if way == "interrupt":
-        process.send_signal(signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
     else:
         assert runs["a"].parent_task_run_id is not None
-        parent = client.read_task_run(runs["a"].parent_task_run_id).flow_run_id
-        assert parent is not None
-        client.set_flow_run_state(parent, Cancelling())
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode != 0, printed
+        above = client.read_task_run(runs["a"].parent_task_run_id).flow_run_id
+        assert above is not None
+        client.set_flow_run_state(above, Cancelling())
+    status, printed = process.wait(), process.output.read_text()
+    assert status != 0, printed
     states = {run.name: run.state_name for run in runs_of(client, idle).values()}
     # One runs, and its worker is to stop it; the other is nobody's.
     assert states == {"a": "Cancelling", "b": "Cancelled"}, printed
