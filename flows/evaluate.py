@@ -11,7 +11,7 @@ from tasks.evaluate import judge_evaluation
 from tasks.evaluate_plan import EvaluationWork, plan_evaluation
 from tasks.generate import videos_elsewhere
 from tasks.records import RecordsLost
-from tasks.workbench import Workbench, open_workbench
+from tasks.workbench import open_workbench
 
 
 @flow(name="evaluate", flow_run_name="evaluate {recipe.name}")
@@ -21,19 +21,19 @@ def evaluate(recipe: Recipe) -> EvaluateReport:
     Run twice, the second run renders nothing; killed anywhere, the next run finishes it. Records of
     held-out clips that turn out to be damaged are encoded again first.
     """
+    try:
+        return _evaluate(recipe)
+    except RecordsLost:
+        run_child(cache, recipe)
+        return _evaluate(recipe)
+
+
+def _evaluate(recipe: Recipe) -> EvaluateReport:
     bench = open_workbench(recipe, purpose="judge")
-    step = _plan(bench, recipe)
+    step: EvaluationWork | EvaluateReport = plan_evaluation(bench)
     while isinstance(step, EvaluationWork):  # once, and after a HOLD with more seeds once more
         ended = run_children(
             generate_shard, step.children, what="render videos", elsewhere=videos_elsewhere()
         )
         step = judge_evaluation(bench, in_one_piece(step), in_one_piece(ended))
     return step
-
-
-def _plan(bench: Workbench, recipe: Recipe) -> EvaluationWork | EvaluateReport:
-    try:
-        return plan_evaluation(bench)
-    except RecordsLost:
-        run_child(cache, recipe)
-        return plan_evaluation(bench)

@@ -97,6 +97,7 @@ def hold_contest(
         provenance: What the page should say of where all this comes from; no secrets.
 
     Raises:
+        ConfigError: The recipe's networks cannot be had.
         RecordsLost: Records of the held-out clips are absent or damaged.
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
     """
