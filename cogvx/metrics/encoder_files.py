@@ -4,8 +4,9 @@ A network is a folder, or a repository of the hub pinned by its commit: another 
 same name would change every number, unnoticed.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cogvx.errors import ConfigError, Problem
@@ -17,6 +18,14 @@ TOKENIZER = "tokenizer.json"
 HEAD = "head.safetensors"
 TEXT_KINDS = ("clip", "siglip2")
 SETTING = "evaluation.encoders."
+# What config.json calls the networks of each kind; those that only see have no half that reads.
+_TYPES = {
+    "dino": ("vit",),
+    "dinov2": ("dinov2",),
+    "clip": ("clip", "clip_vision_model"),
+    "siglip2": ("siglip", "siglip_vision_model"),
+    "aesthetic": ("clip", "clip_vision_model"),
+}
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})@([0-9a-f]{40})", re.ASCII)
 _LOOSE_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@.*)?", re.ASCII)
@@ -45,9 +54,10 @@ def encoder_problems(
             problems.append(Problem(place, None, "is of no kind", use))
             continue
         path = local_path(named)
+        may_be_absent = absent_is_fine and named and not _LOOSE_HUB.fullmatch(named)
         if path is not None:
             problems += missing_files(kind, path, where=place, beside=encoders, texts=texts)
-        elif not _HUB.fullmatch(named) and not (absent_is_fine and not _LOOSE_HUB.fullmatch(named)):
+        elif not _HUB.fullmatch(named) and not may_be_absent:
             problems.append(_unresolved(place, named))
     return problems
 
@@ -78,7 +88,8 @@ def missing_files(
         return [Problem(where, shown_text(str(path)), wrong, use)]
     if kind == "aesthetic" and not own_network(path):
         return _head_problems(path / HEAD, where, beside)
-    return []
+    types = _TYPES[kind]
+    return _type_problems(path, where, types[:1] if TOKENIZER in wanted else types)
 
 
 def own_network(folder: Path) -> bool:
@@ -125,6 +136,20 @@ def _unresolved(where: str, named: str) -> Problem:
         return Problem(where, shown, wrong, use)
     wrong = "is not a folder on this machine"
     return Problem(where, shown, wrong, "use one, or publisher/name@commit of the hub")
+
+
+def _type_problems(folder: Path, where: str, types: Sequence[str]) -> list[Problem]:
+    """That the folder is another network's, which transformers would load all the same."""
+    try:
+        config = json.loads((folder / NETWORK_FILES[0]).read_text(encoding="utf-8"))
+        found = config.get("model_type") if isinstance(config, dict) else None
+    except (OSError, ValueError) as error:
+        wrong = f"has a config.json that cannot be read: {error}"
+        return [Problem(where, shown_text(str(folder)), wrong)]
+    if found in types:
+        return []
+    wrong = f"holds a network of the type {shown_text(str(found))}, not {' or '.join(types)}"
+    return [Problem(where, shown_text(str(folder)), wrong, "use another folder or kind")]
 
 
 def _head_problems(path: Path, where: str, beside: Iterable[str]) -> list[Problem]:

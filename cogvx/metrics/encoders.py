@@ -90,8 +90,8 @@ def open_encoder(
 ) -> Encoder:
     """Load a network in fp32.
 
-    The device is part of the identity: the last bits of features differ between CPUs and GPUs, and
-    arms must not differ by where they were looked at.
+    Where it runs is part of the identity: the last bits of features differ between a CPU and a GPU,
+    and between GPUs, and arms must not differ by where they were looked at.
 
     Args:
         kind: dino (facebook/dino-vitb16 is VBench's for subjects), dinov2 (facebook/dinov2-base),
@@ -119,7 +119,7 @@ def open_encoder(
         embeddings = model.embeddings
         embeddings.interpolate_pos_encoding = functools.partial(_dino_positions, embeddings)
     side = 224 if kind == "dinov2" else int(model.config.image_size)
-    parts = {"kind": kind, "side": side, "preparation": _VERSION, "device": device}
+    parts = {"kind": kind, "side": side, "preparation": _VERSION, "device": device_name(device)}
     identity = digest({**parts, **contents(folder, NETWORK_FILES, hashes)})
     return Encoder(kind, model, side, identity, device)
 
@@ -166,6 +166,11 @@ def contents(folder: Path, names: tuple[str, ...], hashes: FileHashes | None) ->
     """Hex sha256 of files, by name."""
     known = hashes or FileHashes()
     return {name: known.sha256(folder / name) for name in names}
+
+
+def device_name(device: str) -> str:
+    """What decides the last bits: the kind of GPU, or "cpu" for all of those."""
+    return device if device == "cpu" else str(torch.cuda.get_device_name(device))
 
 
 @contextmanager

@@ -67,12 +67,15 @@ def features_of(
         store: Where features are kept.
 
     Raises:
-        IntegrityError: The store holds damaged features; the message names the object to remove.
+        IntegrityError: The store holds damaged features, and the message names the object to
+            remove; or the network gives numbers that are not finite.
     """
     key = features_key(content, encoder)
     if store.info(key) is not None:
         return _unpacked(read_checked(store, key, lambda data: _check(data, key)))
     found = np.ascontiguousarray(encoder.features(frames()), dtype="<f4")
+    if not np.isfinite(found).all():
+        raise IntegrityError("a network gave features that are not finite; its files are damaged")
     store.write(key, _packed(found))
     return found
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextModelWithProjection, SiglipTextModel
 from cogvx.digest import digest
 from cogvx.errors import ConfigError
 from cogvx.metrics.encoder_files import NETWORK_FILES, TOKENIZER
-from cogvx.metrics.encoders import contents, in_float32, load_network
+from cogvx.metrics.encoders import contents, device_name, in_float32, load_network
 from cogvx.metrics.tokens import Tokens, read_tokens
 from cogvx.model.hashes import FileHashes
 
@@ -65,6 +65,6 @@ def open_text_encoder(
     tokens = read_tokens(kind, folder, where=kind)
     model = load_network(_MODELS[kind], folder, where=f"{kind}={folder}", half="text")
     names = (*NETWORK_FILES, TOKENIZER)
-    parts: Mapping[str, object] = {"kind": kind, "texts": _VERSION, "device": device}
+    parts: Mapping[str, object] = {"kind": kind, "texts": _VERSION, "device": device_name(device)}
     identity = digest({**parts, **contents(folder, names, hashes)})
     return TextEncoder(kind, model.to(device), tokens, identity, device)

@@ -1,7 +1,8 @@
 """How many tokens a text has for CLIP or SigLIP2, by the network's own vocabulary; loads no torch.
 
-SigLIP2 was trained on small letters, and always sees 64 tokens: what a text lacks is filled up.
-CLIP reads from left to right and stops at the end mark, so it needs no filling.
+SigLIP2 was trained on small letters, one mark at the end, and always 64 tokens: what a text lacks
+is filled up. Its file is used by programs that expect one or the other of it, so marks and filling
+are put here. CLIP reads from left to right and stops at the end mark, so it needs no filling.
 """
 
 import json
@@ -16,23 +17,31 @@ from cogvx.metrics.encoder_files import TOKENIZER
 from cogvx.section import shown_text
 
 _LIMITS = {"clip": 77, "siglip2": 64}
+_SIGLIP_MARKS = ("<eos>", "<pad>")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A vocabulary, and how many tokens the network reads, the marks at the ends included."""
+    """A vocabulary, and how many tokens the network reads, the marks at the ends included.
+
+    `marks` are SigLIP2's end and what it is filled up with; CLIP's are the vocabulary's affair.
+    """
 
     kind: str
     tokenizer: Tokenizer
     limit: int
-    filler: int | None
+    marks: tuple[int, int] | None = None
 
     def ids(self, text: str) -> list[int]:
-        """The tokens of a text, filled up where the network wants it; not cut."""
-        shown = text.lower() if self.kind == "siglip2" else text
-        ids = list(self.tokenizer.encode(shown).ids)
-        filling = [] if self.filler is None else [self.filler] * (self.limit - len(ids))
-        return ids + filling
+        """The tokens of a text, filled up where the network wants it; not cut.
+
+        Source: SigLIP2's as it was trained, which transformers' Siglip2Tokenizer writes out.
+        """
+        if self.marks is None:
+            return list(self.tokenizer.encode(text).ids)
+        end, filler = self.marks
+        ids = [*self.tokenizer.encode(text.lower(), add_special_tokens=False).ids, end]
+        return ids + [filler] * (self.limit - len(ids))
 
     def problem(self, text: str, *, where: str) -> Problem | None:
         """What is wrong with a text that is too long."""
@@ -61,10 +70,20 @@ def read_tokens(kind: str, folder: Path, *, where: str) -> Tokens:
     # a text is neither cut nor filled up behind our back
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    text, padding = _part(config, "text_config") or config, _part(document, "padding")
-    limit = int(text.get("max_position_embeddings", _LIMITS[kind]))
-    filler = int(padding.get("pad_id", text.get("pad_token_id", 0)))
-    return Tokens(kind, tokenizer, limit, filler if kind == "siglip2" else None)
+    marks = _marks_of(tokenizer, f"{where}: {path}") if kind == "siglip2" else None
+    count = len(tokenizer.encode("").ids)
+    if kind == "clip" and count != 2:
+        raise ConfigError(f"{where}: {path} puts {count} marks around a text, and CLIP needs 2")
+    text = _part(config, "text_config") or config
+    return Tokens(kind, tokenizer, int(text.get("max_position_embeddings", _LIMITS[kind])), marks)
+
+
+def _marks_of(tokenizer: Tokenizer, where: str) -> tuple[int, int]:
+    """SigLIP2's end and filling; another vocabulary has no such marks."""
+    end, filler = (tokenizer.token_to_id(name) for name in _SIGLIP_MARKS)
+    if end is None or filler is None:
+        raise ConfigError(f"{where} is not SigLIP2's: it lacks {' or '.join(_SIGLIP_MARKS)}")
+    return end, filler
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -173,10 +174,37 @@ def test_what_is_no_such_network_is_refused(folders, tmp_path):
         open_encoder("clip", tmp_path)
     with pytest.raises(ConfigError, match="of no kind"):
         open_encoder("vgg", folders / "clip")
-    for name, content in (("config.json", "{"), ("model.safetensors", "no weights")):
-        shutil.copytree(folders / "clip", tmp_path / name)
-        (tmp_path / name / name).write_text(content)
-        with pytest.raises(ConfigError, match="cannot be loaded"):
-            open_encoder("clip", tmp_path / name)
-    with pytest.raises(ConfigError, match="lacks weights"):
+    for name, content, told in (
+        ("config.json", "{", "cannot be read"),
+        ("config.json", "[]", "of the type None"),
+        ("model.safetensors", "no weights", "cannot be loaded"),
+    ):
+        folder = tmp_path / told
+        shutil.copytree(folders / "clip", folder)
+        (folder / name).write_text(content)
+        with pytest.raises(ConfigError, match=told):
+            open_encoder("clip", folder)
+    with pytest.raises(ConfigError, match="of the type clip_vision_model, not vit"):
         open_encoder("dino", folders / "clip")
+
+
+def test_networks_without_all_their_weights_are_refused(folders, tmp_path):
+    shutil.copytree(folders / "clip", tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["visual_projection.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights, such as visual_projection\.weight"):
+        open_encoder("clip", tmp_path / "clip")
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(folders, tmp_path):
+    shutil.copytree(folders / "clip", tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["visual_projection.weight"][0, 0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    encoder, store = open_encoder("clip", tmp_path / "clip"), MemoryStore()
+    with pytest.raises(IntegrityError, match="not finite"):
+        features_of(lambda: RGB, "a" * 64, encoder=encoder, store=store)
+    assert not store.objects

@@ -92,6 +92,23 @@ def test_a_vocabulary_that_cannot_be_is_refused(networks, tmp_path):
             open_text_encoder("clip", folder)
 
 
+def test_a_vocabulary_without_its_marks_is_refused(networks, tmp_path):
+    for kind, told in (("clip", "puts 0 marks around a text"), ("siglip2", "lacks <eos>")):
+        shutil.copytree(networks[kind], tmp_path / kind)
+        file = tmp_path / kind / "tokenizer.json"
+        document = json.loads(file.read_text())
+        document["post_processor"] = None
+        if kind == "siglip2":  # its marks are put whatever the file says, if it has them
+            file.write_text(json.dumps(document))
+            found = open_text_encoder(kind, tmp_path / kind).features(TEXT)
+            own = open_text_encoder(kind, Path(networks[kind])).features(TEXT)
+            np.testing.assert_array_equal(found, own)
+            document["model"]["vocab"]["<end>"] = document["model"]["vocab"].pop("<eos>")
+        file.write_text(json.dumps(document))
+        with pytest.raises(ConfigError, match=told):
+            open_text_encoder(kind, tmp_path / kind)
+
+
 def test_a_half_takes_the_width_that_the_whole_network_has(networks):
     # its own configuration says 512, which is what transformers fills in
     config = json.loads((Path(networks["clip"]) / "config.json").read_text())
