@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     encode_deployment: str = ""
     """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
     generate_deployment: str = ""
-    """Deployment by which videos are generated, as generate-shard/gpu-generate; empty: in this
-    process."""
+    """Deployment by which videos are generated, for people and for evaluations, as
+    generate-shard/gpu-generate; empty: in this process."""
     generate_shard_videos: int = Field(default=8, ge=1)
     """How many videos one worker of that deployment generates before it takes the next share."""
     promote_deployment: str = ""
