@@ -13,16 +13,29 @@ import typer
 from cogvx.errors import ConfigError, Problem
 from cogvx.evaluation.encoder_needs import network_warnings
 from cogvx.evaluation.looks import MORE_SEEDS, confidence_at
+from cogvx.evaluation.power import (
+    USUAL_BETWEEN,
+    USUAL_POWER,
+    minimum_detectable_effect,
+    unit_spread,
+)
 from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.evaluation.suite_file import read_lines, read_suite_file, write_suite_file
 from cogvx.evaluation.suite_import import Wishes, import_suite, longer_texts
-from cogvx.evaluation.suite_rule import GROUPS, CeilingConfig, Group, GuardConfig
+from cogvx.evaluation.suite_rule import (
+    GROUPS,
+    PRIMARY_GROUPS,
+    CeilingConfig,
+    Group,
+    GuardConfig,
+)
 from cogvx.evaluation.suite_texts import (
     about_tokens,
     overlap_problems,
     scored_text,
     suite_warnings,
 )
+from cogvx.metrics.registry import metrics
 from cogvx.terminal import printable, writing_to
 
 app = typer.Typer(
@@ -165,7 +178,25 @@ def _counts(suite: Suite) -> list[tuple[str, str]]:
             f"{2 * suite.videos} videos with the base, then {suite.videos} for each new adapter",
         ),
     ]
-    return [*rows, ("images", f"{with_images} first frames")] if with_images else rows
+    if with_images:
+        rows.append(("images", f"{with_images} first frames"))
+    return [*rows, *_finds(suite)]
+
+
+def _finds(suite: Suite) -> list[tuple[str, str]]:
+    """What true effect so many prompts and seeds find, where videos decide."""
+    deciding = [prompt for prompt in suite.prompts if prompt.group in PRIMARY_GROUPS]
+    known = metrics()
+    if not any(known[name].kind == "video" for name in suite.gate.primaries):
+        return []
+    seeds = min(len(suite.seeds_of(prompt)) for prompt in deciding)
+    effect = minimum_detectable_effect(
+        unit_spread(USUAL_BETWEEN, 1.0, seeds),
+        units=len(deciding),
+        confidence=suite.gate.confidence,
+    )
+    often = f"in {USUAL_POWER:.0%} of evaluations, where prompts differ by {USUAL_BETWEEN}"
+    return [("finds", f"an effect of {effect:.2g} seed SDs {often}")]
 
 
 def _rule(suite: Suite) -> list[tuple[str, str]]:

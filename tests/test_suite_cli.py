@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cogvx.__main__ import app
 from cogvx.errors import ConfigError
 from cogvx.evaluation.suite import load_suite
+from cogvx.evaluation.suite_file import read_suite_file
 
 SHIPPED = sorted((Path(__file__).parents[1] / "deployments" / "suites").glob("*.toml"))
 
@@ -41,8 +42,34 @@ def test_show_has_every_prompt_and_the_rule(path: Path) -> None:
         assert guard.metric in output
 
 
+def test_show_tells_groups_limits_looks_and_what_can_be_found(tmp_path: Path) -> None:
+    document = read_suite_file(SHIPPED[-1])
+    document["prompts"] = [
+        {"id": f"{group[:3]}-{number}", "prompt": f"a ship {number} {group}", "group": group}
+        for group, count in (("domain", 20), ("off_domain", 2))
+        for number in range(count)
+    ]
+    document["gate"] = {
+        "primaries": ["temporal_flickering"],
+        "guards": [{"metric": "motion_magnitude", "groups": ["off_domain"]}],
+        "ceilings": [{"metric": "memorisation_luma"}],
+    }
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps(document))
+    output = said("show", path)
+    assert "motion_magnitude (margin 1 SD on off_domain) at 0.95" in output
+    assert "memorisation_luma <= what held-out clips reach" in output
+    assert "after a HOLD 2 more seeds, judged at 0.9875" in output
+    assert "stops before any video" in output
+    assert "an effect of 0.66 seed SDs in 80% of evaluations" in output
+    document["gate"] |= {"screen": False, "second_look": False}
+    path.write_text(json.dumps(document))
+    assert "screen    none" in said("show", path)
+    assert "again     never" in said("show", path)
+
+
 def test_imported_prompts_are_a_suite_with_the_rule_of_another(tmp_path: Path) -> None:
-    source, like = tmp_path / "full.json", SHIPPED[-1]
+    source, like = tmp_path / "full.json", SHIPPED[0]
     items = [{"prompt_en": f"a ring number {n}", "dimension": ["scene"]} for n in range(5)]
     source.write_text(json.dumps(items))
     digests = set()

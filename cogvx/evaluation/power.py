@@ -11,6 +11,8 @@ import scipy  # its parts load on first use
 from cogvx.evaluation.statistics import Mean
 
 USUAL_POWER = 0.8
+USUAL_BETWEEN = 0.7
+"""How much prompts usually differ in what they gain, in seed SDs; for plans, before any is seen."""
 
 
 def unit_spread(between: float, within: float, repeats: int) -> float:

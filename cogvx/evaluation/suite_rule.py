@@ -119,11 +119,6 @@ def _line_problems(
         wrong = "is of prompts, and the metric is measured on held-out clips"
         return [Problem(f"{where}.groups", list(line.groups), wrong, "remove it")]
     problems = _repeated(f"{where}.groups", line.groups or ())
-    empty = [group for group in line.groups or () if prompts is not None and not prompts[group]]
-    problems += [
-        Problem(f"{where}.groups", group, "has no prompt in this suite", "remove it, or add some")
-        for group in empty
-    ]
     least = 2 if isinstance(line, GuardConfig) else 1
     return problems or _few(f"{where}.metric", line.metric, line.over, prompts, least=least)
 

@@ -255,7 +255,7 @@ def test_what_could_have_been_found_is_the_noncentral_t_of_what_was_seen():
         (CALM, "of which there are 1; give the suite 2 or more"),
         (
             guarding(HELDOUT, ("contrast", "off_domain")),
-            'gate.guards[0].groups = "off_domain" has no prompt in this suite',
+            '= "contrast" is measured on prompts of off_domain, of which there are 0',
         ),
         (
             guarding(HELDOUT, ("contrast", "domain")),
