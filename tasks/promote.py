@@ -10,7 +10,14 @@ from tasks.clients.journal import whoami
 from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.clients.versions import OVERRIDE_TAG
 from tasks.documents import PromoteReport
-from tasks.lineage import APPROVAL_TAG, NO_CHAMPION, REFERENCE_TAG, VERDICT_TAG, because
+from tasks.lineage import (
+    APPROVAL_TAG,
+    JUDGED_TAG,
+    NO_CHAMPION,
+    REFERENCE_TAG,
+    VERDICT_TAG,
+    because,
+)
 from tasks.register import open_registry, registered_version
 from tasks.reviews import BY_HAND, keep_review, review_of, settle, told
 from tasks.workbench import Workbench
@@ -69,7 +76,8 @@ def judged_version(bench: Workbench, registry: Registry) -> Version:
         ConfigError: It is not registered, or was never judged.
     """
     version = registered_version(bench, registry)
-    if VERDICT_TAG not in version.tags:
+    # All three, as an evaluation may have been killed between them.
+    if not {VERDICT_TAG, REFERENCE_TAG, JUDGED_TAG} <= version.tags.keys():
         raise ConfigError(
             f"{version.name} version {version.version} has no verdict; run `cogvx evaluate` first"
         )

@@ -55,6 +55,12 @@ def version(number: int, verdict: str | None = "HOLD", **more: object) -> Versio
     return VersionHistory.model_validate({**document, **more})
 
 
+def history_of_versions(count: int) -> ModelHistory:
+    return ModelHistory(
+        model="ink", versions=tuple(version(number) for number in range(1, count + 1))
+    )
+
+
 def move(seq: int, before: int | None, after: int, act: str = "promoted") -> ChampionMove:
     return ChampionMove(
         seq=seq,
@@ -140,10 +146,7 @@ def test_every_picture_has_words_and_every_link_a_page(history: ModelHistory) ->
 
 @pytest.mark.parametrize("count", [0, 1, 200])
 def test_any_number_of_versions_fits_one_small_page(count: int) -> None:
-    shown = ModelHistory(
-        model="ink", versions=tuple(version(number) for number in range(1, count + 1))
-    )
-    text = history_page(shown)
+    text = history_page(history_of_versions(count))
     assert len(text) < 2 * 2**20
     assert f"{count} version" in text
     assert text.count("data-x=") == count
