@@ -16,9 +16,9 @@ from cogvx.errors import ConfigError
 from cogvx.evaluation.encoder_gauges import DomainSimilarity, encoder_gauges, look_at_clips
 from cogvx.evaluation.gauge import Seen
 from cogvx.metrics.encoder_set import open_encoder_set
-from cogvx.metrics.encoders import clip_frames, dino_frames, siglip_frames
 from cogvx.metrics.learned import LEARNED
 from cogvx.metrics.mmd import discrepancy
+from cogvx.metrics.preparation import clip_frames, dino_frames, siglip_frames
 from cogvx.metrics.registry import metrics
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.shapes import VideoSize

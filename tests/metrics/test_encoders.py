@@ -17,8 +17,9 @@ from transformers import (
 
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.metrics.consistency import consistency
-from cogvx.metrics.encoders import clip_frames, dino_frames, open_encoder
+from cogvx.metrics.encoders import open_encoder
 from cogvx.metrics.features import features_key, features_of
+from cogvx.metrics.preparation import clip_frames, dino_frames
 from cogvx.store import MemoryStore
 
 TINY = {

@@ -11,7 +11,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from transformers import CLIPModel, PreTrainedTokenizerFast, SiglipImageProcessor, SiglipModel
 
 from cogvx.errors import ConfigError
-from cogvx.metrics.encoders import clip_frames, open_encoder, siglip_frames
+from cogvx.metrics.encoders import open_encoder
+from cogvx.metrics.preparation import clip_frames, siglip_frames
 from cogvx.metrics.similarity import mean_cosine
 from cogvx.metrics.text import open_text_encoder
 

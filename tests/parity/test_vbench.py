@@ -14,7 +14,7 @@ import torch
 from transformers import CLIPModel, ViTModel
 
 from cogvx.metrics.encoder_set import open_encoder_set
-from cogvx.metrics.encoders import clip_frames, dino_frames
+from cogvx.metrics.preparation import clip_frames, dino_frames
 from cogvx.metrics.score import score_file
 from tests.metrics.networks import build_networks
 
