@@ -146,7 +146,7 @@ def questions(
 def wait_for(
     client: SyncPrefectClient, run: UUID, is_so: Callable[[FlowRun], bool], log: Path
 ) -> FlowRun:
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while True:
         found = client.read_flow_run(run)
         if is_so(found):
