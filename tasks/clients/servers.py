@@ -13,6 +13,8 @@ from tasks.settings import settings
 
 logger = logging.getLogger(__name__)
 
+# MLflow's own jobs judge answers of language models; they would cost a process that does nothing.
+_NO_JOBS = ("--env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
 _STARTUP_SECONDS = 120
 _STOP_SECONDS = 15
 
@@ -36,7 +38,7 @@ def serve_until_interrupted(*, prefect_port: int, mlflow_port: int) -> None:
         database = ["--backend-store-uri", here.mlflow_uri]
         artifacts = ["--artifacts-destination", str(here.mlflow_artifacts)]
         mlflow = ["mlflow", "server", *host, str(mlflow_port), "--workers", "1"]
-        servers["MLflow"] = _start("MLflow", [*mlflow, *database, *artifacts])
+        servers["MLflow"] = _start("MLflow", [*mlflow, *database, *artifacts], *_NO_JOBS)
         _wait_until_healthy("Prefect", f"http://127.0.0.1:{prefect_port}/api/health", servers)
         _wait_until_healthy("MLflow", f"http://127.0.0.1:{mlflow_port}/health", servers)
         logger.info("Prefect  http://127.0.0.1:%d", prefect_port)
@@ -51,9 +53,10 @@ def serve_until_interrupted(*, prefect_port: int, mlflow_port: int) -> None:
         _stop(servers)
 
 
-def _start(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(name: str, command: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
     """A server that ends when this process does, however that happens; it prints into a log."""
     supervise = [sys.executable, "-m", "tasks.clients.supervise", "--grace", str(_STOP_SECONDS)]
+    supervise += options
     log = settings().home / f"{name.lower()}.log"
     with log.open("ab") as output:
         return subprocess.Popen(
