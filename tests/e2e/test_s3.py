@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.fixtures.forks import Forks
 from tests.fixtures.s3 import BUCKET, S3Server
 
 
@@ -26,13 +27,19 @@ def remote(
     return make_place(root, recipe, PREFECT_API_URL=prefect_url, **settings)
 
 
-def test_the_chain_runs_on_s3_and_then_finds_nothing_to_do(remote: Place) -> None:
-    printed = remote.succeed("retrain", str(remote.recipe))
+def retrain(forks: Forks, place: Place) -> str:
+    call, recipe = "tests.fixtures.forks:call_cli", str(place.recipe)
+    job = forks.start(call, "retrain", recipe, environment=place.environment, cwd=place.root)
+    return job.succeed()
+
+
+def test_the_chain_runs_on_s3_and_then_finds_nothing_to_do(remote: Place, forks: Forks) -> None:
+    printed = retrain(forks, remote)
     assert "12 accepted" in printed
     assert "tiny version 1" in printed
     assert "report.html" in printed
     assert not (remote.home / "store").exists()
-    assert "unchanged" in remote.succeed("retrain", str(remote.recipe))
+    assert "unchanged" in retrain(forks, remote)
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence_without_the_secret(remote: Place) -> None:
