@@ -1,6 +1,7 @@
 """Training as the flow starts it, under accelerate: kills, orphans, processes, and errors.
 
-Every promise here costs a start of accelerate, so one uninterrupted run serves all comparisons.
+Every promise here costs a start of accelerate, so one uninterrupted run serves all comparisons,
+and is called a second time meanwhile.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tasks.clients.launch import Stopped, join_training, launch_training
 from tasks.clients.machines import Machines
 from tasks.clients.supervise import descendants
 from tests.fixtures.servers import free_port
+from tests.fixtures.start import QUICK
 from tests.fixtures.training_runs import adapter_bits, make_run
 
 RUN = {"steps": 24, "checkpoint_every": 4, "log_every": 4, "heldout_every": 100, "heldout": 1}
@@ -41,10 +44,38 @@ def new_run(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return build
 
 
+# Calls `launch_training` as another process would, and tells the kinds of events.
+CALLER = """
+import sys
+from pathlib import Path
+from tasks.clients.launch import launch_training
+root = Path(sys.argv[1])
+def say(event): print(event["kind"], flush=True)
+launch_training(root, processes=1, on_event=say, log=root / sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A run that was followed to its end without a break, and what a second caller was told."""
+
+    root: Path
+    outcome: TrainOutcome
+    second: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(new_run: Callable[..., Path]) -> tuple[Path, TrainOutcome]:
+def uninterrupted(new_run: Callable[..., Path]) -> Followed:
     root = new_run()
-    return root, launch(root)
+    second: list[subprocess.CompletedProcess[str]] = []
+
+    def call_once_more(event: Event) -> None:
+        if event["kind"] == "checkpoint" and not second:
+            words = [sys.executable, "-c", CALLER, str(root), "second.log"]
+            second.append(subprocess.run(words, capture_output=True, text=True, check=False))
+
+    outcome = launch(root, call_once_more)
+    return Followed(root, outcome, *second)
 
 
 def launch(
@@ -80,10 +111,8 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_is_followed_to_its_end_and_not_started_twice(
-    uninterrupted: tuple[Path, TrainOutcome],
-) -> None:
-    root, outcome = uninterrupted
+def test_a_run_is_followed_to_its_end_and_not_started_twice(uninterrupted: Followed) -> None:
+    root, outcome = uninterrupted.root, uninterrupted.outcome
     assert (outcome.status, outcome.step) == ("completed", 24)
     events: list[Event] = []
     started = time.monotonic()
@@ -92,9 +121,19 @@ def test_a_run_is_followed_to_its_end_and_not_started_twice(
     assert events == []
 
 
-def test_a_trainer_killed_mid_run_goes_on_and_ends_with_the_same_bits(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
-) -> None:
+@dataclass(frozen=True)
+class GoneOn:
+    """A run whose trainer was killed, and that went on."""
+
+    root: Path
+    error: TransientError
+    left_over: set[int]
+    events: list[Event]
+    outcome: TrainOutcome
+
+
+@pytest.fixture(scope="module")
+def killed(new_run: Callable[..., Path]) -> GoneOn:
     root = new_run()
     before = set(descendants(os.getpid()))  # servers that other tests use
 
@@ -103,34 +142,36 @@ def test_a_trainer_killed_mid_run_goes_on_and_ends_with_the_same_bits(
             (trainer,) = trainers(root)
             os.kill(trainer, signal.SIGKILL)
 
-    told = "ended by SIGKILL, as by a machine that is out of memory; started again, it goes on from"
-    with pytest.raises(TransientError, match=told) as raised:
+    with pytest.raises(TransientError) as raised:
         launch(root, kill_at_the_second_checkpoint)
-    assert type(raised.value) is TransientError
-    assert set(descendants(os.getpid())) <= before
-
+    left_over = set(descendants(os.getpid())) - before
     events: list[Event] = []
-    outcome = launch(root, events.append)
+    return GoneOn(root, raised.value, left_over, events, launch(root, events.append))
+
+
+def test_a_trainer_killed_mid_run_goes_on_and_ends_with_the_same_bits(
+    uninterrupted: Followed, killed: GoneOn
+) -> None:
+    told = "ended by SIGKILL, as by a machine that is out of memory; started again, it goes on from"
+    assert told in str(killed.error)
+    assert type(killed.error) is TransientError
+    assert not killed.left_over
+
+    events, outcome = killed.events, killed.outcome
     assert outcome.resumed_from is not None
     assert 8 <= outcome.resumed_from < 24
-    assert adapter_bits(root) == adapter_bits(uninterrupted[0])
+    assert adapter_bits(killed.root) == adapter_bits(uninterrupted.root)
     assert (events[0]["kind"], events[0]["name"]) == ("phase", "loading")  # of this start only
     numbers = [event["step"] for event in events if event["kind"] == "metrics"]
     assert numbers == list(range(outcome.resumed_from // 4 * 4 + 4, 25, 4))
 
 
 def test_a_caller_killed_mid_run_leaves_no_trainer_and_a_checkpoint(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+    uninterrupted: Followed, new_run: Callable[..., Path]
 ) -> None:
     root = new_run()
-    script = (
-        "import sys; from pathlib import Path; from tasks.clients.launch import launch_training\n"
-        "root = Path(sys.argv[1])\n"
-        "def say(event): print(event['kind'], flush=True)\n"
-        "launch_training(root, processes=1, on_event=say, log=root / 'trainer.log')\n"
-    )
     caller = subprocess.Popen(
-        [sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CALLER, str(root), "trainer.log"], stdout=subprocess.PIPE, text=True
     )
     assert caller.stdout is not None
     for line in caller.stdout:
@@ -149,31 +190,18 @@ def test_a_caller_killed_mid_run_leaves_no_trainer_and_a_checkpoint(
 
     outcome = launch(root)
     assert outcome.resumed_from == stopped.step
-    assert adapter_bits(root) == adapter_bits(uninterrupted[0])
+    assert adapter_bits(root) == adapter_bits(uninterrupted.root)
 
 
 def test_a_second_caller_is_told_who_trains_and_the_first_ends_with_the_same_bits(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+    uninterrupted: Followed, killed: GoneOn
 ) -> None:
-    root = new_run()
-    script = (
-        "import sys; from pathlib import Path; from tasks.clients.launch import launch_training\n"
-        "root = Path(sys.argv[1])\n"
-        "launch_training(root, processes=1, on_event=print, log=root / 'second.log')\n"
-    )
-    second: list[subprocess.CompletedProcess[str]] = []
-
-    def call_once_more(event: Event) -> None:
-        if event["kind"] == "checkpoint" and not second:
-            words = [sys.executable, "-c", script, str(root)]
-            second.append(subprocess.run(words, capture_output=True, text=True, check=False))
-
-    outcome = launch(root, call_once_more)
-    assert f"Held: another process (pid {os.getpid()} on " in second[0].stderr
-    assert second[0].stdout == ""
+    root, outcome, second = uninterrupted.root, uninterrupted.outcome, uninterrupted.second
+    assert f"Held: another process (pid {os.getpid()} on " in second.stderr
+    assert second.stdout == ""
     assert not (root / "second.log").exists()
     assert (outcome.status, outcome.resumed_from) == ("completed", None)
-    assert adapter_bits(root) == adapter_bits(uninterrupted[0])
+    assert adapter_bits(root) == adapter_bits(killed.root)
     phases = [e["name"] for e in EventTail(RunFolder(root).events).read() if e["kind"] == "phase"]
     assert phases == ["loading", "training", "exporting", "verifying", "completed"]
 
@@ -220,19 +248,19 @@ def log_lines(root: Path) -> list[Mapping[str, float]]:
 
 
 def test_two_processes_learn_what_one_learns_from_the_joined_batch(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+    uninterrupted: Followed, new_run: Callable[..., Path]
 ) -> None:
     root = new_run(processes=2)
     outcome = launch(root, processes=2)
-    whole = uninterrupted[1]
+    whole = uninterrupted.outcome
     assert outcome.train_loss == pytest.approx(whole.train_loss, rel=1e-5)
     assert outcome.heldout_after == pytest.approx(whole.heldout_after, rel=1e-5)
-    told = [log_lines(path) for path in (root, uninterrupted[0])]
+    told = [log_lines(path) for path in (root, uninterrupted.root)]
     for together, alone in zip(*told, strict=True):  # losses by band, norms, rate
         assert together == pytest.approx(alone, rel=1e-3)
     both, one = (
         load_file(RunFolder(path).checkpoints / "step-00000024" / "lora.safetensors")
-        for path in (root, uninterrupted[0])
+        for path in (root, uninterrupted.root)
     )
     # AdamW divides by the gradient's size, so rounding of tiny gradients grows in 24 updates
     for name, tensor in one.items():
@@ -240,7 +268,7 @@ def test_two_processes_learn_what_one_learns_from_the_joined_batch(
 
 
 def test_the_trainers_own_sentence_and_kind_come_back(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+    uninterrupted: Followed, new_run: Callable[..., Path]
 ) -> None:
     root = new_run()
     folder = RunFolder(root)
@@ -282,7 +310,8 @@ if os.environ.get("RANK") == "{rank}":
 def test_an_error_that_nobody_foresaw_comes_back_from_any_process(
     new_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(FAILING.format(rank=rank))
+    quick = (Path(QUICK) / "sitecustomize.py").read_text()  # which Python now does not find
+    (tmp_path / "sitecustomize.py").write_text(quick + FAILING.format(rank=rank))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(CogvxError) as raised:
         launch(new_run(processes=2), processes=2)
@@ -348,7 +377,7 @@ def test_a_library_that_cannot_be_imported_is_named(
     new_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "peft.py").write_text("raise ImportError('peft was built for another python')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(CogvxError, match="peft was built for another python"):
         launch(new_run())
 
@@ -371,7 +400,7 @@ class Joining(threading.Thread):
 
 
 def test_machines_train_one_run_and_go_on_from_what_the_first_one_has(
-    uninterrupted: tuple[Path, TrainOutcome], new_run: Callable[..., Path]
+    uninterrupted: Followed, new_run: Callable[..., Path]
 ) -> None:
     root, other = new_run(processes=2), new_run(processes=2)
     first, second = (Machines(2, rank, "127.0.0.1", free_port()) for rank in range(2))
@@ -396,7 +425,7 @@ def test_machines_train_one_run_and_go_on_from_what_the_first_one_has(
     assert joining.error is None
     assert outcome.resumed_from is not None
     assert 8 <= outcome.resumed_from < 24
-    assert outcome.train_loss == pytest.approx(uninterrupted[1].train_loss, rel=1e-5)
+    assert outcome.train_loss == pytest.approx(uninterrupted.outcome.train_loss, rel=1e-5)
     assert not RunFolder(other).adapter_file.exists()
 
 
