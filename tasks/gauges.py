@@ -25,6 +25,7 @@ from cogvx.metrics.similarity import Rows
 from tasks.clients.stores import kept_on_disk
 from tasks.drift import drift_of
 from tasks.networks import networks_of
+from tasks.overfit import overfit_of
 from tasks.progress import Progress
 from tasks.workbench import Workbench
 
@@ -40,6 +41,8 @@ class Surroundings:
 
     clips: SeenClips
     networks: Networks | None
+    manifest: Manifest | None = None
+    """Where it is known, arms are asked how much better they know what they were trained on."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -63,7 +66,7 @@ def look_around(bench: Workbench, suite: Suite, manifest: Manifest) -> Surroundi
         TransientError: The hub, the dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    return Surroundings(grey_clips(bench, manifest), networks_of(bench, suite, manifest))
+    return Surroundings(grey_clips(bench, manifest), networks_of(bench, suite, manifest), manifest)
 
 
 def grey_clips(bench: Workbench, manifest: Manifest) -> SeenClips:
@@ -88,7 +91,7 @@ def gauges_for(
     base_videos: Mapping[tuple[str, int], Path] | None,
     open_session: Callable[[], Session],
 ) -> tuple[Gauge, ...]:
-    """Everything that measures one arm; drift is measured now, the rest when videos come.
+    """Everything that measures one arm; predictions are measured now, the rest when videos come.
 
     Args:
         bench: The recipe's workbench; its store keeps what is found.
@@ -97,7 +100,7 @@ def gauges_for(
         suite: What the arm is measured under.
         base_videos: The base's videos by prompt and seed; None where nobody draws them, and then
             there is no drift and no distance from it.
-        open_session: Called only if a drift is not kept.
+        open_session: Called only if a drift or a loss is not kept.
 
     Raises:
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
@@ -114,6 +117,9 @@ def gauges_for(
     if gallery := around.clips.gallery:
         metric = known[MEMORISATION_LUMA]
         found.append(Memorisation(metric, lambda seen: luma_rows(thumbnails(seen)), gallery))
+    if around.manifest is not None:
+        gaps = overfit_of(bench, arm, around.manifest, open_session)
+        found.append(Told(Findings(readings=gaps)))
     if base_videos is not None:
         drifts = drift_of(bench, arm, suite, base_videos=base_videos, open_session=open_session)
         found += [Told(Findings(readings=drifts)), BaseDistance(base_videos, store)]
