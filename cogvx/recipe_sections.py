@@ -262,6 +262,7 @@ class EvaluationConfig(Section):
     auto_promote: bool = False
     """Move the alias `champion` without asking a person when the verdict is PROMOTE."""
     encoders: dict[str, str] = Field(default={})
-    """Networks that metrics need, by kind: folders, or names on the hub with @ and a commit."""
+    """Networks that metrics need, by kind (dino, dinov2, clip, siglip2, aesthetic): folders, or
+    names on the hub with @ and a commit."""
     sweep: SweepConfig | None = None
     """Draw the new adapter at other weights as well."""

@@ -32,6 +32,19 @@ def test_shipped_suites_are_right_and_say_what_they_cost(path: Path) -> None:
     assert "WARNING" not in output
 
 
+def test_a_rule_that_needs_networks_is_right_and_says_so(tmp_path: Path) -> None:
+    text = SHIPPED[0].read_text(encoding="utf-8")
+    assert text.count("primaries = [") == 1
+    path = tmp_path / "suite.toml"
+    path.write_text(text.replace("primaries = [", 'primaries = ["text_alignment_siglip2", '))
+    output = said("check", path)
+    assert "no problems" in output
+    assert (
+        'WARNING: gate.primaries[0] = "text_alignment_siglip2" needs a network, which '
+        "evaluation.encoders.siglip2 must name; recipes with this suite need one"
+    ) in output
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_show_has_every_prompt_and_the_rule(path: Path) -> None:
     suite, output = load_suite(path), said("show", path)
