@@ -124,4 +124,4 @@ def sweep_points(
 
 def _at(challenger: Arm, weight: float) -> Arm:
     adapters = (replace(each, weight=each.weight * weight) for each in challenger.adapters)
-    return Arm(f"{challenger.name} at {weight:g}", tuple(adapters))
+    return Arm(f"{challenger.name} at {weight!r}", tuple(adapters))
