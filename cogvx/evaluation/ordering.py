@@ -18,14 +18,14 @@ Place = tuple[str, int]
 class VideoSection:
     """Prompts and seeds under one heading; a collapsed section opens on a click.
 
-    `changes` are those that the section is about, in yardsticks; `unit` is what they are called.
+    `changes` are what the section is about, in units of `unit`.
     """
 
     title: str
     about: str
     places: tuple[Place, ...]
     changes: Mapping[Place, float]
-    unit: str = "SD"
+    unit: str
     collapsed: bool = False
     faulty: bool = False
 
@@ -36,12 +36,8 @@ def video_changes(report: EvaluationReport) -> dict[Place, float]:
     The mean over the video metrics that the verdict rests on: its primaries, or its guards where no
     primary is measured on videos. Departing from a metric without a better side is a loss.
     """
-    rows = _on_videos(report)
-    deciding = [row for row in rows if row.role == "primary"] or [
-        row for row in rows if row.role == "guard"
-    ]
     found: dict[Place, list[float]] = {}
-    for row in deciding:
+    for row in _deciding(report):
         if scale := _scale(row):
             for place, gain in _gains(report, row).items():
                 found.setdefault(place, []).append(gain / scale)
@@ -51,24 +47,25 @@ def video_changes(report: EvaluationReport) -> dict[Place, float]:
 def video_sections(report: EvaluationReport) -> tuple[VideoSection, ...]:
     """Every prompt and seed once, the most telling first. Typical ones are drawn by hash."""
     who, changes, faulty = report.verdict.candidate, video_changes(report), faulty_places(report)
+    primary = any(row.role == "primary" for row in _deciding(report))
+    unit = "SD" if primary else "margins"
     left = [place for place in all_places(report) if place not in faulty]
     sections = [
-        VideoSection("Failures", "videos with faults, or none", faulty, changes, faulty=True)
+        VideoSection("Failures", "videos with faults, or none", faulty, changes, unit, faulty=True)
     ]
 
     def take(title: str, about: str, ranked: Sequence[Place]) -> None:
         chosen = tuple(place for place in ranked if place in left)[:_PER_SECTION]
         left[:] = [place for place in left if place not in chosen]
-        sections.append(VideoSection(title, about, chosen, changes))
+        sections.append(VideoSection(title, about, chosen, changes, unit))
 
     for row in _doubted(report):
         scale = _scale(row) or 1.0
         gains = {place: gain / scale for place, gain in _gains(report, row).items()}
         lost = sorted((place for place in gains if gains[place] < 0), key=gains.__getitem__)
         title = f"Most {'lost' if row.direction else 'changed'} in {row.metric}"
-        unit = f"SD of {row.metric}"
         take(title, f"a guard that is {row.result}", lost)
-        sections[-1] = replace(sections[-1], changes=gains, unit=unit)
+        sections[-1] = replace(sections[-1], changes=gains, unit="margins")
     ranked = sorted(changes, key=lambda place: (changes[place], place))
     losses = [place for place in ranked if changes[place] < 0]
     wins = [place for place in reversed(ranked) if changes[place] > 0]
@@ -77,7 +74,7 @@ def video_sections(report: EvaluationReport) -> tuple[VideoSection, ...]:
     typical = sorted(left, key=lambda place: digest([report.suite, *place]))
     take("Typical", "drawn by hash, not picked", typical)
     more = f"{len(left)} more"
-    rest = VideoSection("All others", more, tuple(left), changes, collapsed=True)
+    rest = VideoSection("All others", more, tuple(left), changes, unit, collapsed=True)
     return tuple(section for section in (*sections, rest) if section.places)
 
 
@@ -123,6 +120,12 @@ def metric_values(
 def _on_videos(report: EvaluationReport) -> list[Comparison]:
     measured = {score.metric for score in report.scores}
     return [row for row in report.verdict.comparisons if row.metric in measured]
+
+
+def _deciding(report: EvaluationReport) -> list[Comparison]:
+    rows = _on_videos(report)
+    primaries = [row for row in rows if row.role == "primary"]
+    return primaries or [row for row in rows if row.role == "guard"]
 
 
 def _doubted(report: EvaluationReport) -> list[Comparison]:

@@ -10,11 +10,20 @@ import pytest
 from PIL import Image
 
 from cogvx.evaluation import report as report_module
-from cogvx.evaluation.documents import EvaluationReport
-from cogvx.evaluation.judge import judge
-from cogvx.evaluation.ordering import all_places, video_changes, video_sections
+from cogvx.evaluation.charts import gain_chart
+from cogvx.evaluation.documents import ArmNeighbour, Change, EvaluationReport, SweepPoint
+from cogvx.evaluation.judge import judge, report_of
+from cogvx.evaluation.ordering import (
+    all_places,
+    faulty_places,
+    video_changes,
+    video_sections,
+)
+from cogvx.evaluation.pairs import likenesses
 from cogvx.evaluation.report import render_page, write_report
+from cogvx.evaluation.whiskers import metric_table
 from cogvx.files import read_document
+from cogvx.metrics.pixels import FLAT
 from cogvx.mp4 import read_mp4, write_mp4
 from tests.evaluation.builders import arm_of, suite_document, suite_of
 
@@ -86,6 +95,17 @@ def page(written):
     return written.html.read_text()
 
 
+def neighbour(clip, similarity, number=0):
+    return ArmNeighbour(
+        arm="challenger v2",
+        prompt=("circle", "square", "ring", "cross", "diamond")[number // 2],
+        seed=1 + number % 2,
+        metric="memorisation_luma",
+        clip=clip,
+        similarity=similarity,
+    )
+
+
 class Attributes(HTMLParser):
     """Every attribute of every element, as a browser would read them."""
 
@@ -120,7 +140,7 @@ def test_the_page_says_the_verdict_and_every_reason(page, judged):
     verdict = judged.verdict
     assert verdict.outcome == "PROMOTE"
     text = page.replace("&gt;", ">").replace("&#39;", "'")
-    assert f'<h1><span class="outcome">{verdict.outcome}</span></h1>' in text
+    assert f'<h1><span class="outcome">{verdict.outcome}</span>' in text
     for sentence in (verdict.headline, verdict.next_step, *verdict.reasons):
         assert sentence in text
 
@@ -207,7 +227,7 @@ def test_an_invalid_evaluation_still_has_a_page(suite, tmp_path):
     broken = arm_of(suite, "challenger").model_copy(update={"videos": ()})
     report = judge(suite, model="toy", candidate=broken, reference=arm_of(suite), provenance={})
     page = write_report(report, {}, tmp_path).html.read_text()
-    assert "INVALID</span></h1>" in page
+    assert '<span class="outcome">INVALID</span>' in page
     assert "has no video of prompt circle, seed 1" in page
 
 
@@ -219,6 +239,147 @@ def test_the_same_evaluation_gives_the_same_bytes(judged, videos, written, tmp_p
         (written.contact_sheet, again.contact_sheet),
     ):
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_nothing_that_others_wrote_becomes_markup(judged, tmp_path):
+    """Settings, clips, provenance and faults are told by people and files."""
+    told = judged.model_copy(
+        update={
+            "model": EVIL,
+            "changes": (Change(setting=EVIL, reference=EVIL, candidate=EVIL),),
+            "sweep": (SweepPoint(weight=1.0, metric=EVIL, value=1.0),),
+            "neighbours": (neighbour(EVIL, 0.9),),
+            "videos": tuple(v.model_copy(update={"faults": (EVIL,)}) for v in judged.videos),
+            "verdict": judged.verdict.model_copy(update={"headline": EVIL, "reasons": (EVIL,)}),
+        }
+    )
+    page = render_page(told, {})
+    assert page.count("<script>") == 1
+    assert "<img" not in page
+    assert page.count("&lt;script&gt;alert") >= 8
+
+
+def test_what_is_missing_leaves_no_empty_box(suite, judged):
+    """Stopped by the screen: held-out losses alone, and no arm but two."""
+    bare = [arm_of(suite, name).model_copy(update={"videos": ()}) for name in ("base", "new")]
+    verdict = judged.verdict.model_copy(
+        update={
+            "reference": "base",
+            "candidate": "new",
+            "stage": "screen",
+            "outcome": "REJECT",
+            "comparisons": judged.verdict.comparisons[:1],
+        }
+    )
+    report = report_of(
+        suite, verdict, model="toy", candidate=bare[1], reference=bare[0], provenance={}
+    )
+    page = render_page(report, {})
+    assert "stopped by the screen" in page
+    for absent in ("<video", "data-act", "Nearest training", "Strength", "set differently"):
+        assert absent not in page.partition("</style>")[2].partition("<script>")[0]
+    assert "Held-out loss by timestep" in page
+
+
+def test_videos_with_faults_come_first(judged, videos):
+    black = ("square", 2)
+    told = judged.model_copy(
+        update={
+            "videos": tuple(
+                video.model_copy(update={"faults": ("is black",)})
+                if (video.arm, video.prompt, video.seed) == ("challenger v2", *black)
+                else video
+                for video in judged.videos
+                if (video.arm, video.prompt, video.seed) != ("champion v1", "ring", 1)
+            )
+        }
+    )
+    first = video_sections(told)[0]
+    assert first.faulty
+    assert first.places == (black, ("ring", 1))
+    page = render_page(told, videos)
+    assert page.index("What went wrong") < page.index("Failures") < page.index("Biggest losses")
+    assert "is black</p>" in page
+
+
+def test_what_the_reference_draws_as_badly_is_no_failure(judged):
+    flat = judged.model_copy(
+        update={
+            "videos": tuple(
+                video.model_copy(update={"faults": (FLAT,)}) if video.seed == 1 else video
+                for video in judged.videos
+            )
+        }
+    )
+    assert faulty_places(flat) == ()
+
+
+def test_a_guard_in_doubt_shows_its_worst_videos_before_all_others(judged):
+    rows = tuple(
+        row.model_copy(update={"result": "undecided"}) if row.role == "guard" else row
+        for row in judged.verdict.comparisons
+    )
+    verdict = judged.verdict.model_copy(update={"comparisons": rows})
+    first = video_sections(judged.model_copy(update={"verdict": verdict}))[0]
+    assert first.title == "Most lost in motion_magnitude"
+    assert first.places[0] == ("circle", 1)
+
+
+def test_likenesses_over_the_limit_are_marked_and_never_folded_away(judged, videos, tmp_path):
+    still = tmp_path / "clip.png"
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(still)
+    found = tuple(neighbour("clip-1", 0.5 + number / 100, number) for number in range(8))
+    ceiling = judged.verdict.comparisons[-1].model_copy(
+        update={"metric": "memorisation_luma", "role": "ceiling", "limit": 0.505}
+    )
+    verdict = judged.verdict.model_copy(
+        update={"comparisons": (*judged.verdict.comparisons, ceiling)}
+    )
+    report = judged.model_copy(update={"neighbours": found, "verdict": verdict})
+    (alike,) = likenesses(report, videos, {"clip-1": still})
+    assert [pair.over for pair in alike.pairs] == [True] * 7
+    assert [pair.similarity for pair in alike.pairs] == sorted(
+        (pair.similarity for pair in alike.pairs), reverse=True
+    )
+    assert len(alike.rest) == 1
+    page = render_page(report, videos, stills={"clip-1": still})
+    assert page.count("over the limit</span>") == 7
+    assert page.count('alt="The training clip clip-1"') == 7
+
+
+def test_whiskers_stand_on_one_axis(judged):
+    """Zero in the middle, a margin of one yardstick at minus one, and no interval off the cell."""
+    table = metric_table(judged)
+    zero = {label: x for x, label in table.ticks}["0"]
+    assert zero == 50.0
+    for row in (*table.deciding, *table.information):
+        if row.whisker:
+            inside = [row.whisker.dot, row.whisker.low, row.whisker.high]
+            assert all(0 <= x <= 100 for x in inside if x is not None)
+    guard = next(row for row in table.deciding if row.role == "guard")
+    (zone,) = guard.whisker.zones
+    assert zone == (0.0, {label: x for x, label in table.ticks}["−1"])
+    assert guard.notes[0] == next(
+        row.sentence for row in judged.verdict.comparisons if row.role == "guard"
+    )
+
+
+def test_a_gain_by_timestep_is_the_share_of_loss_saved(judged):
+    """The challenger saves as much at each timestep, of a loss that grows with it."""
+    chart = gain_chart(judged)
+    (curve,) = chart.curves
+    assert len(curve.points) == len(chart.bars) == 2
+    assert all(
+        high <= y <= low for (_, y), (_, low, high) in zip(curve.points, chart.bars, strict=True)
+    )
+    assert curve.points[0][1] < curve.points[1][1] < chart.zero
+
+
+def test_a_sheet_of_many_prompts_takes_all_seeds_in_turn():
+    places = [(f"p{number}", seed) for number in range(30) for seed in (1, 2)]
+    chosen = report_module._one_seed_each(places)
+    assert [seed for _, seed in chosen] == [1, 2] * 15
+    assert len({prompt for prompt, _ in chosen}) == 30
 
 
 def test_the_json_holds_the_whole_report(written, judged):
