@@ -23,7 +23,8 @@ class Measured:
     """One metric on both arms, keyed by unit and repeat.
 
     `base` is shown beside a champion. `unsound` are videos of the reference that are no measure of
-    luck. `groups` are those of the prompts that are left, where that is not all of the suite.
+    luck. `groups` are those of the prompts that are left, where that is not all of the suite, and
+    `everywhere` is then the reference on all of them.
     """
 
     metric: Metric
@@ -32,6 +33,7 @@ class Measured:
     base: Values = field(default_factory=dict)
     unsound: AbstractSet[tuple[str, int]] = frozenset()
     groups: tuple[Group, ...] | None = None
+    everywhere: Values | None = None
 
     @property
     def gains(self) -> dict[str, float]:
@@ -46,11 +48,13 @@ class Measured:
 
         A video metric's is the seed SD inside prompts. What has no seeds takes the SD between its
         units, clips or prompts, which the candidate cannot shrink either. It is large beside the
-        effect, so in a mixed composite the generated videos outweigh the held-out loss.
+        effect, so in a mixed composite the generated videos outweigh the held-out loss. All prompts
+        of the suite tell it, whichever are left: an SD of a few would be luck itself.
         """
+        values = self.reference if self.everywhere is None else self.everywhere
         if self.metric.kind != "video":
-            return statistics.unit_sd(self.reference) or None
-        sound = {key: value for key, value in self.reference.items() if key not in self.unsound}
+            return statistics.unit_sd(values) or None
+        sound = {key: value for key, value in values.items() if key not in self.unsound}
         return statistics.pooled_seed_sd(sound) or None
 
     @property
@@ -78,6 +82,7 @@ class Measured:
             candidate=new,
             base=bare,
             groups=None if left == present else left,
+            everywhere=self.reference if self.everywhere is None else self.everywhere,
         )
 
 

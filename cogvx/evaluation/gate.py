@@ -14,7 +14,7 @@ over     primaries of videos and of prompts: prompts of the group domain, all of
          else all. What is measured on held-out clips has no groups.
 bounds   each holds with the suite's `confidence` for the composite, with its `guard_confidence` for
          a guard. A guard on a metric without a better side must hold on both sides.
-margins  as declared, or so many yardsticks of the reference over the same prompts.
+margins  as declared, or so many yardsticks, which all prompts of the reference tell.
 limits   as declared, or what held-out clips reach, which `judge` is told; no single video may
          exceed one. A margin or limit that nobody knows is undecided.
 looks    a screen before any video (`cogvx.evaluation.screen`), and after a HOLD on videos one more

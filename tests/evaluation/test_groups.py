@@ -165,6 +165,16 @@ def test_a_ceiling_without_a_limit_takes_what_was_measured_or_stays_open():
     assert judged(declared, limits={"brightness": 110.0}).verdict.outcome == "REJECT"
 
 
+def test_yardsticks_are_those_of_all_prompts_whichever_are_compared():
+    gate = guarding(CALM, ("motion_magnitude",), ("motion_magnitude", "trigger_free", "off_domain"))
+    guards = [row for row in judged(gate).verdict.comparisons if row.role == "guard"]
+    suite = suite_of(**grouped(gate=gate))
+    seeds = np.array([video.values["motion_magnitude"] for video in arm_of(suite).videos])
+    assert [row.limit for row in guards] == pytest.approx(
+        [np.sqrt(seeds.reshape(5, 2).var(axis=1, ddof=1).mean())] * 2
+    )
+
+
 def readings(values, metric="diversity_luma"):
     return tuple(
         Reading(metric=metric, unit=unit, draw=draw, value=value)
@@ -176,7 +186,7 @@ def readings(values, metric="diversity_luma"):
 def test_a_metric_of_prompts_is_primary_guard_and_ceiling_like_any_other():
     old = readings({name: (0.30 + n / 50,) for n, name in enumerate(GROUPS)})
     new = readings({name: (0.35 + n / 48,) for n, name in enumerate(GROUPS)})
-    units = np.array([0.30, 0.32])
+    units = np.array([0.30, 0.32, 0.34, 0.36, 0.38])
     gate = {
         "primaries": ["diversity_luma"],
         "guards": [{"metric": "diversity_luma", "groups": ["trigger_free", "off_domain"]}],
@@ -187,7 +197,7 @@ def test_a_metric_of_prompts_is_primary_guard_and_ceiling_like_any_other():
     primary, guard, ceiling = (row for row in report.verdict.comparisons if row.role != "info")
     assert primary.per == guard.per == ceiling.per == "prompt"
     assert primary.yardstick == pytest.approx(units.std(ddof=1))
-    assert guard.limit == pytest.approx(np.std([0.34, 0.36], ddof=1))
+    assert guard.limit == pytest.approx(primary.yardstick)
     assert "no prompt may exceed 0.5" in ceiling.sentence
     assert len(report.readings) == 10
     lower = judged(gate, readings=(new, old))
