@@ -43,7 +43,7 @@ def report_on(losses: tuple[float, ...], reference: str) -> EvaluationReport:
 
 def make_version(registry: Registry, client: MlflowClient) -> Version:
     run_id = registry.start_run("ink", "training", tags={})
-    made = client.create_model_version("ink", source="s3://nowhere", run_id=run_id)
+    made = client.create_model_version("ink", source="s3://nowhere/ink", run_id=run_id)
     return registry.version("ink", int(made.version))
 
 
