@@ -73,7 +73,7 @@ class Review(_Document):
 class VersionHistory(_Document):
     """One version; `judgement` is the newest one, `links` are addresses of pages by what they show.
 
-    Raised by nobody: what is unknown is None or empty.
+    What is not known is None or empty.
     """
 
     version: int
