@@ -20,6 +20,7 @@ from transformers import (
     SiglipVisionModel,
     ViTModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, Problem
@@ -134,7 +135,7 @@ def load_network(
         ConfigError: The files cannot be loaded, or are another network's.
     """
     try:
-        with without_progress_bars():
+        with without_progress_bars(), _quiet():
             if half is not None:
                 whole = AutoConfig.from_pretrained(folder, local_files_only=True)
                 part = getattr(whole, f"{half}_config", whole)
@@ -154,6 +155,17 @@ def load_network(
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ConfigError("encoders", [Problem(where, None, f"lacks weights, such as {some}")])
     return loaded.float().eval().requires_grad_(requires_grad=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Weights of the other half are not told of, line by line; absent ones are looked for here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def contents(folder: Path, names: tuple[str, ...], hashes: FileHashes | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 from transformers import CLIPModel, PreTrainedTokenizerFast, SiglipImageProcessor, SiglipModel
+from transformers.utils import logging as transformers_logging
 
 from cogvx.errors import ConfigError
 from cogvx.metrics.encoders import open_encoder
@@ -108,6 +109,14 @@ def test_a_vocabulary_without_its_marks_is_refused(networks, tmp_path):
         file.write_text(json.dumps(document))
         with pytest.raises(ConfigError, match=told):
             open_text_encoder(kind, tmp_path / kind)
+
+
+def test_a_half_is_loaded_without_a_word_on_the_other(networks, capfd):
+    level = transformers_logging.get_verbosity()
+    open_text_encoder("clip", Path(networks["clip"]))
+    open_encoder("siglip2", Path(networks["siglip2"]))
+    assert capfd.readouterr() == ("", "")
+    assert transformers_logging.get_verbosity() == level
 
 
 def test_a_half_takes_the_width_that_the_whole_network_has(networks):
