@@ -1,4 +1,8 @@
-"""The main job: clips in, a registered, evaluated and promoted adapter out; then nothing to do."""
+"""The main job: clips in, a registered, evaluated and promoted adapter out; then nothing to do.
+
+The first two runs are commands as anyone starts them, without a server of any kind; what follows
+on them are forks, on a server that runs already.
+"""
 
 import json
 import os
@@ -7,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,13 +35,28 @@ from cogvx.store import LocalStore
 from cogvx.variants import read_facts
 from tasks.workbench import read_stored
 from tests.e2e.conftest import Place, make_place, write_recipe
-from tests.fixtures.forks import Forks
+from tests.fixtures.forks import Forks, Job
 
 
 @pytest.fixture(scope="module")
 def first(place: Place) -> str:
     """What the first retraining printed."""
     return place.succeed("retrain", str(place.recipe))
+
+
+@pytest.fixture(scope="module")
+def start(forks: Forks, prefect_url: str) -> Callable[..., Job]:
+    """Start `cogvx WORDS` at a place."""
+
+    def call(place: Place, *words: str) -> Job:
+        return forks.start(
+            "tests.fixtures.forks:call_cli",
+            *words,
+            environment={**place.environment, "PREFECT_API_URL": prefect_url},
+            cwd=place.root,
+        )
+
+    return call
 
 
 def adapters(place: Place) -> list[Path]:
@@ -111,12 +131,14 @@ def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str
     assert changed <= {"latest"} | {path.name for path in (place.home / "store/probes").rglob("*")}
 
 
-def test_each_stage_runs_alone_and_finds_nothing_to_do(place: Place, first: str) -> None:
+def test_each_stage_runs_alone_and_finds_nothing_to_do(
+    place: Place, first: str, start: Callable[..., Job]
+) -> None:
     recipe = str(place.recipe)
-    assert "0 encoded" in place.succeed("cache", recipe)
-    assert "done before" in place.succeed("train", recipe)
-    assert "registered before" in place.succeed("register", recipe)
-    assert "0 rendered" in place.succeed("evaluate", recipe)
+    assert "0 encoded" in start(place, "cache", recipe).succeed()
+    assert "done before" in start(place, "train", recipe).succeed()
+    assert "registered before" in start(place, "register", recipe).succeed()
+    assert "0 rendered" in start(place, "evaluate", recipe).succeed()
 
 
 def test_what_an_evaluation_asks_for_is_encoded_for_good(
@@ -135,7 +157,7 @@ def test_what_an_evaluation_asks_for_is_encoded_for_good(
 
 
 def test_a_record_that_is_damaged_before_an_evaluation_is_encoded_again(
-    place: Place, first: str, forks: Forks, prefect_url: str
+    place: Place, first: str, start: Callable[..., Job]
 ) -> None:
     store = LocalStore(place.home / "store")
     (entry,) = store.entries("indexes/")
@@ -146,25 +168,20 @@ def test_a_record_that_is_damaged_before_an_evaluation_is_encoded_again(
     for kept in list(store.entries("heldout/")):
         store.delete(kept.key)
     shutil.rmtree(place.home / "work" / "records")
-    job = forks.start(
-        "tests.fixtures.forks:call_cli",
-        "evaluate",
-        str(place.recipe),
-        environment={**place.environment, "PREFECT_API_URL": prefect_url},
-        cwd=place.root,
-    )
-    assert "0 rendered" in job.succeed()
+    assert "0 rendered" in start(place, "evaluate", str(place.recipe)).succeed()
     assert store.read(key) == whole
     assert list(store.entries("heldout/"))
 
 
-def test_a_lost_mlflow_is_filled_again_without_training(place: Place, first: str) -> None:
+def test_a_lost_mlflow_is_filled_again_without_training(
+    place: Place, first: str, start: Callable[..., Job]
+) -> None:
     elsewhere = Place(
         place.root,
         place.recipe,
         {**place.environment, "COGVX_TRACKING_URI": f"sqlite:///{place.root}/other/mlflow.db"},
     )
-    printed = elsewhere.succeed("retrain", str(place.recipe))
+    printed = start(elsewhere, "retrain", str(place.recipe)).succeed()
     assert "done before" in printed
     assert "tiny version 1" in printed
     assert "0 rendered" in printed
@@ -183,7 +200,7 @@ def curve_of(client: MlflowClient, name: str) -> list[tuple[int, float, int]]:
 
 
 def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
-    place: Place, first: str, nano_base: Path, world_clips: Path
+    place: Place, first: str, nano_base: Path, world_clips: Path, start: Callable[..., Job]
 ) -> None:
     clips = place.root / "more-clips"
     shutil.copytree(world_clips, clips)
@@ -198,40 +215,32 @@ def test_a_new_clip_is_encoded_alone_and_gives_a_new_version(
     (clips / "metadata.jsonl").write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
     recipe = write_recipe(place.root / "more.toml", clips=str(clips), base=nano_base)
 
-    printed = place.succeed("retrain", str(recipe))
+    printed = start(place, "retrain", str(recipe)).succeed()
     assert "13 accepted" in printed
     assert "2 encoded" in printed  # the clip and its caption
     assert "tiny version 2" in printed
 
 
 def test_an_interrupted_retraining_ends_with_the_same_adapter(
-    place: Place, first: str, nano_base: Path, world_clips: Path, prefect_url: str
+    place: Place, first: str, nano_base: Path, world_clips: Path, start: Callable[..., Job]
 ) -> None:
     root = place.root / "killed"
     root.mkdir()
     recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
-    other = make_place(root, recipe, PREFECT_API_URL=prefect_url)
-    process = subprocess.Popen(
-        other.command("retrain", str(recipe)),
-        cwd=root,
-        env=other.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 200
+    other = make_place(root, recipe)
+    job = start(other, "retrain", str(recipe))
+    until = time.monotonic() + 400  # on a machine that does much else; alone it takes a dozen
     while not list((other.home / "runs").glob("*/checkpoints/latest.json")):
-        assert time.monotonic() < until
-        assert process.poll() is None
+        assert time.monotonic() < until, job.output.read_text()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
     until = time.monotonic() + 30
     while _trainers(other.home):
         assert time.monotonic() < until, "the trainer outlived the flow"
         time.sleep(0.2)
 
-    printed = other.succeed("retrain", str(recipe))
+    printed = start(other, "retrain", str(recipe)).succeed()
     assert "resumed from step" in printed
     mine = {sha256_file(path) for path in adapters(other)}
     assert mine <= {sha256_file(path) for path in adapters(place)}
@@ -296,13 +305,15 @@ def test_the_champion_generates_through_mlflow(place: Place, first: str) -> None
     assert video.fps == 8
 
 
-def test_a_new_run_begins_with_the_weights_of_a_finished_one(place: Place, first: str) -> None:
+def test_a_new_run_begins_with_the_weights_of_a_finished_one(
+    place: Place, first: str, start: Callable[..., Job]
+) -> None:
     ended = (place.home / "store" / "runs").glob("*/outcome.json")
     old = min(ended, key=lambda path: path.stat().st_mtime).parent.name
     recipe = place.root / "forked.toml"
     text = place.recipe.read_text().replace("steps = 8", "steps = 3", 1)
     recipe.write_text(text.replace("steps = 3", f'steps = 3\nfork_of = "{old}"'))
-    place.succeed("train", str(recipe))
+    start(place, "train", str(recipe)).succeed()
     (folder,) = (path.parent for path in (place.home / "runs").glob("*/fork.safetensors"))
     told = [event for event in history(folder / "events.jsonl") if event["kind"] == "forked"]
     assert [(event["run"], event["step"]) for event in told] == [(old, 8)]
