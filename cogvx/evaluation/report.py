@@ -174,7 +174,7 @@ def _counted(count: int, name: str) -> str:
 def _sheet(report: EvaluationReport, videos: Videos) -> bytes:
     """All seeds of few prompts; of many, each prompt with another seed than the one before."""
     arms = [arm.name for arm in report.arms]
-    places = ordering.all_places(report) or [(prompt, 0) for prompt in report.prompts]
+    places: Sequence[ordering.Place] = ordering.all_places(report)
     if len(places) > _SHEET_ROWS:
         places = _one_seed_each(places)
     rows = [
