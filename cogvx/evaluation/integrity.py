@@ -6,6 +6,10 @@ and whoever leaves it as it was has broken nothing. A reference's own flat or fr
 and count as they are: leaving prompts out by what came of them would choose them by the result.
 They are no measure of luck, so no yardstick is taken from them, and no margin grows by them. Black
 is how NaN shows, and is a fault of whoever draws it.
+
+The base beside a champion takes no part in the verdict, but for metrics that compare with its
+videos: where the rule asks for one, what is wrong with the base is a fault like any other, as those
+metrics would be over fewer prompts than the suite has. Else it is told and changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +17,22 @@ from collections.abc import Mapping, Sequence
 from cogvx.evaluation.documents import ArmResult, VideoScore
 from cogvx.evaluation.suite import Suite
 from cogvx.metrics.pixels import FLAT, FROZEN
+from cogvx.metrics.relative import BASE_DISTANCE, BASE_DRIFT
 
 LIFELESS = frozenset({FLAT, FROZEN})
+_BESIDE_BASE = frozenset({BASE_DISTANCE, BASE_DRIFT})
 _NAMED = 6  # videos that a sentence names; the report lists all
 
 
-def faults_of(suite: Suite, reference: ArmResult, candidate: ArmResult) -> list[str]:
-    """A sentence for each broken promise; with any, nothing may be compared."""
-    faults = [fault for arm in (reference, candidate) for fault in _arm_faults(arm, suite)]
+def faults_of(
+    suite: Suite, reference: ArmResult, candidate: ArmResult, base: ArmResult | None = None
+) -> list[str]:
+    """A sentence for each broken promise; with any, nothing may be compared.
+
+    `base` is the bare base beside a champion, where the reference is not the base itself.
+    """
+    faults = _base_faults(suite, base) if _BESIDE_BASE & _asked(suite) else []
+    faults += [fault for arm in (reference, candidate) for fault in _arm_faults(arm, suite)]
     excused = _lifeless(reference)
     for video in reference.videos:
         faults += _sentences(reference, video, set(video.faults) - LIFELESS)
@@ -30,9 +42,14 @@ def faults_of(suite: Suite, reference: ArmResult, candidate: ArmResult) -> list[
     return faults or _pairing_faults(reference, candidate)
 
 
-def remarks_of(reference: ArmResult, candidate: ArmResult) -> list[str]:
-    """Flat and frozen videos that are no fault; only where there are no faults."""
+def remarks_of(
+    suite: Suite, reference: ArmResult, candidate: ArmResult, base: ArmResult | None = None
+) -> list[str]:
+    """What is wrong and is no fault; only where there are no faults."""
     remarks = []
+    if wrong := _base_faults(suite, base):
+        more = f" And {len(wrong) - _NAMED} more." if len(wrong) > _NAMED else ""
+        remarks.append(f"{' '.join(wrong[:_NAMED])}{more} The verdict does not rest on the base.")
     for arm in (reference, candidate):
         found = _lifeless(arm)
         if found:
@@ -49,6 +66,19 @@ def remarks_of(reference: ArmResult, candidate: ArmResult) -> list[str]:
 def unsound_videos(reference: ArmResult) -> frozenset[tuple[str, int]]:
     """Prompt and seed of what is no measure of luck."""
     return frozenset(_lifeless(reference))
+
+
+def _asked(suite: Suite) -> set[str]:
+    """Every metric that the rule rests on."""
+    gate = suite.gate
+    return {*gate.primaries, *(line.metric for line in (*gate.guards, *gate.ceilings))}
+
+
+def _base_faults(suite: Suite, base: ArmResult | None) -> list[str]:
+    if base is None:
+        return []
+    broken = (_sentences(base, video, set(video.faults) - LIFELESS) for video in base.videos)
+    return [*_arm_faults(base, suite), *(fault for each in broken for fault in each)]
 
 
 def _lifeless(arm: ArmResult) -> Mapping[tuple[str, int], frozenset[str]]:

@@ -42,16 +42,17 @@ def judge(  # noqa: PLR0913 - three arms, and what was agreed before they were m
         model: Name of the registered model.
         candidate: The arm that is judged.
         reference: The champion, or the bare base while there is none.
-        base: The bare base, shown beside a champion; it takes no part in the verdict.
+        base: The bare base beside a champion; it takes part in the verdict only where the rule asks
+            for what compares with its videos.
         provenance: What the page should say of where all this comes from; no secrets.
         look: The second comes once, after a HOLD.
         limits: Of ceilings that declare none, by metric: what held-out clips reach.
     """
-    faults = faults_of(suite, reference, candidate)
+    faults = faults_of(suite, reference, candidate, base)
     evidence = Evidence(
         measured={} if faults else _measured(candidate, reference, base),
         faults=faults,
-        remarks=[] if faults else remarks_of(reference, candidate),
+        remarks=[] if faults else remarks_of(suite, reference, candidate, base),
         limits=limits,
         look=look,
     )

@@ -82,16 +82,18 @@ def faulty_places(report: EvaluationReport) -> tuple[Place, ...]:
     """Where a fault counts against an arm, or an arm has no video although it has others.
 
     As in `cogvx.evaluation.integrity`: what is flat or frozen in the reference is told and counts,
-    and is no fault of a challenger that draws it so as well.
+    and is no fault of a challenger that draws it so as well, nor one of a base beside a champion.
     """
     faults = {(video.arm, video.prompt, video.seed): set(video.faults) for video in report.videos}
     arms = dict.fromkeys(video.arm for video in report.videos)
+    base = report.arm("base")
     verdict, found = report.verdict, []
     for place in all_places(report):
         old = faults.get((verdict.reference, *place), set())
         new = faults.get((verdict.candidate, *place), set())
         missing = any((arm, *place) not in faults for arm in arms)
-        if missing or old - LIFELESS or new - (old & LIFELESS):
+        bare = faults.get((base.name, *place), set()) if base else set()
+        if missing or (old | bare) - LIFELESS or new - (old & LIFELESS):
             found.append(place)
     return tuple(found)
 

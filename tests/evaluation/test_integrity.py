@@ -3,6 +3,7 @@
 import pytest
 
 from cogvx.evaluation.judge import judge
+from cogvx.evaluation.ordering import faulty_places
 from cogvx.metrics.pixels import FLAT, FROZEN
 from tests.evaluation.builders import arm_of, suite_of
 
@@ -91,3 +92,61 @@ def test_flat_videos_count_in_the_effect_and_widen_no_margin():
     assert told.effect.mean == pytest.approx(plain.effect.mean + 10.0 / 10, abs=0.01)
     assert told.limit < 0.05  # one seed SD without the flat one, that with it is about 2
     assert told.limit == pytest.approx(plain.limit, rel=0.3)
+
+
+def beside_a_champion(suite, base):
+    return judge(
+        suite,
+        model="toy",
+        candidate=arm_of(suite, "challenger", losses=BETTER),
+        reference=arm_of(suite, "champion"),
+        base=base,
+        provenance={},
+    )
+
+
+FAILED = ("could not be rendered: out of memory",)
+
+
+@pytest.mark.parametrize("faults", [FAILED, (BLACK,), None])
+@pytest.mark.parametrize("metric", ["base_distance", "base_drift"])
+def test_a_broken_video_of_the_base_is_a_fault_where_the_rule_compares_with_it(metric, faults):
+    """Else the guard would be over fewer prompts than the suite has, and nobody would know."""
+    gate = {"primaries": ["heldout_loss"], "guards": [{"metric": metric, "margin": 0.5}]}
+    prompts = [
+        {"id": name, "prompt": name, "group": group}
+        for name, group in (("circle", "domain"), ("square", "off_domain"), ("ring", "off_domain"))
+    ]
+    suite = suite_of(prompts=prompts, gate=gate)
+    base = arm_of(suite, "base")
+    report = beside_a_champion(suite, base)
+    assert report.verdict.outcome != "INVALID"
+    assert faulty_places(report) == ()
+    if faults is None:
+        base = base.model_copy(update={"videos": base.videos[:2] + base.videos[3:]})
+    else:
+        base = with_faults(base, videos=(2,), faults=faults)
+    report = beside_a_champion(suite, base)
+    assert report.verdict.outcome == "INVALID"
+    assert "base" in report.verdict.headline
+    assert "square, seed 1" in report.verdict.headline
+    assert faulty_places(report) == (("square", 1),)
+
+
+def test_a_broken_video_of_a_base_that_decides_nothing_is_told_and_shown():
+    suite = suite_of()
+    base = with_faults(arm_of(suite, "base"), videos=(2,), faults=FAILED)
+    report = beside_a_champion(suite, base)
+    assert report.verdict.outcome == "PROMOTE"
+    assert "base's video of prompt square, seed 1 could not be" in report.verdict.reasons[-1]
+    assert "does not rest on the base" in report.verdict.reasons[-1]
+    assert faulty_places(report) == (("square", 1),)
+
+
+def test_a_flat_video_of_a_base_beside_a_champion_is_no_fault():
+    suite = suite_of()
+    report = beside_a_champion(
+        suite, with_faults(arm_of(suite, "base"), videos=(2,), faults=(FLAT,))
+    )
+    assert report.verdict.outcome == "PROMOTE"
+    assert faulty_places(report) == ()
