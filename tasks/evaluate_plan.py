@@ -2,18 +2,14 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cogvx.data.manifest import Manifest
-from cogvx.errors import ConfigError
 from cogvx.evaluation.changes import recipe_changes
 from cogvx.evaluation.documents import Change
-from cogvx.evaluation.suite import Suite, load_suite
-from cogvx.evaluation.suite_texts import overlap_problems
 from tasks.children import Child
 from tasks.clients.model_card import recipe_toml
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
@@ -22,6 +18,7 @@ from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, judgement
 from tasks.models import RECIPE_FILE
 from tasks.register import open_registry, registered_version
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.suites import suite_apart
 from tasks.workbench import Workbench, code_version
 
 if TYPE_CHECKING:
@@ -99,7 +96,7 @@ def plan_evaluation(bench: Workbench) -> EvaluationWork:
     version = registered_version(bench, registry)
     holder = registry.get_alias(version.name, CHAMPION)
     meets = _to_beat(registry, version, holder)
-    suite = _suite(bench, manifest)
+    suite = suite_apart(bench.recipe, manifest)
     arms = _arms(bench, registry, version, meets)
     write_index(bench, arms, suite, manifest)
     match = Match(
@@ -133,15 +130,6 @@ def _to_beat(registry: Registry, version: Version, holder: Version | None) -> Ve
         return holder
     before = version.tags.get(REFERENCE_TAG, NO_CHAMPION)
     return None if before == NO_CHAMPION else registry.version(version.name, int(before))
-
-
-def _suite(bench: Workbench, manifest: Manifest) -> Suite:
-    path = bench.recipe.evaluation.suite
-    suite = load_suite(Path(path))
-    problems = overlap_problems(suite, [clip.caption for clip in manifest.train])
-    if problems:
-        raise ConfigError(path, problems)
-    return suite
 
 
 def _arms(

@@ -33,6 +33,7 @@ from tasks.lineage import (
 )
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.reviews import review_of, told
+from tasks.suites import suite_apart
 from tasks.train import fetch_adapter, finished_run, recall_run
 from tasks.workbench import Workbench, code_version
 
@@ -86,12 +87,15 @@ def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
     """The version that was judged on exactly this, if nothing would come out differently now.
 
     An INVALID verdict says nothing of the adapter, so it is judged again.
+
+    Raises:
+        ConfigError: A suite asks for training captions, which is told before anything is trained.
     """
+    suite = suite_apart(bench.recipe, manifest)
     registry, name = open_registry(bench), bench.recipe.name
     version = registry.find_version(name, bench.run_identity(manifest))
     if version is None:
         return None
-    suite = load_suite(Path(bench.recipe.evaluation.suite))
     champion = registry.get_alias(name, CHAMPION)
     holder = NO_CHAMPION if champion is None else str(champion.version)
     still = holder in (str(version.version), version.tags.get(REFERENCE_TAG))

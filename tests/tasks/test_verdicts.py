@@ -1,15 +1,17 @@
 """What a verdict does: who is promoted, who stays challenger, and when there is nothing to do."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cogvx.errors import ConfigError, IntegrityError, UserError
+from cogvx.evaluation.suite import load_suite
 from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.recipe import Recipe
-from cogvx.recipe_sections import EvaluationConfig
+from cogvx.recipe_sections import EvaluationConfig, SweepConfig
 from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Reason, Registry, Version
 from tasks.code import commit
@@ -204,6 +206,25 @@ def test_an_edited_suite_or_rule_is_judged_again(bench: Workbench) -> None:
     finally:
         suite.write_text(before)
     assert unchanged(bench) is not None
+
+
+def test_prompts_that_are_trained_on_are_refused_before_anything_is_trained(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    manifest, paths = bench.latest_manifest(), {}
+    before = Path(bench.recipe.evaluation.suite)
+    for split in ("gate", "dev"):
+        prompts = [{"id": "seen", "prompt": manifest.train[0].caption}]
+        suite = load_suite(before).model_dump(mode="json", exclude_none=True)
+        paths[split] = tmp_path / f"{split}.json"
+        paths[split].write_text(json.dumps({**suite, "split": split, "prompts": prompts}))
+    swept = EvaluationConfig(suite=str(before), sweep=SweepConfig(suite=str(paths["dev"])))
+    both = swept.model_copy(update={"suite": str(paths["gate"])})
+    for asked, wrong in ((swept, ["dev"]), (both, ["gate", "dev"])):
+        with pytest.raises(ConfigError, match="is a training caption") as caught:
+            find_unchanged.fn(with_recipe(bench, evaluation=asked), manifest)
+        assert len(caught.value.problems) == len(wrong)
+        assert all(str(paths[split]) in str(caught.value) for split in wrong)
 
 
 def test_another_champion_is_a_reason_to_judge_again(bench: Workbench, tmp_path: Path) -> None:
