@@ -1,6 +1,7 @@
 """Gauges beside the base: how unlike its videos an arm's are, and what was found out otherwise."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from cogvx.digest import sha256_file
 from cogvx.evaluation.gauge import Findings, Seen
 from cogvx.evaluation.scores import recall
 from cogvx.evaluation.suite_rule import Group
+from cogvx.metrics.identity import tools
 from cogvx.metrics.relative import BASE_DISTANCE
 from cogvx.metrics.ssim import similarity
 from cogvx.mp4 import read_mp4
@@ -61,13 +63,20 @@ class BaseDistance:
         base = sha256_file(path)
         if base == seen.sha256:
             return {BASE_DISTANCE: 0.0}
-        parts = {"of": "distance", "version": _VERSION, "video": seen.sha256, "base": base}
+        files = {"video": seen.sha256, "base": base}
+        parts = {"of": "distance", "version": _VERSION, "tools": _tools(), **files}
         found = recall(self._store, parts, _Distance, measure=lambda: _compare(seen, path))
         return {} if found.distance is None else {BASE_DISTANCE: found.distance}
 
     def findings(self) -> Findings:
         """Nothing more."""
         return Findings()
+
+
+def _tools() -> str:
+    """What decodes and compares frames, with versions: the last digits may be theirs."""
+    compared_by = (f"{name} {version(name)}" for name in ("torchmetrics", "torch"))
+    return ", ".join((tools(), *compared_by))
 
 
 def _compare(seen: Seen, path: Path) -> _Distance:

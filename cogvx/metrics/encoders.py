@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
@@ -115,6 +116,7 @@ def open_encoder(
         embeddings.interpolate_pos_encoding = functools.partial(_dino_positions, embeddings)
     side = 224 if kind == "dinov2" else int(model.config.image_size)
     parts = {"kind": kind, "side": side, "preparation": _VERSION, "device": device_name(device)}
+    parts |= {"torch": torch.__version__, "transformers": transformers.__version__}
     identity = digest({**parts, **contents(folder, NETWORK_FILES, hashes)})
     return Encoder(kind, model, side, identity, device)
 

@@ -1,8 +1,8 @@
 """Features of videos in a store, so that no network sees the same frames twice.
 
-The key holds what decides the numbers: what the frames are of, such as the file's sha256, and the
-encoder's identity. An object is a line of JSON (its shape, and the sha256 of what follows) and the
-float32 rows, little-endian.
+The key holds what decides the numbers: what the frames are of, such as the file's sha256, what
+decodes and resizes them, and the encoder's identity. An object is a line of JSON (its shape, and
+the sha256 of what follows) and the float32 rows, little-endian.
 """
 
 import json
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cogvx.digest import canonical_json, digest, sha256_bytes
 from cogvx.errors import IntegrityError
+from cogvx.metrics.identity import tools
 from cogvx.metrics.metric import Rgb
 from cogvx.metrics.similarity import MIDDLE_FRAMES, middle_frames
 from cogvx.store import ObjectStore, read_checked
@@ -51,7 +52,8 @@ class Middle:
 
 def features_key(content: str, encoder: FrameEncoder) -> str:
     """Where the features of some frames lie; `content` is a digest of all that decides them."""
-    name = digest({"schema": 1, "video": content, "encoder": encoder.identity})
+    parts = {"video": content, "encoder": encoder.identity, "tools": tools()}
+    name = digest({"schema": 2, **parts})
     return f"features/{name[:2]}/{name}"
 
 

@@ -72,6 +72,22 @@ def test_a_distance_is_measured_once_and_every_file_has_its_own(video):
     assert BaseDistance(other, store).look(seen_of(prompt, video("mine", 2))) != first
 
 
+@pytest.mark.parametrize(
+    "tool",
+    ["identity._DECODING", "identity.av.__version__", "identity.cv2.__version__", "packages"],
+)
+def test_whatever_compares_otherwise_has_another_distance(tool, video, monkeypatch):
+    store, prompt = MemoryStore(), SUITE.prompts[2]
+    base = {(prompt.id, 1): video("base", 1)}
+    BaseDistance(base, store).look(seen_of(prompt, video("mine", 2)))
+    if tool == "packages":  # torchmetrics and torch
+        monkeypatch.setattr("cogvx.evaluation.gauges.version", lambda name: f"{name} 9.9.9")
+    else:
+        monkeypatch.setattr(f"cogvx.metrics.{tool}", "9.9.9")
+    BaseDistance(base, store).look(seen_of(prompt, video("mine", 2)))
+    assert len(store.objects) == 2
+
+
 def test_without_a_twin_of_its_size_there_is_no_distance(video):
     prompt = SUITE.prompts[2]
     gauge = BaseDistance({(prompt.id, 1): video("base", 1)}, MemoryStore())

@@ -158,6 +158,14 @@ def test_features_are_computed_once_for_a_file_and_a_network(folders):
     assert features_key("a" * 64, open_encoder("clip", folders / "clip")) in keys
 
 
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_another_version_of_what_runs_a_network_makes_it_another(library, folders, monkeypatch):
+    before = open_encoder("clip", folders / "clip").identity
+    assert open_encoder("clip", folders / "clip").identity == before
+    monkeypatch.setattr(f"cogvx.metrics.encoders.{library}.__version__", "9.9.9")
+    assert open_encoder("clip", folders / "clip").identity != before
+
+
 def test_damaged_features_are_refused(folders):
     store = MemoryStore()
     encoder = open_encoder("clip", folders / "clip")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from cogvx.metrics.features import features_key
 from cogvx.metrics.luma import Thumbnails, luma_rows, mean_difference
 
 MIDDLES_OF_49 = (2, 8, 14, 20, 26, 32, 38, 45)
@@ -29,6 +30,13 @@ def test_a_thumbnail_is_the_mean_luma_of_sixteenths_of_the_middle_frames():
     assert found.shape == (8, 256)
     assert np.abs(found - expected).max() <= 1.0, "both steps round to whole grey levels"
     assert np.array_equal(found, np.rint(found))
+
+
+@pytest.mark.parametrize("tool", ["_DECODING", "av.__version__", "cv2.__version__"])
+def test_whatever_decodes_or_resizes_otherwise_gives_others(tool, monkeypatch):
+    before = features_key("a" * 64, Thumbnails())
+    monkeypatch.setattr(f"cogvx.metrics.identity.{tool}", "9.9.9")
+    assert features_key("a" * 64, Thumbnails()) != before
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9, 49])
