@@ -194,7 +194,11 @@ def judge_videos(
         look=match.look,
         limits=around.limits,
     )
-    return Contested(report.model_copy(update={"changes": match.changes}), measured)
+    told = {"reasons": (*around.remarks, *report.verdict.reasons)}
+    verdict = report.verdict.model_copy(update=told)
+    return Contested(
+        report.model_copy(update={"changes": match.changes, "verdict": verdict}), measured
+    )
 
 
 def _by_role(match: Match, measured: Sequence[MeasuredArm]) -> dict[ArmRole, ArmResult]:

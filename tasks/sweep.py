@@ -96,7 +96,8 @@ def sweep_points(
     losses = measure_losses(bench, sweep.arms, manifest, open_session)
     drawn = [footage(arm, sweep.suite) for arm in sweep.arms]
     base_videos = {(video.prompt_id, video.seed): video.path for video in drawn[0].videos}
-    around = Surroundings(grey_clips(bench, manifest), networks=None)
+    grey, _ = grey_clips(bench, manifest)  # the verdict has told of lost clips
+    around = Surroundings(grey, networks=None)
     points: list[SweepPoint] = []
     for weight, arm, shown in zip(sweep.weights, sweep.arms, drawn, strict=True):
 

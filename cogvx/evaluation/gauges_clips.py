@@ -5,6 +5,7 @@ comparison with videos is not blurred by the VAE.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import torch
 
+from cogvx.cache.keys import FRAME_SAMPLER, RESIZE
 from cogvx.cache.plan import Identities, latent_key
-from cogvx.data.manifest import Clip, Refused
+from cogvx.data.manifest import Clip, Manifest, Refused
 from cogvx.data.scratch import scratch_folder
 from cogvx.digest import digest
 from cogvx.encoding.clips import decoding_threads
 from cogvx.encoding.read_ahead import read_ahead
 from cogvx.encoding.sources import Sources, Window
+from cogvx.errors import IntegrityError
 from cogvx.metrics.features import FrameEncoder, features_key, features_of
 from cogvx.metrics.metric import Rgb
 from cogvx.metrics.similarity import Rows
@@ -60,8 +63,8 @@ class ClipRows:
     ) -> tuple[tuple[str, Rows], ...]:
         """Clip and features of every window; a window is decoded only if its are not kept.
 
-        A clip that is gone or changed since it was cached is left out, with a warning: its pixels
-        cannot be had any more.
+        A clip that is gone or changed since it was cached is left out, with a warning, whether or
+        not its features are kept: what is found must not depend on what was looked at before.
 
         Args:
             windows: Of a manifest.
@@ -72,19 +75,38 @@ class ClipRows:
             TransientError: The dataset or the store did not answer this time.
             IntegrityError: Kept features are damaged; the message names the object to remove.
         """
-        names = {self.content(window): window for window in windows}
+        keys = list(dict.fromkeys(window.key for window in windows))
         with ThreadPoolExecutor(_LOOKING) as pool:
-            found = dict(zip(names, pool.map(self._kept(encoder), names), strict=True))
-        missing = {name: window for name, window in names.items() if found[name] is None}
+            stamps = dict(zip(keys, pool.map(self._stamp, keys), strict=True))
+            contents = [self._content(window, stamps[window.key]) for window in windows]
+            names = dict(zip(contents, windows, strict=True))
+            there = [name for name, window in names.items() if stamps[window.key] is not None]
+            kept = dict(zip(there, pool.map(self._kept(encoder), there), strict=True))
+        found = {name: rows_fd for name, rows_fd in kept.items() if rows_fd is not None}
+        missing = {name: window for name, window in names.items() if name not in found}
         found |= self._decode(missing, encoder, on_progress) if missing else {}
-        rows = [(window.key, found[self.content(window)]) for window in windows]
-        return tuple((clip, rows_fd) for clip, rows_fd in rows if rows_fd is not None)
+        return tuple(
+            (window.key, found[content])
+            for window, content in zip(windows, contents, strict=True)
+            if content in found
+        )
 
-    def content(self, window: Clip) -> str:
+    def _stamp(self, key: str) -> str | None:
+        """Another one when a clip may have changed; None where it is gone or must not be read."""
+        try:
+            info = self.dataset.info(key)
+        except (IntegrityError, PermissionError):
+            return None
+        return None if info is None else f"{info.size} {info.stamp}"
+
+    def _content(self, window: Clip, stamp: str | None) -> str:
         """Names a window's pixels, as the sha256 of a file names those of a video."""
         return digest(
             {
                 "source": window.sha256,
+                "stamp": stamp,
+                "sampler": FRAME_SAMPLER,
+                "resize": RESIZE,
                 "start_frame": window.start_frame,
                 "fps": self.recipe.video.fps,
                 "size": str(window.size),
@@ -136,6 +158,25 @@ class ClipRows:
 
     def _read(self, rgb_fhwc: Rgb, content: str, encoder: FrameEncoder) -> Rows:
         return features_of(lambda: rgb_fhwc, content, encoder=encoder, store=self.store)
+
+
+def remarks_of_lost(windows: Sequence[Clip], found: Sequence[tuple[str, Rows]]) -> tuple[str, ...]:
+    """What a verdict must say of clips that could not be looked at; nothing if there are none.
+
+    Args:
+        windows: That were asked for.
+        found: What `ClipRows.of` found of them.
+    """
+    lost = Counter(window.key for window in windows) - Counter(clip for clip, _ in found)
+    if not lost:
+        return ()
+    shown = "; ".join([*lost][:_SHOWN]) + ("; ..." if len(lost) > _SHOWN else "")
+    told = (
+        f"{len(lost)} of {Manifest.count_clips(windows)} clips are gone from the dataset, changed"
+        f" or damaged ({shown}). Videos are compared with the others alone, so a copy of one of"
+        " these would not be found; put them back and evaluate again."
+    )
+    return (told,)
 
 
 def _never() -> Rgb:
