@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx.data.manifest import Clip, Manifest
+from cogvx.evaluation.documents import Limit
 from cogvx.evaluation.encoder_gauges import Networks, SeenClips, encoder_gauges
 from cogvx.evaluation.feature_gauges import Diversity, Memorisation
 from cogvx.evaluation.gauge import Findings, Gauge, Seen
 from cogvx.evaluation.gauges import BaseDistance, Told
-from cogvx.evaluation.gauges_clips import ClipRows, remarks_of_lost
+from cogvx.evaluation.gauges_clips import ClipRows
 from cogvx.evaluation.render import Arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
@@ -43,11 +44,9 @@ class Surroundings:
     networks: Networks | None
     manifest: Manifest | None = None
     """Where it is known, arms are asked how much better they know what they were trained on."""
-    remarks: tuple[str, ...] = ()
-    """What a verdict must say first: of clips that could not be looked at."""
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, Limit]:
         """What the held-out clips reach themselves, for ceilings that declare no limit, by metric.
 
         The 99th percentile of their highest values against the training clips, of which they are
@@ -68,23 +67,20 @@ def look_around(bench: Workbench, suite: Suite, manifest: Manifest) -> Surroundi
         TransientError: The hub, the dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    grey, remarks = grey_clips(bench, manifest)
-    return Surroundings(grey, networks_of(bench, suite, manifest), manifest, remarks)
+    return Surroundings(grey_clips(bench, manifest), networks_of(bench, suite, manifest), manifest)
 
 
-def grey_clips(bench: Workbench, manifest: Manifest) -> tuple[SeenClips, tuple[str, ...]]:
-    """The grey copies of all clips, decoded where the store knows none; and which are lost.
-
-    What is lost to them is lost to networks as well.
+def grey_clips(bench: Workbench, manifest: Manifest) -> SeenClips:
+    """The grey copies of all clips, decoded where the store knows none.
 
     Raises:
         TransientError: The dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    heldout = _luma_of(bench, manifest.heldout, "held-out clips")
-    train = _luma_of(bench, manifest.train, "training clips")
-    remarks = remarks_of_lost(manifest.clips, (*heldout, *train))
-    return SeenClips(heldout=_with_contrast(heldout), train=_with_contrast(train)), remarks
+    return SeenClips(
+        heldout=_luma_of(bench, manifest.heldout, "held-out clips"),
+        train=_luma_of(bench, manifest.train, "training clips"),
+    )
 
 
 def gauges_for(
@@ -132,7 +128,7 @@ def gauges_for(
 
 
 def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tuple[str, Rows], ...]:
-    """Clip and rows of each window; no rows of one that shows no light and dark."""
+    """Clip and rows of each window that shows light and dark."""
     clips = ClipRows(
         recipe=bench.recipe,
         ids=bench.ids,
@@ -142,8 +138,5 @@ def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tupl
     )
     progress = Progress(f"look at {what}", "windows", logger)
     found = clips.of(windows, Thumbnails(), on_progress=progress)
-    return tuple((clip, luma_rows(grey_fd)) for clip, grey_fd in found)
-
-
-def _with_contrast(windows: Sequence[tuple[str, Rows]]) -> tuple[tuple[str, Rows], ...]:
-    return tuple((clip, rows_fd) for clip, rows_fd in windows if len(rows_fd))
+    rows = ((clip, luma_rows(grey_fd)) for clip, grey_fd in found)
+    return tuple((clip, rows_fd) for clip, rows_fd in rows if len(rows_fd))

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from cogvx.evaluation import statistics
-from cogvx.evaluation.documents import Comparison, Effect, Result, Role
+from cogvx.evaluation.documents import Chance, Comparison, Effect, Limit, Result, Role
 from cogvx.evaluation.power import detectable_effect
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.suite_rule import GROUPS, Group, GuardConfig
@@ -142,21 +142,47 @@ def as_guard(measured: Measured, guard: GuardConfig, confidence: float) -> Compa
     )
 
 
-def as_ceiling(measured: Measured, limit: float | None, confidence: float) -> Comparison:
-    """Whether every single video, or prompt, of the candidate stays at or under a limit.
+def as_ceiling(measured: Measured, limit: Limit | float | None, confidence: float) -> Comparison:
+    """Whether the candidate's videos, or prompts, stay at or under a limit.
 
-    Without a limit that is undecided.
+    A declared limit no single one may exceed. Over a limit that was measured some lie by chance, as
+    held-out clips do: it is broken by more prompts than videos as near as those clips would show
+    with a probability of 1 - `confidence`. Prompts are counted and not videos, as seeds of a prompt
+    resemble each other. Without a limit all is undecided.
     """
     effect = effect_of(measured.gains, confidence)
     if limit is None:
         return _row(measured, "ceiling", effect, "undecided")
-    over = any(value > limit for value in measured.candidate.values())
-    return _row(measured, "ceiling", effect, "over limit" if over else "under limit", limit)
+    value = limit.value if isinstance(limit, Limit) else limit
+    over = {unit for (unit, _), found in measured.candidate.items() if found > value}
+    chance = None
+    if isinstance(limit, Limit):
+        allowed = statistics.allowed_over(
+            len(measured.candidate), clips=limit.clips, above=limit.above, confidence=confidence
+        )
+        prompts = len({unit for unit, _ in measured.candidate})
+        chance = Chance(clips=limit.clips, prompts=prompts, over=len(over), allowed=allowed)
+    broken = len(over) > (chance.allowed if chance else 0)
+    row = _row(measured, "ceiling", effect, "over limit" if broken else "under limit", value)
+    row = row.model_copy(update={"chance": chance})
+    return row.model_copy(update={"sentence": _sentence(row, kind=measured.metric.kind)})
 
 
 def as_information(measured: Measured, confidence: float) -> Comparison:
     """A metric that the rule does not ask for."""
     return _row(measured, "info", effect_of(measured.gains, confidence), "info")
+
+
+def over_sentence(limit: float, chance: Chance) -> str:
+    """How many prompts lie over a limit that was measured, and what that says."""
+    most = min(chance.allowed, chance.prompts)
+    told = (
+        f"{chance.over} of {chance.prompts} prompts over {number(limit)}, which is what"
+        f" {chance.clips} held-out clips reach; chance allows {most}"
+    )
+    if chance.allowed < chance.prompts:
+        return told
+    return f"{told}, so few clips can break nothing: declare a limit"
 
 
 def number(value: float) -> str:
@@ -221,12 +247,17 @@ def _sentence(row: Comparison, *, kind: str) -> str:
     )
 
 
+def _under(row: Comparison, kind: str) -> str:
+    if row.limit is None:
+        return "; its limit is what held-out clips reach, which was not measured"
+    if row.chance is not None:
+        return f"; {over_sentence(row.limit, row.chance)}"
+    return f"; no {'video' if kind == 'video' else 'prompt'} may exceed {number(row.limit)}"
+
+
 def _against(row: Comparison, kind: str) -> str:
     if row.role == "ceiling":
-        each = "video" if kind == "video" else "prompt"
-        if row.limit is None:
-            return "; its limit is what held-out clips reach, which was not measured"
-        return f"; no {each} may exceed {number(row.limit)}"
+        return _under(row, kind)
     if row.role != "guard":
         return ""
     if row.limit is None and kind == "video":

@@ -94,6 +94,23 @@ class ArmResult(_Document):
         return {(score.clip, score.timestep): score.loss for score in self.heldout}
 
 
+class Limit(_Document):
+    """A limit that was measured: what so many held-out clips reach, all but those above."""
+
+    value: float
+    clips: int
+    above: int
+
+
+class Chance(_Document):
+    """How many prompts have a video over a limit that was measured, and how many chance allows."""
+
+    clips: int
+    prompts: int
+    over: int
+    allowed: int
+
+
 class Effect(_Document):
     """A paired effect over prompts or clips, turned so that more is better.
 
@@ -120,7 +137,7 @@ class Comparison(_Document):
     `limit` is a guard's margin or a ceiling's limit; `groups` are those of the prompts that it is
     over, where that is not all; `detectable` is the smallest true effect that so many units find in
     four evaluations of five; `against` is the arm that it is compared with where that is not the
-    verdict's reference.
+    verdict's reference; `chance` belongs to ceilings whose limit was measured.
     """
 
     metric: str
@@ -139,6 +156,7 @@ class Comparison(_Document):
     groups: tuple[Group, ...] | None = None
     detectable: float | None = None
     against: str | None = None
+    chance: Chance | None = None
 
     @property
     def label(self) -> str:

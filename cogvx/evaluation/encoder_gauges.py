@@ -11,7 +11,7 @@ import numpy as np
 
 from cogvx.data.manifest import Clip
 from cogvx.errors import ConfigError
-from cogvx.evaluation.documents import Reading
+from cogvx.evaluation.documents import Limit, Reading
 from cogvx.evaluation.encoder_needs import token_problems
 from cogvx.evaluation.feature_gauges import Diversity, Embed, Memorisation
 from cogvx.evaluation.gauge import Findings, Gauge, Seen
@@ -61,10 +61,12 @@ class SeenClips:
         return Gallery.of(self.train) if self.train else None
 
     @property
-    def limit(self) -> float | None:
+    def limit(self) -> Limit | None:
         """What held-out clips reach themselves against the training clips, 99th percentile."""
-        gallery = self.gallery
-        return None if gallery is None else gallery.usual([rows_fd for _, rows_fd in self.heldout])
+        usual = None if self.gallery is None else self.gallery.usual(self.heldout)
+        if usual is None:
+            return None
+        return Limit(value=usual.value, clips=usual.clips, above=usual.above)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Networks:
     store: ObjectStore
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, Limit]:
         """Limits of memorisation that a ceiling without one takes, by metric."""
         found = {memorisation_name(kind): rows.limit for kind, rows in self.clips.items()}
         return {metric: limit for metric, limit in found.items() if limit is not None}

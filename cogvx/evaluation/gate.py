@@ -15,8 +15,11 @@ over     primaries of videos and of prompts: prompts of the group domain, all of
 bounds   each holds with the suite's `confidence` for the composite, with its `guard_confidence` for
          a guard. A guard on a metric without a better side must hold on both sides.
 margins  as declared, or so many yardsticks, which all prompts of the reference tell.
-limits   as declared, or what held-out clips reach, which `judge` is told; no single video may
-         exceed one. A margin or limit that nobody knows is undecided.
+limits   as declared: no single video may exceed one. Or what held-out clips reach, which `judge`
+         is told: over that some videos lie by chance, and it is broken by more prompts with a video
+         over it than 1 - `guard_confidence` of sound candidates have, whose videos are as near as
+         the clips are: X ~ BetaBinomial(videos, above + 1, clips - above), of clips `above` lie
+         over it. A margin or limit that nobody knows is undecided.
 looks    a screen before any video (`cogvx.evaluation.screen`), and after a HOLD on videos one more
          look with two more seeds, at half the error (`cogvx.evaluation.looks`).
 """
@@ -27,7 +30,7 @@ from typing import Literal
 
 from cogvx.evaluation.compare import Measured, as_ceiling, as_guard, as_information, as_primary
 from cogvx.evaluation.composite import Composite, composite_of, obstacles_of
-from cogvx.evaluation.documents import Comparison, Outcome, Verdict
+from cogvx.evaluation.documents import Comparison, Limit, Outcome, Verdict
 from cogvx.evaluation.looks import confidence_at
 from cogvx.evaluation.suite_rule import (
     GROUPS,
@@ -60,7 +63,7 @@ class Evidence:
     measured: Mapping[str, Measured]
     faults: Sequence[str] = ()
     remarks: Sequence[str] = ()
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
     look: Literal[1, 2] = 1
 
 

@@ -71,7 +71,8 @@ def unsound_videos(reference: ArmResult) -> frozenset[tuple[str, int]]:
 def _asked(suite: Suite) -> set[str]:
     """Every metric that the rule rests on."""
     gate = suite.gate
-    return {*gate.primaries, *(line.metric for line in (*gate.guards, *gate.ceilings))}
+    guarded, capped = ([line.metric for line in lines] for lines in (gate.guards, gate.ceilings))
+    return {*gate.primaries, *guarded, *capped}
 
 
 def _base_faults(suite: Suite, base: ArmResult | None) -> list[str]:

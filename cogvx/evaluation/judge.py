@@ -13,6 +13,7 @@ from cogvx.evaluation.documents import (
     ArmRole,
     ArmSummary,
     EvaluationReport,
+    Limit,
     Score,
     Verdict,
     VideoRecord,
@@ -33,7 +34,7 @@ def judge(  # noqa: PLR0913 - three arms, and what was agreed before they were m
     base: ArmResult | None = None,
     provenance: Mapping[str, str],
     look: Literal[1, 2] = 1,
-    limits: Mapping[str, float] = MappingProxyType({}),
+    limits: Mapping[str, Limit] = MappingProxyType({}),
 ) -> EvaluationReport:
     """Compare two arms under the suite's rule. Nothing is read, rendered or written.
 
@@ -46,7 +47,7 @@ def judge(  # noqa: PLR0913 - three arms, and what was agreed before they were m
             for what compares with its videos.
         provenance: What the page should say of where all this comes from; no secrets.
         look: The second comes once, after a HOLD.
-        limits: Of ceilings that declare none, by metric: what held-out clips reach.
+        limits: Of ceilings that declare none, by metric: what held-out clips reach, and how many.
     """
     faults = faults_of(suite, reference, candidate, base)
     evidence = Evidence(
@@ -65,7 +66,8 @@ def judge(  # noqa: PLR0913 - three arms, and what was agreed before they were m
         base=base,
         provenance=provenance,
     )
-    return report.model_copy(update={"limits": dict(limits)})
+    known = {metric: limit.value for metric, limit in limits.items()}
+    return report.model_copy(update={"limits": known})
 
 
 def report_of(

@@ -17,6 +17,22 @@ _BCA_RESAMPLES = 9999
 _BCA_SEED = 20240812
 
 
+def allowed_over(values: int, *, clips: int, above: int, confidence: float) -> int:
+    """How many of `values` may lie over what held-out clips reach, before it is more than luck.
+
+    Values that are exchangeable with those of the clips lie over a limit that `above` of `clips`
+    lie over in BetaBinomial(values, above + 1, clips - above) cases, whatever their distribution:
+    exactly so where the limit is itself the value of a clip, and in fewer where it lies above one.
+    One case more than this has a probability below 1 - `confidence`.
+
+    Source: Wilks, Statistical prediction with special reference to the problem of tolerance limits,
+    1942; the negative hypergeometric law of exceedances.
+    """
+    law = scipy.stats.betabinom(values, above + 1, max(clips - above, 1))
+    at_least = law.sf(np.arange(values + 1) - 1)
+    return int(np.count_nonzero(at_least >= 1.0 - confidence)) - 1
+
+
 @dataclass(frozen=True)
 class Interval:
     """A two-sided interval; each side holds with the one-sided `confidence`."""

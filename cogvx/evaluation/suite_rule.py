@@ -40,11 +40,12 @@ class GuardConfig(Section):
 
 
 class CeilingConfig(Section):
-    """A value that no single video may exceed."""
+    """A value that no single video may exceed, or no more of them than chance allows."""
 
     metric: str
     limit: float | None = None
-    """Without one, what the held-out clips reach themselves: their 99th percentile."""
+    """No single video may exceed it; without one it is the 99th percentile of held-out clips, and
+    broken by more prompts than chance allows."""
     groups: tuple[Group, ...] | None = Field(default=None, min_length=1)
     """Only over prompts of these groups; else over all."""
 

@@ -120,6 +120,11 @@ def _failed(row: Comparison) -> bool:
 
 def _broken(who: str, row: Comparison) -> str:
     limit = number(row.limit or 0.0)
+    if row.chance is not None:
+        return (
+            f"{who} has videos of {row.chance.over} prompts over {limit} on {row.label},"
+            f" and chance allows {row.chance.allowed}."
+        )
     if row.role == "ceiling":
         return f"{who} has a video over the limit of {limit} on {row.label}."
     change = "worsens" if row.direction else "changes"

@@ -73,6 +73,15 @@ def diversity(videos: Sequence[Rows]) -> float | None:
 
 
 @dataclass(frozen=True)
+class Usual:
+    """What clips that are no copies reach, how many they are, and how many lie above it."""
+
+    value: float
+    clips: int
+    above: int
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Clips to look for a video in. `rows_nd` are unit rows of all frames of all windows.
 
@@ -98,10 +107,19 @@ class Gallery:
         place = int(cosines_fn.max(axis=0).argmax())
         return self.clips[place], min(float(cosines_fn[:, place].max()), 1.0)
 
-    def usual(self, clips: Sequence[Rows]) -> float | None:
+    def usual(self, clips: Sequence[tuple[str, Rows]]) -> "Usual | None":
         """What the nearest cosines of clips that are no copies reach, their 99th percentile.
 
-        A video above it resembles a clip more than real ones of the same kind do. None of none.
+        A video above it resembles a clip more than real ones of the same kind mostly do. None of
+        none.
+
+        Args:
+            clips: Name and rows of every window. Windows of one clip resemble each other, so clips
+                are counted, and one is above where any of its windows is.
         """
-        found = [self.nearest(rows_fd)[1] for rows_fd in clips]
-        return float(np.percentile(found, _USUAL_PERCENT)) if found else None
+        if not clips:
+            return None
+        found = [(name, self.nearest(rows_fd)[1]) for name, rows_fd in clips]
+        limit = float(np.percentile([value for _, value in found], _USUAL_PERCENT))
+        above = {name for name, value in found if value > limit}
+        return Usual(limit, clips=len({name for name, _ in found}), above=len(above))

@@ -20,6 +20,7 @@ from cogvx.evaluation.documents import (
     Change,
     EvaluationReport,
     HeldoutScore,
+    Limit,
     Neighbour,
     Reading,
     SweepPoint,
@@ -93,7 +94,7 @@ def draw_sample(
         base=arms[0],
         reference=arms[1],
         candidate=arms[2],
-        limits={_LIKE: limit},
+        limits={_LIKE: Limit(value=limit, clips=12, above=1)},
         provenance={
             "registered as": "models:/glow/8",
             "recipe": "f5e433fb9fbda3022c1d6644498e77f9b56190eb8e5f2152bee766ed2024e41f",

@@ -252,7 +252,10 @@ def test_likeness_variety_and_memory_are_their_definitions(kind, measured, whole
         for held in (101, 102, 103)
     ]
     limits = look({kind: named[kind]}).limits
-    assert limits == {f"memorisation_{kind}": pytest.approx(np.percentile(reached, 99), abs=1e-5)}
+    assert set(limits) == {f"memorisation_{kind}"}
+    limit = limits[f"memorisation_{kind}"]
+    assert limit.value == pytest.approx(np.percentile(reached, 99), abs=1e-5)
+    assert (limit.clips, limit.above) == (len({clip.key for clip in HELDOUT}), 1)
 
 
 def test_beauty_is_over_all_frames(measured, whole, decoded, named):

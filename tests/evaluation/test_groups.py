@@ -1,11 +1,14 @@
 """Which prompts each line of the rule is over, limits that were measured, what could be found."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from cogvx.evaluation.documents import Reading
+from cogvx.evaluation.documents import Limit, Reading
 from cogvx.evaluation.judge import judge
+from cogvx.evaluation.statistics import allowed_over
 from cogvx.evaluation.suite import suite_problems
 from tests.evaluation.builders import arm_of, suite_document, suite_of
 
@@ -146,13 +149,39 @@ def test_a_ceiling_is_over_training_captions_as_well_and_each_video_counts():
     assert judged(gate, bright).verdict.outcome == "PROMOTE"
 
 
+def held(value, clips=40):
+    """What so many held-out clips reach, all but one of them."""
+    return Limit(value=value, clips=clips, above=1)
+
+
+def test_over_what_held_out_clips_reach_some_prompts_lie_by_chance():
+    """One more than chance allows breaks the ceiling; two videos of a prompt are one."""
+    gate = {"primaries": ["heldout_loss"], "ceilings": [{"metric": "brightness"}]}
+    ids = [prompt["id"] for prompt in grouped(gate=gate)["prompts"]]
+    limits = {"brightness": held(110.0, clips=100)}
+    allowed = allowed_over(2 * len(ids), clips=100, above=1, confidence=0.95)
+    assert 0 < allowed < len(ids)
+    for over, result in ((allowed, "under limit"), (allowed + 1, "over limit")):
+        bright = partial(moved, prompts=ids[:over], metric="brightness", change=30.0)
+        verdict = judged(gate, bright, limits=limits).verdict
+        (row,) = [row for row in verdict.comparisons if row.role == "ceiling"]
+        assert row.result == result
+        assert (row.chance.over, row.chance.allowed, row.chance.clips) == (over, allowed, 100)
+        assert f"{over} of {len(ids)} prompts over 110" in row.sentence
+        assert f"chance allows {allowed}" in row.sentence
+    assert verdict.outcome == "REJECT"
+    assert f"and chance allows {allowed}" in verdict.headline
+    few = judged(gate, limits={"brightness": held(110.0, clips=2)}).verdict
+    assert "declare a limit" in " ".join(few.reasons)
+
+
 def test_a_ceiling_without_a_limit_takes_what_was_measured_or_stays_open():
     gate = {"primaries": ["heldout_loss"], "ceilings": [{"metric": "brightness"}]}
-    report = judged(gate, limits={"brightness": 110.0, "contrast": 5.0})
+    report = judged(gate, limits={"brightness": held(110.0), "contrast": held(5.0)})
     assert report.verdict.outcome == "PROMOTE"
     assert rows(report)["brightness"].limit == 110.0
     assert report.limits == {"brightness": 110.0, "contrast": 5.0}
-    assert judged(gate, limits={"brightness": 90.0}).verdict.outcome == "REJECT"
+    assert judged(gate, limits={"brightness": held(90.0)}).verdict.outcome == "REJECT"
     unknown = judged(gate).verdict
     assert unknown.outcome == "HOLD"
     assert "undecided on brightness" in unknown.headline
@@ -162,7 +191,7 @@ def test_a_ceiling_without_a_limit_takes_what_was_measured_or_stays_open():
         "primaries": ["heldout_loss"],
         "ceilings": [{"metric": "brightness", "limit": 90.0}],
     }
-    assert judged(declared, limits={"brightness": 110.0}).verdict.outcome == "REJECT"
+    assert judged(declared, limits={"brightness": held(110.0)}).verdict.outcome == "REJECT"
 
 
 def test_yardsticks_are_those_of_all_prompts_whichever_are_compared():

@@ -101,3 +101,38 @@ def test_a_sum_of_two_means_is_welchs():
     interval = total.interval(0.975)
     assert interval.low == pytest.approx(reference.low)
     assert interval.high == pytest.approx(reference.high)
+
+
+@pytest.mark.parametrize("clips", [12, 100, 1000])
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_sound_adapter_is_over_what_held_out_clips_reach_by_luck_alone(clips, alike):
+    """Its 40 videos are as near as the clips are; two seeds of a prompt may be one video."""
+    rng = np.random.default_rng([clips, alike])
+    evaluations, prompts = 1000, 20
+    reached = rng.normal(size=(evaluations, clips))
+    limit = np.percentile(reached, 99, axis=1, keepdims=True)
+    above = (reached > limit).sum(axis=1)
+    videos = rng.normal(size=(evaluations, prompts, 2))
+    if alike:
+        videos[..., 1] = videos[..., 0]
+    over = (videos > limit[..., None]).any(axis=2).sum(axis=1)
+    allowed = {
+        int(m): statistics.allowed_over(2 * prompts, clips=clips, above=int(m), confidence=0.95)
+        for m in set(above)
+    }
+    rejected = over > np.array([allowed[int(m)] for m in above])
+    assert rejected.mean() <= 0.06
+    assert (over > 0).mean() > 0.2, "one video over it would have rejected many more"
+    assert max(allowed.values()) < prompts, "who is over it everywhere is rejected"
+
+
+def test_one_more_than_allowed_is_rarer_than_the_error():
+    """The law of exceedances, from ranks alone: k of n above the limit, drawn by enumeration."""
+    n, clips, above, draws = 6, 9, 1, 200_000
+    ranks = np.random.default_rng(5).random((draws, clips + n))
+    limit = np.sort(ranks[:, :clips], axis=1)[:, clips - 1 - above, None]
+    over = (ranks[:, clips:] > limit).sum(axis=1)
+    for confidence in (0.9, 0.95, 0.99):
+        allowed = statistics.allowed_over(n, clips=clips, above=above, confidence=confidence)
+        assert (over > allowed).mean() < 1.05 * (1 - confidence)
+        assert (over >= allowed).mean() > 1 - confidence

@@ -83,5 +83,9 @@ def test_what_clips_that_are_no_copies_reach_is_the_limit():
     gallery = Gallery.of([(str(seed), rows(seed)) for seed in range(20)])
     others = [rows(100 + seed) for seed in range(50)]
     reached = [cosine_similarity(frames, gallery.rows_nd).max() for frames in others]
-    assert gallery.usual(others) == pytest.approx(np.percentile(reached, 99), abs=1e-5)
+    usual = gallery.usual([(str(number), rows) for number, rows in enumerate(others)])
+    assert usual.value == pytest.approx(np.percentile(reached, 99), abs=1e-5)
+    assert (usual.clips, usual.above) == (50, 1)
     assert gallery.usual([]) is None
+    twice = gallery.usual([(str(number // 2), rows) for number, rows in enumerate(others)])
+    assert (twice.value, twice.clips, twice.above) == (usual.value, 25, 1)

@@ -1,9 +1,8 @@
 """The gauges of an arm: built from what a recipe has, each clip decoded once for all time."""
 
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,10 @@ def test_the_limit_is_what_held_out_clips_reach(bench: Workbench, clips: Path) -
     limits = look_around(bench, suite_of(), manifest).limits
     train = [clips / clip.key for clip in manifest.train]
     highest = [nearest(clips / clip.key, train)[0] for clip in manifest.heldout]
-    assert limits == {"memorisation_luma": pytest.approx(np.percentile(highest, 99), abs=0.01)}
+    assert set(limits) == {"memorisation_luma"}
+    limit = limits["memorisation_luma"]
+    assert limit.value == pytest.approx(np.percentile(highest, 99), abs=0.01)
+    assert (limit.clips, limit.above) == (4, 1)
 
 
 @pytest.mark.parametrize("heldout", [0, 9])
@@ -166,12 +168,8 @@ def test_clips_and_videos_are_decoded_once(bench: Workbench, clips: Path, tmp_pa
     shutil.copy(clips / "1.mp4", copy)
     around = look_around(bench, suite, manifest)
     first = look(bench, around, suite, [copy])
-    for path in clips.glob("*.mp4"):  # whoever reads one now is told nothing that can be decoded
-        before = path.stat()
-        path.write_bytes(bytes(before.st_size))
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    shutil.rmtree(clips)
     again = look_around(bench, suite, manifest)
-    assert again.remarks == ()
     assert again.limits == around.limits
     given: dict[str, Any] = {"base_videos": None, "open_session": never}
     gauges = gauges_for(bench, BASE, replace(again, manifest=None), suite=suite, **given)
@@ -203,24 +201,13 @@ def test_what_training_saw_is_looked_at_and_not_the_whole_clip(
     assert np.corrcoef(seen, first)[:9, 9:].max() < 0.5
 
 
-@pytest.mark.parametrize("seen_before", [False, True])
-@pytest.mark.parametrize("ending", [Path.unlink, lambda path: path.write_bytes(b"other")])
 def test_a_clip_that_is_gone_is_told_and_the_others_are_compared(
-    ending: Callable[[Path], Any],
-    seen_before: bool,
-    bench: Workbench,
-    clips: Path,
-    caplog: pytest.LogCaptureFixture,
+    bench: Workbench, clips: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Or changed; and whether or not the store still knows what it looked like."""
     manifest = manifest_of(clips)
-    if seen_before:
-        assert look_around(bench, suite_of(), manifest).remarks == ()
-    ending(clips / "5.mp4")
+    (clips / "5.mp4").unlink()
     with caplog.at_level(logging.WARNING, logger="cogvx.evaluation.gauges_clips"):
         around = look_around(bench, suite_of(), manifest)
     assert "no video can be compared with 1 clip(s): " in caplog.text
     assert "5.mp4" in caplog.text
     assert {clip for clip, _ in around.clips.train} == {"3.mp4", "4.mp4", "6.mp4", "7.mp4"}
-    (told,) = around.remarks
-    assert told.startswith("1 of 9 clips are gone from the dataset, changed or damaged (5.mp4). ")
