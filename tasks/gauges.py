@@ -14,7 +14,7 @@ from cogvx.evaluation.encoder_gauges import Networks, SeenClips, encoder_gauges
 from cogvx.evaluation.feature_gauges import Diversity, Memorisation
 from cogvx.evaluation.gauge import Findings, Gauge, Seen
 from cogvx.evaluation.gauges import BaseDistance, Told
-from cogvx.evaluation.gauges_clips import ClipRows
+from cogvx.evaluation.gauges_clips import ClipRows, remarks_of_lost
 from cogvx.evaluation.render import Arm
 from cogvx.evaluation.suite import Suite
 from cogvx.inference.session import Session
@@ -44,6 +44,8 @@ class Surroundings:
     networks: Networks | None
     manifest: Manifest | None = None
     """Where it is known, arms are asked how much better they know what they were trained on."""
+    remarks: tuple[str, ...] = ()
+    """What a verdict must say first: of clips that could not be looked at."""
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -67,20 +69,23 @@ def look_around(bench: Workbench, suite: Suite, manifest: Manifest) -> Surroundi
         TransientError: The hub, the dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    return Surroundings(grey_clips(bench, manifest), networks_of(bench, suite, manifest), manifest)
+    grey, remarks = grey_clips(bench, manifest)
+    return Surroundings(grey, networks_of(bench, suite, manifest), manifest, remarks)
 
 
-def grey_clips(bench: Workbench, manifest: Manifest) -> SeenClips:
-    """The grey copies of all clips, decoded where the store knows none.
+def grey_clips(bench: Workbench, manifest: Manifest) -> tuple[SeenClips, tuple[str, ...]]:
+    """The grey copies of all clips, decoded where the store knows none; and which are lost.
+
+    What is lost to them is lost to networks as well.
 
     Raises:
         TransientError: The dataset or the store did not answer this time.
         IntegrityError: What was kept is damaged.
     """
-    return SeenClips(
-        heldout=_luma_of(bench, manifest.heldout, "held-out clips"),
-        train=_luma_of(bench, manifest.train, "training clips"),
-    )
+    heldout = _luma_of(bench, manifest.heldout, "held-out clips")
+    train = _luma_of(bench, manifest.train, "training clips")
+    remarks = remarks_of_lost(manifest.clips, (*heldout, *train))
+    return SeenClips(heldout=_with_contrast(heldout), train=_with_contrast(train)), remarks
 
 
 def gauges_for(
@@ -128,7 +133,7 @@ def gauges_for(
 
 
 def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tuple[str, Rows], ...]:
-    """Clip and rows of each window that shows light and dark."""
+    """Clip and rows of each window; no rows of one that shows no light and dark."""
     clips = ClipRows(
         recipe=bench.recipe,
         ids=bench.ids,
@@ -138,5 +143,8 @@ def _luma_of(bench: Workbench, windows: Sequence[Clip], what: str) -> tuple[tupl
     )
     progress = Progress(f"look at {what}", "windows", logger)
     found = clips.of(windows, Thumbnails(), on_progress=progress)
-    rows = ((clip, luma_rows(grey_fd)) for clip, grey_fd in found)
-    return tuple((clip, rows_fd) for clip, rows_fd in rows if len(rows_fd))
+    return tuple((clip, luma_rows(grey_fd)) for clip, grey_fd in found)
+
+
+def _with_contrast(windows: Sequence[tuple[str, Rows]]) -> tuple[tuple[str, Rows], ...]:
+    return tuple((clip, rows_fd) for clip, rows_fd in windows if len(rows_fd))

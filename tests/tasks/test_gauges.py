@@ -1,8 +1,9 @@
 """The gauges of an arm: built from what a recipe has, each clip decoded once for all time."""
 
 import logging
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,12 @@ def test_clips_and_videos_are_decoded_once(bench: Workbench, clips: Path, tmp_pa
     shutil.copy(clips / "1.mp4", copy)
     around = look_around(bench, suite, manifest)
     first = look(bench, around, suite, [copy])
-    shutil.rmtree(clips)
+    for path in clips.glob("*.mp4"):  # whoever reads one now is told nothing that can be decoded
+        before = path.stat()
+        path.write_bytes(bytes(before.st_size))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = look_around(bench, suite, manifest)
+    assert again.remarks == ()
     assert again.limits == around.limits
     given: dict[str, Any] = {"base_videos": None, "open_session": never}
     gauges = gauges_for(bench, BASE, replace(again, manifest=None), suite=suite, **given)
@@ -201,13 +206,24 @@ def test_what_training_saw_is_looked_at_and_not_the_whole_clip(
     assert np.corrcoef(seen, first)[:9, 9:].max() < 0.5
 
 
+@pytest.mark.parametrize("seen_before", [False, True])
+@pytest.mark.parametrize("ending", [Path.unlink, lambda path: path.write_bytes(b"other")])
 def test_a_clip_that_is_gone_is_told_and_the_others_are_compared(
-    bench: Workbench, clips: Path, caplog: pytest.LogCaptureFixture
+    ending: Callable[[Path], Any],
+    seen_before: bool,
+    bench: Workbench,
+    clips: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Or changed; and whether or not the store still knows what it looked like."""
     manifest = manifest_of(clips)
-    (clips / "5.mp4").unlink()
+    if seen_before:
+        assert look_around(bench, suite_of(), manifest).remarks == ()
+    ending(clips / "5.mp4")
     with caplog.at_level(logging.WARNING, logger="cogvx.evaluation.gauges_clips"):
         around = look_around(bench, suite_of(), manifest)
     assert "no video can be compared with 1 clip(s): " in caplog.text
     assert "5.mp4" in caplog.text
     assert {clip for clip, _ in around.clips.train} == {"3.mp4", "4.mp4", "6.mp4", "7.mp4"}
+    (told,) = around.remarks
+    assert told.startswith("1 of 9 clips are gone from the dataset, changed or damaged (5.mp4). ")
