@@ -45,6 +45,27 @@ def test_a_blind_page_tells_nothing(page, sample):
     loaded(page)
 
 
+def test_neither_the_tab_nor_the_frame_of_a_faulty_video_tells_an_arm(page, sample):
+    """What is flat or black has a red outline, and its words stand below: not in a blind round."""
+    title = page.title()
+    assert sample.report.verdict.outcome in title
+    page.evaluate(
+        """() => document.querySelectorAll('figure[data-role="reference"]')
+            .forEach(figure => figure.classList.add("faulty"))"""
+    )
+    outlines = """() => [...new Set([...document.querySelectorAll("figure video")]
+        .filter(video => video.getClientRects().length)
+        .map(video => getComputedStyle(video).outlineStyle))]"""
+    assert sorted(page.evaluate(outlines)) == ["none", "solid"]
+    page.click("[data-act=text]")
+    page.click("[data-act=blind]")
+    assert page.evaluate(outlines) == ["none"]
+    assert page.title() == "Which is better?"
+    assert not page.is_visible("#votes")
+    page.click("[data-act=blind]")
+    assert page.title() == title
+
+
 def test_a_shuffle_is_the_same_on_every_copy_and_the_next_is_another(page, open_page, written):
     page.click("[data-act=blind]")
     first = page.evaluate(SHUFFLE)
