@@ -259,7 +259,8 @@ class EvaluationReport(_Document):
     """One evaluation in long form: everything that the page shows, and nothing else.
 
     `provenance` holds what the caller knows of the run: digests, versions, paths, settings.
-    `limits` are those of ceilings that were measured rather than declared, by metric.
+    `limits` are those of ceilings that were measured rather than declared, by metric; `groups` are
+    those of the prompts, by id.
     """
 
     schema_version: Literal[1] = 1
@@ -278,8 +279,13 @@ class EvaluationReport(_Document):
     sweep: tuple[SweepPoint, ...] = ()
     changes: tuple[Change, ...] = ()
     limits: dict[str, float] = {}
+    groups: dict[str, Group] = {}
     verdict: Verdict
     provenance: dict[str, str]
+
+    def is_over(self, row: Comparison, prompt: str) -> bool:
+        """Whether a line of the verdict is over a prompt."""
+        return row.groups is None or self.groups.get(prompt) in (None, *row.groups)
 
     def arm(self, role: ArmRole) -> ArmSummary | None:
         """The arm that plays a role; without a champion the reference is the base itself."""

@@ -88,6 +88,7 @@ def report_of(
         suite=suite.digest,
         sampling=suite.sampling,
         prompts={prompt.id: prompt.prompt for prompt in suite.prompts},
+        groups={prompt.id: prompt.group for prompt in suite.prompts},
         seeds=suite.all_seeds,
         arms=tuple(
             ArmSummary(name=arm.name, role=role, adapters=arm.adapters) for role, arm in arms

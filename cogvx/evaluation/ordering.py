@@ -143,7 +143,7 @@ def _gains(report: EvaluationReport, row: Comparison) -> dict[Place, float]:
         {
             (score.prompt, score.seed): score.value
             for score in report.scores
-            if score.arm == arm and score.metric == row.metric
+            if score.arm == arm and score.metric == row.metric and report.is_over(row, score.prompt)
         }
         for arm in (verdict.reference, verdict.candidate)
     )

@@ -1,10 +1,11 @@
 """Generated videos beside the training clips that they resemble most."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
-from cogvx.evaluation.documents import ArmNeighbour, EvaluationReport
+from cogvx.evaluation.documents import ArmNeighbour, Comparison, EvaluationReport
 from cogvx.evaluation.gallery import Videos
 from cogvx.evaluation.pictures import Still, page_still, page_strip
 
@@ -37,10 +38,12 @@ class Likeness:
     rest: tuple[tuple[str, ...], ...]
 
 
-def likenesses(report: EvaluationReport, videos: Videos, stills: Stills) -> tuple[Likeness, ...]:
+def likenesses(
+    report: EvaluationReport, videos: Videos, stills: Stills, *, room: float = inf
+) -> tuple[Likeness, ...]:
     """The candidate's nearest pairs for each metric of memorisation, most alike first.
 
-    All over the limit are in pictures, and at least six.
+    All over the limit are shown, and at least six; in pictures while there is `room`, in bytes.
 
     Raises:
         DataError: A file holds no video or no picture.
@@ -49,10 +52,16 @@ def likenesses(report: EvaluationReport, videos: Videos, stills: Stills) -> tupl
     for neighbour in report.neighbours:
         if neighbour.arm == report.verdict.candidate:
             mine.setdefault(neighbour.metric, []).append(neighbour)
-    return tuple(
-        _likeness(report, metric, sorted(found, key=_most_alike), videos, stills)
-        for metric, found in mine.items()
-    )
+    alike = []
+    for metric, found in mine.items():
+        one = _likeness(report, metric, sorted(found, key=_most_alike), videos, stills)
+        pairs = []
+        for pair in one.pairs:
+            pictures = [each for each in (pair.generated, pair.nearest) if each is not None]
+            room -= sum(len(each.picture) for each in pictures)
+            pairs.append(pair if room >= 0 else replace(pair, generated=None, nearest=None))
+        alike.append(replace(one, pairs=tuple(pairs)))
+    return tuple(alike)
 
 
 def _likeness(
@@ -62,8 +71,16 @@ def _likeness(
     videos: Videos,
     stills: Stills,
 ) -> Likeness:
-    limit = _limit(report, metric)
-    over = 0 if limit is None else sum(one.similarity > limit for one in found)
+    row = _ceiling(report, metric)
+    limit = None if row is None else row.limit
+
+    def is_over(one: ArmNeighbour) -> bool:
+        if row is None or row.limit is None:
+            return False
+        return one.similarity > row.limit and report.is_over(row, one.prompt)
+
+    over = sum(map(is_over, found))
+    found = sorted(found, key=lambda one: not is_over(one))
     shown = found[: max(over, _SHOWN)]
     told = "no limit known" if limit is None else f"limit {limit:.3f}, {over} of {len(found)} over"
     others = [
@@ -74,13 +91,13 @@ def _likeness(
     return Likeness(
         metric=metric,
         about="; ".join([told, *others]),
-        broken=over > 0,
+        broken=row is not None and row.result == "over limit",
         pairs=tuple(
             Pair(
                 title=f"{one.prompt}, seed {one.seed}",
                 prompt=report.prompts.get(one.prompt, ""),
                 similarity=f"{one.similarity:.3f}",
-                over=limit is not None and one.similarity > limit,
+                over=is_over(one),
                 generated=_strip(videos.get((one.arm, one.prompt, one.seed))),
                 clip=one.clip,
                 nearest=page_still(stills[one.clip]) if one.clip in stills else None,
@@ -102,9 +119,9 @@ def _most_alike(one: ArmNeighbour) -> tuple[float, str, int]:
     return -one.similarity, one.prompt, one.seed
 
 
-def _limit(report: EvaluationReport, metric: str) -> float | None:
+def _ceiling(report: EvaluationReport, metric: str) -> Comparison | None:
     rows = (row for row in report.verdict.comparisons if row.metric == metric)
-    return next((row.limit for row in rows if row.role == "ceiling"), None)
+    return next((row for row in rows if row.role == "ceiling"), None)
 
 
 def _of(report: EvaluationReport, metric: str, arm: str) -> list[float]:

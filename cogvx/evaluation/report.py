@@ -23,6 +23,7 @@ from cogvx.pages.template import render_template
 MAX_PAGE_BYTES = 50 * 2**20
 
 _ROOM_FOR_TAGS = 1000  # bytes around each video
+_SHARE_OF_PAIRS = 4  # one in so many bytes may be of pictures beside training clips
 _LOUD_LINES = 6
 _SHEET_ROWS = 24
 _NO_STILLS: Stills = MappingProxyType({})
@@ -76,7 +77,7 @@ def write_report(
 
 def render_page(report: EvaluationReport, videos: Videos, *, stills: Stills = _NO_STILLS) -> str:
     """The page as text, at most 50 MiB: videos that no longer fit are named instead of shown."""
-    alike = likenesses(report, videos, stills)
+    alike = likenesses(report, videos, stills, room=MAX_PAGE_BYTES // _SHARE_OF_PAIRS)
     bare = _render(report, fill_shelves(report, {}, 0), alike)
     room = MAX_PAGE_BYTES - len(bare.encode()) - _ROOM_FOR_TAGS * len(videos)
     return _render(report, fill_shelves(report, videos, room), alike)

@@ -211,14 +211,20 @@ def _highest(row: Comparison, report: EvaluationReport) -> str:
     values = [
         score.value
         for score in report.scores
-        if score.arm == report.verdict.candidate and score.metric == row.metric
+        if score.arm == report.verdict.candidate
+        and score.metric == row.metric
+        and report.is_over(row, score.prompt)
     ]
     if not values:
         return ""
     if row.limit is None:
         return f"highest {number(max(values))}, no limit known"
     over = sum(value > row.limit for value in values)
-    return f"highest {number(max(values))}, limit {number(row.limit)}: {over} of {len(values)} over"
+    told = f"highest {number(max(values))}, limit {number(row.limit)}: {over} of {len(values)} over"
+    if row.chance is None:
+        return told
+    most = min(row.chance.allowed, row.chance.prompts)
+    return f"{told}; {row.chance.over} of {row.chance.prompts} prompts, chance allows {most}"
 
 
 def _in_words(effect: Effect) -> str:

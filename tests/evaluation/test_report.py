@@ -330,7 +330,12 @@ def test_likenesses_over_the_limit_are_marked_and_never_folded_away(judged, vide
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(still)
     found = tuple(neighbour("clip-1", 0.5 + number / 100, number) for number in range(8))
     ceiling = judged.verdict.comparisons[-1].model_copy(
-        update={"metric": "memorisation_luma", "role": "ceiling", "limit": 0.505}
+        update={
+            "metric": "memorisation_luma",
+            "role": "ceiling",
+            "limit": 0.505,
+            "result": "over limit",
+        }
     )
     verdict = judged.verdict.model_copy(
         update={"comparisons": (*judged.verdict.comparisons, ceiling)}
@@ -345,6 +350,59 @@ def test_likenesses_over_the_limit_are_marked_and_never_folded_away(judged, vide
     page = render_page(report, videos, stills={"clip-1": still})
     assert page.count("over the limit</span>") == 7
     assert page.count('alt="The training clip clip-1"') == 7
+
+
+def test_a_line_over_some_groups_is_shown_over_those_prompts_alone():
+    """Else the page contradicts the verdict: "under limit" beside videos that are over it."""
+    prompts = suite_document()["prompts"]
+    for number, prompt in enumerate(prompts):
+        prompt["group"] = "domain" if number < 3 else "off_domain"
+    gate = {
+        "primaries": ["heldout_loss"],
+        "guards": [{"metric": "motion_magnitude", "margin": 0.5, "groups": ["off_domain"]}],
+        "ceilings": [{"metric": "brightness", "limit": 5.0, "groups": ["off_domain"]}],
+    }
+    suite = suite_of(prompts=prompts, gate=gate)
+    light = {"brightness": 1.0}
+    base, new = (arm_of(suite, name, metrics=light) for name in ("base", "challenger v2"))
+    changed = tuple(
+        video.model_copy(
+            update={
+                "values": video.values
+                | (
+                    {"brightness": 9.0, "motion_magnitude": 1.0}
+                    if video.prompt == "circle"
+                    else {"motion_magnitude": video.values["motion_magnitude"] - 0.1}
+                )
+            }
+        )
+        for video in new.videos
+    )
+    new = new.model_copy(update={"videos": changed})
+    report = judge(suite, model="toy", candidate=new, reference=base, provenance={})
+    row = next(row for row in metric_table(report).deciding if row.role == "ceiling")
+    assert row.result == "under limit"
+    assert "0 of 4 over" in row.plainly
+    assert {prompt for prompt, _ in video_changes(report)} == {"cross", "diamond"}
+    near = tuple(
+        neighbour("c", 9.0, number).model_copy(update={"metric": "brightness"})
+        for number in range(2)
+    )
+    (alike,) = likenesses(report.model_copy(update={"neighbours": near}), {}, {})
+    assert not alike.broken
+    assert not any(pair.over for pair in alike.pairs)
+
+
+def test_pictures_of_pairs_count_in_the_limit_of_the_page(judged, videos, monkeypatch):
+    found = tuple(neighbour("clip-1", 0.9, number) for number in range(10))
+    report = judged.model_copy(update={"neighbours": found})
+    bare = len(render_page(report, {}).encode())
+    monkeypatch.setattr(report_module, "MAX_PAGE_BYTES", bare + 40_000)
+    page = render_page(report, videos)
+    assert len(page.encode()) <= bare + 40_000
+    (few,) = likenesses(report, videos, {}, room=10_000)
+    assert sum(len(pair.generated.picture) for pair in few.pairs if pair.generated) <= 10_000
+    assert len(few.pairs) == 6
 
 
 def test_whiskers_stand_on_one_axis(judged):
