@@ -4,6 +4,7 @@ What was rendered once is never rendered again, and a killed batch goes on with 
 has its own seed, so that neither order nor sharding can change a frame.
 """
 
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cogvx import files
 from cogvx.errors import IntegrityError
 from cogvx.inference.request import Request, Weights
 from cogvx.inference.video_key import Engine, VideoKey, key_of
@@ -166,11 +168,13 @@ def try_videos(
 
 
 def _keep(rgb_fhwc: np.ndarray, key: VideoKey, store: ObjectStore, work: Path) -> None:
-    path = work / f"{key.digest}.mp4"
-    # Nothing of what made it is in the file, as captions may be private: its name says it.
-    write_mp4(path, rgb_fhwc, fps=key.fps, crf=key.crf)
-    store.upload(path, key.path)
-    path.unlink()
+    work.mkdir(parents=True, exist_ok=True)
+    # A folder of its own: another process of this home may be keeping the same video.
+    with tempfile.TemporaryDirectory(dir=work, prefix=files.ASIDE) as own:
+        path = Path(own) / f"{key.digest}.mp4"
+        # Nothing of what made it is in the file, as captions may be private: its name says it.
+        write_mp4(path, rgb_fhwc, fps=key.fps, crf=key.crf)
+        store.upload(path, key.path)
 
 
 def _grouped(wanted: Sequence[Wanted]) -> list[int]:

@@ -127,6 +127,27 @@ def test_what_exists_is_never_rendered_again(bench: Bench, tmp_path: Path) -> No
     assert sum(made.fresh for made in more) == 3
 
 
+def test_two_that_render_the_same_at_once_do_not_break_each_other(
+    bench: Bench, tmp_path: Path
+) -> None:
+    class Slow(MemoryStore):
+        """While one uploads its video, another renders it in the same place from start to end."""
+
+        def upload(self, path: Path, key: str) -> None:
+            before = path.read_bytes()
+            other = MemoryStore()
+            (made,) = list(
+                render_videos(bench.open, wanted, engine=bench.engine, store=other, work=tmp_path)
+            )
+            assert other.objects == {made.key.path: before}
+            super().upload(path, key)
+
+    wanted, store = [Wanted(REQUEST)], Slow()
+    (made,) = bench.render(wanted, store, tmp_path)
+    assert set(store.objects) == {made.key.path}
+    assert [path for path in tmp_path.iterdir() if path.name != "videos"] == []
+
+
 def test_each_video_has_its_own_mix_and_the_session_is_left_as_it_was(
     bench: Bench, tmp_path: Path
 ) -> None:
