@@ -32,6 +32,7 @@ __all__ = [
     "SETTLED_TAG",
     "VERDICT_TAG",
     "because",
+    "is_judged_by",
     "judgement",
     "run_tags",
 ]
@@ -79,3 +80,16 @@ def judgement(recipe: Recipe, suite: Suite) -> str:
     """Names all that a verdict and its use depend on, beside the adapter and its reference."""
     asked = recipe.evaluation.model_dump(mode="json")
     return digest({"evaluation": asked, "suite": suite.digest, "rule": RULE})
+
+
+def is_judged_by(version: Version, recipe: Recipe, suite: Suite) -> bool:
+    """Whether a version's verdict is of this suite, this rule and this recipe's evaluation.
+
+    Who may promote is no part of the verdict: a recipe may leave it to a person afterwards.
+    """
+    asked = [
+        recipe.evaluation.model_copy(update={"auto_promote": automatic})
+        for automatic in (True, False)
+    ]
+    names = [judgement(recipe.model_copy(update={"evaluation": each}), suite) for each in asked]
+    return version.tags.get(JUDGED_TAG) in names

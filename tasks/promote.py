@@ -1,11 +1,13 @@
 """Move the champion's alias, if the verdict allows it and the recipe or a person says so."""
 
 import logging
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from cogvx.errors import ConfigError, UserError
+from cogvx.evaluation.suite import load_suite
 from tasks.clients.journal import whoami
 from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.clients.versions import OVERRIDE_TAG
@@ -17,6 +19,7 @@ from tasks.lineage import (
     REFERENCE_TAG,
     VERDICT_TAG,
     because,
+    is_judged_by,
 )
 from tasks.register import open_registry, registered_version
 from tasks.reviews import BY_HAND, keep_review, review_of, settle, told
@@ -43,7 +46,7 @@ def promote_adapter(bench: Workbench, approval: str | None = None, by: str = "")
         What happened. Where a person is to decide nothing has, and the verdict is not settled.
 
     Raises:
-        ConfigError: The version was never judged.
+        ConfigError: The version was never judged, or by another suite or rule than now.
         UserError: The champion changed since the verdict, or the reason is blank.
     """
     if approval is not None and not approval.strip():
@@ -73,13 +76,20 @@ def judged_version(bench: Workbench, registry: Registry) -> Version:
     """The version of the newest adapter, with its verdict.
 
     Raises:
-        ConfigError: It is not registered, or was never judged.
+        ConfigError: It is not registered, was never judged, or by another rule than now. Of a
+            champion the verdict was acted on, so it may be of any rule.
     """
     version = registered_version(bench, registry)
     # All three, as an evaluation may have been killed between them.
     if not {VERDICT_TAG, REFERENCE_TAG, JUDGED_TAG} <= version.tags.keys():
         raise ConfigError(
             f"{version.name} version {version.version} has no verdict; run `cogvx evaluate` first"
+        )
+    suite = load_suite(Path(bench.recipe.evaluation.suite))
+    if CHAMPION not in version.aliases and not is_judged_by(version, bench.recipe, suite):
+        raise ConfigError(
+            f"the verdict on {version.name} version {version.version} is of another suite, rule or "
+            "section [evaluation] than now; run `cogvx evaluate` again"
         )
     return version
 

@@ -208,6 +208,20 @@ def test_an_edited_suite_or_rule_is_judged_again(bench: Workbench) -> None:
     assert unchanged(bench) is not None
 
 
+def test_a_verdict_of_another_suite_promotes_nobody(bench: Workbench, tmp_path: Path) -> None:
+    judge(bench, "PROMOTE")
+    suite = Path(bench.recipe.evaluation.suite)
+    edited = tmp_path / "suite.toml"
+    edited.write_text(suite.read_text().replace("seeds = [1]", "seeds = [1, 2]"))
+    other = with_recipe(bench, evaluation=EvaluationConfig(suite=str(edited), auto_promote=True))
+    for approval in (None, "I looked at the videos"):
+        with pytest.raises(ConfigError, match=r"another suite.*; run `cogvx evaluate` again"):
+            promote_adapter.fn(other, approval)
+    assert champion_of(bench) is None
+    assert promote_adapter.fn(bench).promoted
+    assert "is the champion already" in promote_adapter.fn(other).reason
+
+
 def test_prompts_that_are_trained_on_are_refused_before_anything_is_trained(
     bench: Workbench, tmp_path: Path
 ) -> None:
