@@ -97,7 +97,7 @@ def plan_evaluation(bench: Workbench) -> EvaluationWork:
     holder = registry.get_alias(version.name, CHAMPION)
     meets = _to_beat(registry, version, holder)
     suite = suite_apart(bench.recipe, manifest)
-    arms = _arms(bench, registry, version, meets)
+    arms = _arms(bench, registry, version, meets, title=reference_title(meets, holder))
     write_index(bench, arms, suite, manifest)
     match = Match(
         model=bench.recipe.name,
@@ -132,15 +132,21 @@ def _to_beat(registry: Registry, version: Version, holder: Version | None) -> Ve
     return None if before == NO_CHAMPION else registry.version(version.name, int(before))
 
 
+def reference_title(meets: Version | None, holder: Version | None) -> str:
+    """What the reference is called; where the champion itself is judged, it is one no more."""
+    still = meets is None or holder is None or meets.version == holder.version
+    return "champion" if still else "former champion"
+
+
 def _arms(
-    bench: Workbench, registry: Registry, version: Version, champion: Version | None
+    bench: Workbench, registry: Registry, version: Version, meets: Version | None, *, title: str
 ) -> "tuple[Arm, ...]":
-    """Base, champion if there is one, and last the challenger."""
+    """Base, whoever must be beaten if there is one, and last the challenger."""
     from cogvx.evaluation.render import Arm  # noqa: PLC0415 - loads torch
     from cogvx.inference.batch import AdapterAtWeight  # noqa: PLC0415
 
     arms = [Arm("base")]
-    for role, found in (("champion", champion), ("challenger", version)):
+    for role, found in ((title, meets), ("challenger", version)):
         if found is not None:
             folder = bench.work / "adapters" / f"{found.name}-{found.version}"
             path = registry.download(found.name, found.version, folder)
