@@ -46,7 +46,7 @@ def keep_judgement(
     judged: str,
     page: str = "",
 ) -> None:
-    """Keep what a report says with its version and run, last the verdict, and show it in Prefect.
+    """Keep what a report says with its version and run, and show it in Prefect.
 
     Again, it takes the place of what was kept before.
 
@@ -65,7 +65,9 @@ def keep_judgement(
     registry.log_table(version.run_id, TABLE, columns=columns, rows=rows)
     tags = judgement_tags(judgement)
     registry.set_run_tags(version.run_id, tags)
-    kept = {**tags, REFERENCE_TAG: reference, JUDGED_TAG: judged}
+    # One tag at a time is written: killed between them, what is there counts as no judgement.
+    registry.tag_version(version.name, version.version, {JUDGED_TAG: ""})
+    kept = {REFERENCE_TAG: reference, **tags, JUDGED_TAG: judged}
     registry.tag_version(version.name, version.version, kept)
     with tempfile.TemporaryDirectory() as scratch:
         path = write_history(model_history(registry, version.name), Path(scratch) / HISTORY_FILE)
@@ -182,7 +184,7 @@ def _comparisons(measures: Sequence[Measure]) -> str:
         return text
     asked = {metric: what for metric, what in told.items() if what[0] != "info"}
     text = json.dumps(asked, ensure_ascii=False)
-    return text if len(text) <= _TAG_CHARACTERS else "{}"
+    return text if len(text) <= _TAG_CHARACTERS else ""
 
 
 def _cells(measure: Measure) -> dict[str, str]:

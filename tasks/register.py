@@ -24,6 +24,7 @@ from tasks.code import commit
 from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
 from tasks.lineage import (
+    JUDGED_TAG,
     NO_CHAMPION,
     REFERENCE_TAG,
     SETTLED_TAG,
@@ -99,7 +100,8 @@ def find_unchanged(bench: Workbench, manifest: Manifest) -> Unchanged | None:
     champion = registry.get_alias(name, CHAMPION)
     holder = NO_CHAMPION if champion is None else str(champion.version)
     still = holder in (str(version.version), version.tags.get(REFERENCE_TAG))
-    is_settled = version.tags.get(SETTLED_TAG) == judgement(bench.recipe, suite) and still
+    names = {version.tags.get(JUDGED_TAG), version.tags.get(SETTLED_TAG)}
+    is_settled = names == {judgement(bench.recipe, suite)} and still
     if not is_settled or version.tags[VERDICT_TAG] == "INVALID":
         return None
     review = review_of(version)

@@ -12,7 +12,7 @@ from cogvx.errors import ConfigError
 from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.judge import judge
 from tasks.clients.registry import CHAMPION, Reason, Registry, Version
-from tasks.clients.versions import COMPARISONS_TAG, VERDICT_TAG
+from tasks.clients.versions import COMPARISONS_TAG, JUDGED_TAG, REFERENCE_TAG, VERDICT_TAG
 from tasks.history import links_of, metric_key, model_history, write_history
 from tasks.judged import TABLE, keep_judgement, points_of, prompt_table
 from tests.evaluation.builders import arm_of, suite_of
@@ -157,6 +157,46 @@ def test_what_is_kept_again_takes_the_place_of_what_was(kept: Kept) -> None:
     assert names == {TABLE, "evaluation/history.html"}
     page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/evaluation/history.html")
     assert 'id="v2"' in page
+
+
+def test_an_evaluation_that_compared_nothing_shows_no_numbers_of_the_one_before(
+    kept: Kept,
+) -> None:
+    version = make_version(kept.registry, kept.client)
+    keep_judgement(kept.registry, version, kept.reports[0], reference="base", judged="rule")
+    found = kept.reports[0]
+    nothing = found.verdict.model_copy(update={"outcome": "INVALID", "comparisons": ()})
+    invalid = found.model_copy(update={"verdict": nothing})
+    keep_judgement(kept.registry, version, invalid, reference="base", judged="rule")
+    last = model_history(kept.registry, "ink").versions[-1].judgement
+    assert last is not None
+    assert (last.verdict, last.measures) == ("INVALID", ())
+    kept.client.delete_model_version("ink", str(version.version))
+
+
+@pytest.mark.parametrize("cut", [REFERENCE_TAG, VERDICT_TAG, JUDGED_TAG])
+def test_tags_of_a_judgement_that_was_killed_count_as_none(
+    kept: Kept, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = make_version(kept.registry, kept.client)
+    keep_judgement(kept.registry, version, kept.reports[0], reference="base", judged="rule")
+    write = MlflowClient.set_model_version_tag
+
+    def killed(client: MlflowClient, name: str, number: str, key: str, value: str) -> None:
+        if key == cut and value:
+            raise KeyboardInterrupt
+        write(client, name, number, key, value)
+
+    monkeypatch.setattr(MlflowClient, "set_model_version_tag", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keep_judgement(kept.registry, version, kept.reports[1], reference="1", judged="rule")
+    monkeypatch.undo()
+    assert kept.registry.version("ink", version.version).tags[JUDGED_TAG] == ""
+    keep_judgement(kept.registry, version, kept.reports[1], reference="1", judged="rule")
+    tags = kept.registry.version("ink", version.version).tags
+    assert (tags[REFERENCE_TAG], tags[JUDGED_TAG]) == ("1", "rule")
+    assert tags[VERDICT_TAG] == kept.reports[1].verdict.outcome
+    kept.client.delete_model_version("ink", str(version.version))
 
 
 def test_every_metric_has_a_name_that_mlflow_takes(kept: Kept) -> None:
