@@ -29,7 +29,7 @@ _MOST = 24
 
 
 def stills_of(bench: Workbench, report: EvaluationReport, manifest: Manifest) -> dict[str, Path]:
-    """The middle frame of each such clip as it was trained on, by the clip's id.
+    """The middle frame of each such clip's first window as it was trained on, by the clip's id.
 
     A clip that is gone or has changed since has no picture.
 

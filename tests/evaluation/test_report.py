@@ -350,6 +350,7 @@ def test_likenesses_over_the_limit_are_marked_and_never_folded_away(judged, vide
     page = render_page(report, videos, stills={"clip-1": still})
     assert page.count("over the limit</span>") == 7
     assert page.count('alt="The training clip clip-1"') == 7
+    assert page.count("middle of its first window, which need not be the one resembled") == 7
 
 
 def test_a_line_over_some_groups_is_shown_over_those_prompts_alone():
