@@ -82,14 +82,25 @@ def _asked_elsewhere(registry: Registry, version: Version, mine: UUID | None) ->
 def _ask(
     bench: Workbench, registry: Registry, version: Version, mine: UUID, hours: float
 ) -> PromoteReport:
-    """Ask in this flow run, which ends here, or take the answer that started it again."""
+    """Ask in this flow run, which ends here, or take the answer that started it again.
+
+    An answer to an earlier judgement changes nothing: the run asks about the one of now.
+    """
     review = review_of(version)
+    if review is None and asking_run_of(version) == mine:
+        logger.warning(
+            "version %d was judged again since this run asked; an answer to the judgement before "
+            "changes nothing, and the question is asked anew",
+            version.version,
+        )
     until = None if review is None or asking_run_of(version) != mine else review.until
     if until is None:
         until = (datetime.now(UTC) + timedelta(hours=hours)).replace(microsecond=0)
+        questions.forget_reminder(mine)  # of a question about an earlier judgement
         questions.remind(mine, until)
         keep_review(registry, version, "asked", until=until, run=mine)
-    answer = questions.ask(_question(registry, version, until), until)
+    text = _question(registry, version, until)
+    answer = questions.ask(text, until, about=_key(version)[:16])
     questions.forget_reminder(mine)
     if answer.decision == "approve":
         return promote_adapter(bench, answer.reason.strip(), answer.name.strip())

@@ -19,6 +19,7 @@ from tasks.clients.versions import (
     REVIEW_UNTIL_TAG,
     REVIEW_WHY_TAG,
     SETTLED_TAG,
+    VERDICT_TAG,
 )
 from tasks.history import review_from
 
@@ -26,8 +27,9 @@ BY_HAND = 'cogvx promote RECIPE --approve "why"'
 
 
 def judgement_name(version: Version) -> str:
-    """Names the judgement that a version has: the rule, and whom it was compared with."""
-    return f"{version.tags[JUDGED_TAG]} against {version.tags[REFERENCE_TAG]}"
+    """Names the judgement that a version has: the rule, the verdict, whom it was compared with."""
+    verdict, reference = version.tags[VERDICT_TAG], version.tags[REFERENCE_TAG]
+    return f"{version.tags[JUDGED_TAG]}: {verdict} against {reference}"
 
 
 def review_of(version: Version) -> Review | None:

@@ -5,6 +5,7 @@ and the same question then gives the answer. Only a run that a deployment starte
 and no run that another waits for.
 """
 
+import itertools
 import math
 from datetime import UTC, datetime
 from typing import Literal
@@ -44,19 +45,23 @@ def asking_run() -> UUID | None:
     return run.id
 
 
-def ask(text: str, until: datetime) -> Answer:
+def ask(text: str, until: datetime, *, about: str) -> Answer:
     """Suspend the run under way until a person answers; `text` is Markdown above the form.
 
-    Returns only in the run that the answer started; before, the process ends here.
+    Returns only in the run that the answer started; before, the process ends here. `about` names
+    what is asked: an answer to anything else that this run asked before is none, and it asks anew.
     """
     seconds = (until - datetime.now(UTC)).total_seconds() + _SLACK_SECONDS
     form = Answer.with_initial_data(description=text)
-    while True:
+    for time in itertools.count(1):
         try:
-            return suspend_flow_run(wait_for_input=form, timeout=math.ceil(max(seconds, 1)))
+            return suspend_flow_run(
+                wait_for_input=form, timeout=math.ceil(max(seconds, 1)), key=f"{about}-{time}"
+            )
         except ValidationError:
             # A person started the run again instead of answering: it asks once more.
             continue
+    raise AssertionError  # as counting never ends
 
 
 def remind(run: UUID, until: datetime) -> None:

@@ -3,6 +3,7 @@
 All questions are asked at once, before the first test, so that their processes overlap.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -17,7 +18,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending
 
 from cogvx.evaluation.judge import judge
 from cogvx.evaluation.suite import load_suite
@@ -97,10 +101,16 @@ def worker(home: Path, prefect_url: str, deployment: str) -> Iterator[int]:
 def judged(home: Path, name: str, base: Path, clips: Path, losses: tuple[float, ...]) -> Workbench:
     """A registered adapter with a verdict on it, by a recipe that leaves the rest to a person."""
     bench = registered(home, name, base=base, clips=clips, auto_promote=False)
+    keep(bench, losses)
+    return bench
+
+
+def keep(bench: Workbench, losses: tuple[float, ...]) -> None:
+    """Leave a verdict with a bench's version, instead of the one before."""
     suite = suite_of()
     report = judge(
         suite,
-        model=name,
+        model=bench.recipe.name,
         candidate=arm_of(suite, "challenger v1", losses=losses),
         reference=arm_of(suite, "base"),
         provenance={},
@@ -113,7 +123,6 @@ def judged(home: Path, name: str, base: Path, clips: Path, losses: tuple[float, 
         reference=NO_CHAMPION,
         judged=judgement(bench.recipe, asked),
     )
-    return bench
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +176,32 @@ def answer(
     given = client.resume_flow_run(asked.run, run_input=form)
     assert given.status == SetStateStatus.ACCEPT
     return wait_for(client, asked.run, lambda run: bool(run.state and run.state.is_final()), log)
+
+
+def test_an_answer_to_an_earlier_judgement_changes_nothing(
+    home: Path, client: SyncPrefectClient, nano_base: Path, world_clips: Path
+) -> None:
+    bench = judged(home, "judged-again", nano_base, world_clips, BETTER)
+    recipe = {"recipe": bench.recipe.model_dump(mode="json")}
+    here = client.create_deployment(client.create_flow(promote), "here")  # of which no worker knows
+    run = client.create_flow_run_from_deployment(here, parameters=recipe, state=Pending()).id
+    asked = Asked(bench, run)
+
+    def go_on() -> str | None:
+        with contextlib.suppress(Pause):
+            run_flow_sync(promote, client.read_flow_run(run), {"recipe": bench.recipe})
+        state = client.read_flow_run(run).state
+        return state and state.name
+
+    form = {"decision": "approve", "reason": "calm hands", "name": "Ann"}
+    assert go_on() == "Suspended"
+    keep(bench, SAME)
+    client.resume_flow_run(run, run_input=form)
+    assert go_on() == "Suspended"  # it asks about the new verdict
+    assert (asked.champion, asked.tags["cogvx.review"]) == (None, "asked")
+    client.resume_flow_run(run, run_input=form)
+    assert go_on() == "Completed"
+    assert (asked.champion, asked.tags["cogvx.override"]) == (1, "HOLD")
 
 
 def test_where_nobody_answers_a_deployments_run_is_asked_once(
