@@ -425,6 +425,13 @@ def test_the_scale_of_first_frames_is_asked_for_where_programs_differ(
     assert caching == ""
 
 
+def test_the_place_of_a_fault_is_named_in_full_however_deep_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 60) / ("b" * 60)
+    folder.mkdir(parents=True)
+    broken = dev_suite(folder / "broken.toml", steps="stops")
+    assert f"{broken}: sampling.stops" in problems(evaluation__sweep={"suite": str(broken)})
+
+
 def test_networks_that_are_not_there_are_told_with_everything_else(tmp_path: Path) -> None:
     suite = tmp_path / "suite.toml"
     text = SUITE.read_text(encoding="utf-8")

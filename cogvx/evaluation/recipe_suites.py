@@ -45,7 +45,7 @@ def suites_problems(evaluation: EvaluationConfig, look: Look) -> list[Problem]:
         wrong = f'is of the split "{dev.split}": a weight is not chosen on prompts that decide'
         problems.append(Problem(where, shown_text(named), wrong, 'use one of the split "dev"'))
     elif dev is not None and gate is not None:
-        problems += _shared_problems(dev, gate, shown_text(named))
+        problems += _shared_problems(dev, gate, named)
     return problems
 
 
@@ -65,10 +65,9 @@ def _read(named: str, where: str, look: Look) -> tuple[Suite | None, list[Proble
 
 
 def _of_suite(named: str, problems: Iterable[Problem]) -> list[Problem]:
-    """The same problems, with the suite that they are in."""
-    shown = shown_text(named)
+    """The same problems, with the whole name of the file that they are in, however long."""
     return [
-        Problem(f"{shown}: {problem.where}", problem.value, problem.wrong, problem.use)
+        Problem(f"{named}: {problem.where}", problem.value, problem.wrong, problem.use)
         for problem in problems
     ]
 
@@ -92,12 +91,12 @@ def _misfits(suite: Suite, look: Look) -> list[Problem]:
     return picture_problems(suite) if look.is_judged else []
 
 
-def _shared_problems(dev: Suite, gate: Suite, shown: str) -> list[Problem]:
+def _shared_problems(dev: Suite, gate: Suite, named: str) -> list[Problem]:
     """Prompts of a sweep that decide as well."""
     deciding = {_same(prompt.prompt) for prompt in gate.prompts}
     wrong = "is a prompt of evaluation.suite as well, which decides"
     return [
-        Problem(f'{shown}: prompts["{prompt.id}"].prompt', None, wrong, "choose weights on others")
+        Problem(f'{named}: prompts["{prompt.id}"].prompt', None, wrong, "choose weights on others")
         for prompt in dev.prompts
         if _same(prompt.prompt) in deciding
     ]

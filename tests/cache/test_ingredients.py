@@ -92,6 +92,8 @@ RECIPE: dict[str, tuple[Any, frozenset[str]]] = {
     "train.seed": (5, NOTHING),
     "evaluation.suite": ("other.toml", NOTHING),
     "evaluation.auto_promote": (True, NOTHING),
+    "evaluation.sweep": ({"suite": "dev.toml", "weights": [0.5]}, NOTHING),
+    "evaluation.encoders": ({"clip": f"openai/clip-vit-base-patch32@{'0' * 40}"}, NOTHING),
 }
 CLIPS: dict[str, tuple[Any, frozenset[str]]] = {
     "key": ("elsewhere.mp4", NOTHING),
