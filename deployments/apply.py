@@ -17,10 +17,12 @@ from prefect.workers.process import ProcessWorker
 from flows.encode import encode_shard
 from flows.generate import generate_shard
 from flows.promote import promote
+from flows.train import train
 from tasks.settings import EVERYWHERE
 
 POOL = "gpu-cache"
-GENERATE_POOL = "gpu-generate"
+TRAIN_POOL = "gpu-train"
+GENERATE_POOL = "gpu-eval"
 PEOPLE_POOL = "cpu"
 
 
@@ -57,9 +59,10 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         encode = apply(client)
         generate = apply(client, generate_shard, pool=GENERATE_POOL)
+        teach = apply(client, train, pool=TRAIN_POOL)
         ask = apply(client, promote, pool=PEOPLE_POOL)
-        typer.echo(f"applied {encode}, {generate} and {ask} to {client.api_url}")
-    for pool in (POOL, GENERATE_POOL):
+        typer.echo(f"applied {encode}, {teach}, {generate} and {ask} to {client.api_url}")
+    for pool in (POOL, TRAIN_POOL, GENERATE_POOL):
         typer.echo(
             f"start workers:  prefect worker start --pool {pool} --limit 1   # 1 for each GPU"
         )

@@ -8,7 +8,7 @@ from tasks.dataset_page import show_dataset
 from tasks.dispatch import in_one_piece, require_all, run_children
 from tasks.documents import CacheReport, ShardReport
 from tasks.encode import (
-    elsewhere,
+    encoded_elsewhere,
     encoding_never_ends,
     plan_shards,
     report_cache,
@@ -36,7 +36,7 @@ def cache(recipe: Recipe) -> CacheReport:
         if not work.shards:
             return report_cache(bench, manifest, work=work, done=done, page=page)
         ended = run_children(
-            encode_shard, work.shards, what="encode shards", elsewhere=elsewhere(bench)
+            encode_shard, work.shards, what="encode shards", elsewhere=encoded_elsewhere(bench)
         )
         if settle_shards(bench, ended):
             manifest = survey_clips(bench)

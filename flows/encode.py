@@ -3,8 +3,9 @@
 from prefect import flow
 
 from cogvx.recipe import Recipe
+from tasks.afar import leave
 from tasks.documents import ShardReport
-from tasks.encode import encode_records, leave_report
+from tasks.encode import encode_records
 from tasks.workbench import open_workbench
 
 
@@ -15,4 +16,4 @@ def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardRepor
     `shard` is the digest of its plan in the store; `part` says to people which one it is.
     """
     bench = open_workbench(recipe, purpose="cache")
-    return leave_report(bench, encode_records(bench, shard, part))
+    return leave(bench.store, encode_records(bench, shard, part))

@@ -14,6 +14,7 @@ from tasks.ingest import survey_clips
 from tasks.preflight import preflight
 from tasks.publish import publish_summary
 from tasks.register import find_unchanged
+from tasks.train import trained_elsewhere
 from tasks.workbench import open_workbench
 
 
@@ -28,7 +29,7 @@ def retrain(recipe: Recipe) -> RetrainReport:
     return publish_summary(
         RetrainReport(
             cache=run_child(cache, recipe),
-            train=run_child(train, recipe),
+            train=run_child(train, recipe, elsewhere=trained_elsewhere(bench)),
             register_=run_child(register, recipe),
             evaluate=run_child(evaluate, recipe),
             promote=run_child(promote, recipe),

@@ -4,6 +4,7 @@ from prefect import flow
 
 from cogvx.recipe import Recipe
 from flows.cache import cache
+from tasks.afar import leave
 from tasks.dispatch import run_child
 from tasks.documents import TrainReport
 from tasks.preflight import preflight
@@ -20,8 +21,10 @@ def train(recipe: Recipe) -> TrainReport:
     Records that turn out to be damaged are never trained on: they are encoded again first.
     """
     preflight(recipe)
+    bench = open_workbench(recipe)
     try:
-        return train_adapter(open_workbench(recipe))
+        return leave(bench.store, train_adapter(bench))
     except RecordsLost:
         run_child(cache, recipe)
-        return train_adapter(open_workbench(recipe))
+        bench = open_workbench(recipe)
+        return leave(bench.store, train_adapter(bench))

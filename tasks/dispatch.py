@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from prefect import Flow, tags
 from prefect.utilities.annotations import quote
 
+from cogvx.digest import digest
 from cogvx.errors import CogvxError, error_from_name
 from cogvx.recipe import Recipe
 from tasks.children import Child, Ended
@@ -34,9 +35,29 @@ def in_one_piece(document: DocumentT) -> DocumentT:
     return cast("DocumentT", quote(document))
 
 
-def run_child(flow: Flow[[Recipe], ReportT], recipe: Recipe) -> ReportT:
-    """Run a stage's flow to its end and return its report; its failure is raised here."""
-    return flow(recipe)
+def run_child(
+    flow: Flow[[Recipe], ReportT], recipe: Recipe, *, elsewhere: Elsewhere[ReportT] | None = None
+) -> ReportT:
+    """Run a stage's flow to its end and return its report; its failure is raised here.
+
+    Args:
+        flow: Idempotent, as `run_children` asks.
+        recipe: What the stage works on.
+        elsewhere: The deployment of `flow` to run it by; without it it runs in this process.
+
+    Raises:
+        CogvxError: As the child raised it; also as `run_children` does.
+    """
+    if elsewhere is None:
+        return flow(recipe)
+    document = recipe.model_dump(mode="json")
+    # What the clips are now decides what the child does; it looks them up itself.
+    child = Child(
+        name=f"{flow.name} {recipe.name}",
+        key=digest([flow.name, document]),
+        parameters={"recipe": document},
+    )
+    return require_all(run_children(flow, [child], what=flow.name, elsewhere=elsewhere))[0]
 
 
 def run_children(

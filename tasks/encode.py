@@ -1,8 +1,7 @@
 """Encode what the cache lacks, shard by shard. Models are loaded only if something is missing.
 
 A shard's plan lies at plans/<digest>.json. It stays there: another flow on the same store may be
-about to read it, and nothing reaches it, so pruning takes it away. The report of a shard that ran
-elsewhere lies at shards/<flow run>.json, since Prefect keeps no result that another machine reads.
+about to read it, and nothing reaches it, so pruning takes it away.
 """
 
 import logging
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 
 from cogvx.cache.index import index_cache
 from cogvx.cache.plan import CachePlan, plan_cache
@@ -23,18 +21,18 @@ from cogvx.data.manifest import Manifest
 from cogvx.digest import canonical_json, digest
 from cogvx.errors import TransientError
 from cogvx.recipe import Recipe
+from tasks.afar import elsewhere
 from tasks.children import Child, Ended
 from tasks.documents import CacheReport, ShardReport
 from tasks.fan_out import Elsewhere
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.workbench import Workbench, read_stored
+from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
 _PLANS = "plans"
 _INDEXES = "indexes"
-_REPORTS = "shards"
 
 
 @dataclass(frozen=True)
@@ -108,25 +106,10 @@ def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
     )
 
 
-def elsewhere(bench: Workbench) -> Elsewhere[ShardReport] | None:
+def encoded_elsewhere(bench: Workbench) -> Elsewhere[ShardReport] | None:
     """Where shards are encoded, if the settings do not leave it to this process."""
     here = bench.settings
-    if not here.encode_deployment:
-        return None
-    return Elsewhere(
-        deployment=here.encode_deployment,
-        report=lambda run: read_stored(bench.store, f"{_REPORTS}/{run}.json", ShardReport),
-        patience_seconds=here.worker_patience_seconds,
-    )
-
-
-def leave_report(bench: Workbench, report: ShardReport) -> ShardReport:
-    """Keep a shard's report in the store, where whoever started this run from afar reads it."""
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is not None and run.deployment_id is not None:
-        bench.store.write(f"{_REPORTS}/{run.id}.json", canonical_json(report))
-    return report
+    return elsewhere(here.encode_deployment, ShardReport, bench.store, here)
 
 
 @task(name="settle shards", cache_policy=NO_CACHE)

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 
-from cogvx.digest import canonical_json
 from cogvx.errors import IntegrityError
 from cogvx.inference.choices import used_adapters
 from cogvx.inference.job import GenerateJob
@@ -25,6 +23,7 @@ from cogvx.inference.request import Weights
 from cogvx.inference.shots import Shot
 from cogvx.pages.generated import Shown, render_generated
 from cogvx.store import ObjectStore
+from tasks.afar import elsewhere, leave
 from tasks.children import Ended
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.dispatch import require_all
@@ -36,14 +35,12 @@ from tasks.generation import Ready, prepare
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
-from tasks.workbench import code_version, device_of, published, put, read_stored
+from tasks.workbench import code_version, device_of, published, put
 
 if TYPE_CHECKING:
     from cogvx.inference.session import Session
 
 logger = logging.getLogger(__name__)
-
-_REPORTS = "shards"
 
 
 @task(
@@ -108,24 +105,12 @@ def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> V
 def videos_elsewhere() -> Elsewhere[VideoShardReport] | None:
     """Where videos are generated, if the settings do not leave it to this process."""
     here = settings()
-    if not here.generate_deployment:
-        return None
-    store = open_record_store(here)
-    return Elsewhere(
-        deployment=here.generate_deployment,
-        report=lambda run: read_stored(store, f"{_REPORTS}/{run}.json", VideoShardReport),
-        patience_seconds=here.worker_patience_seconds,
-    )
+    return elsewhere(here.generate_deployment, VideoShardReport, open_record_store(here), here)
 
 
 def leave_video_report(report: VideoShardReport) -> VideoShardReport:
-    """Keep a shard's report in the store, where whoever started this run from afar reads it."""
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is not None and run.deployment_id is not None:
-        store = open_record_store(settings())
-        store.write(f"{_REPORTS}/{run.id}.json", canonical_json(report))
-    return report
+    """Keep a shard's report where whoever started this run from afar reads it."""
+    return leave(open_record_store(settings()), report)
 
 
 @task(name="settle videos", cache_policy=NO_CACHE)

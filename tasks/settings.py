@@ -54,9 +54,11 @@ class Settings(BaseSettings):
     """About how long one worker encodes before it takes the next share of the work."""
     encode_deployment: str = ""
     """Deployment by which shards are encoded, as encode/gpu-cache; empty: in this process."""
+    train_deployment: str = ""
+    """Deployment by which adapters are trained, as train/gpu-train; empty: in this process."""
     generate_deployment: str = ""
     """Deployment by which videos are generated, for people and for evaluations, as
-    generate-shard/gpu-generate; empty: in this process."""
+    generate-shard/gpu-eval; empty: in this process."""
     generate_shard_videos: int = Field(default=8, ge=1)
     """How many videos one worker of that deployment generates before it takes the next share."""
     promote_deployment: str = ""

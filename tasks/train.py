@@ -19,6 +19,7 @@ from cogvx.model.identity import commit_of
 from cogvx.runs.carry import bring_checkpoint, newest_in
 from cogvx.runs.folder import Fork, RunFolder, RunSpec, TrainOutcome
 from cogvx.runs.lock import hold
+from tasks.afar import elsewhere
 from tasks.clients.launch import launch_training
 from tasks.clients.machines import Machines
 from tasks.clients.registry import Point, Registry
@@ -27,6 +28,7 @@ from tasks.curves import Curves
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
 from tasks.ended import ending
+from tasks.fan_out import Elsewhere
 from tasks.first_batch import show_first_batch
 from tasks.fork import bring_fork
 from tasks.lineage import run_tags
@@ -76,6 +78,12 @@ def train_adapter(bench: Workbench) -> TrainReport:
     outcome = _launch(bench, folder, run, manifest)
     _keep(bench, folder, run, outcome)
     return _report(bench, run, outcome, trained=True)
+
+
+def trained_elsewhere(bench: Workbench) -> Elsewhere[TrainReport] | None:
+    """Where adapters are trained, if the settings do not leave it to this process."""
+    here = bench.settings
+    return elsewhere(here.train_deployment, TrainReport, bench.store, here)
 
 
 def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
