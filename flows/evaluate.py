@@ -1,5 +1,7 @@
 """Judge the challenger against the champion, or against the bare base if there is none."""
 
+import logging
+
 from prefect import flow
 
 from cogvx.recipe import Recipe
@@ -10,8 +12,10 @@ from tasks.documents import EvaluateReport
 from tasks.evaluate import judge_evaluation
 from tasks.evaluate_plan import EvaluationWork, plan_evaluation
 from tasks.generate import videos_elsewhere
-from tasks.records import RecordsLost
+from tasks.records import RecordsLost, VideosLost
 from tasks.workbench import open_workbench
+
+logger = logging.getLogger(__name__)
 
 
 @flow(name="evaluate", flow_run_name="evaluate {recipe.name}")
@@ -19,13 +23,15 @@ def evaluate(recipe: Recipe) -> EvaluateReport:
     """Screen, render what is missing, measure, decide, and write the report.
 
     Run twice, the second run renders nothing; killed anywhere, the next run finishes it. Records of
-    held-out clips that turn out to be damaged are encoded again first.
+    held-out clips that turn out to be damaged are encoded again first, and damaged videos rendered.
     """
     try:
         return _evaluate(recipe)
     except RecordsLost:
         run_child(cache, recipe)
-        return _evaluate(recipe)
+    except VideosLost as error:
+        logger.warning("%s", error)
+    return _evaluate(recipe)
 
 
 def _evaluate(recipe: Recipe) -> EvaluateReport:

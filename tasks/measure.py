@@ -10,10 +10,18 @@ from dataclasses import dataclass
 
 from cogvx.cache.plan import Sample, samples
 from cogvx.data.manifest import Manifest
-from cogvx.errors import IntegrityError
+from cogvx.errors import DataError, IntegrityError
 from cogvx.evaluation.documents import ArmResult, VideoScore
 from cogvx.evaluation.gauge import Gauge
-from cogvx.evaluation.render import Arm, Footage, Rendered, Setting, Unmade, render_arm
+from cogvx.evaluation.render import (
+    Arm,
+    Footage,
+    Rendered,
+    Setting,
+    Unmade,
+    remove_damaged,
+    render_arm,
+)
 from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
 from cogvx.evaluation.suite import Suite
@@ -24,6 +32,7 @@ from cogvx.objective.heldout import HeldoutLoss, by_clip
 from tasks.clients.stores import kept_on_disk
 from tasks.heldout import losses_of
 from tasks.progress import Progress
+from tasks.records import VideosLost
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -103,17 +112,30 @@ def score_footage(
 
     So is what keeps its gauges from measuring. They are not asked for where videos are lacking:
     the arm is judged invalid in any case.
+
+    Raises:
+        VideosLost: Kept videos cannot be decoded.
     """
     found, faults = ((), ()) if footage.unmade else _opened(arm, gauges)
-    result = score_arm(
-        arm,
-        footage.videos,
-        suite=suite,
-        scores=Scores(bench.recipe.video, kept_on_disk(bench.store, bench.settings)),
-        heldout=losses,
-        gauges=found,
-        on_progress=Progress(f"score {arm.name}", "videos", logger),
-    )
+    store = kept_on_disk(bench.store, bench.settings)
+    try:
+        result = score_arm(
+            arm,
+            footage.videos,
+            suite=suite,
+            scores=Scores(bench.recipe.video, store),
+            heldout=losses,
+            gauges=found,
+            on_progress=Progress(f"score {arm.name}", "videos", logger),
+        )
+    except DataError as error:
+        removed = remove_damaged(footage.videos, store)
+        if not removed:
+            raise
+        raise VideosLost(
+            f"{len(removed)} video(s) of {arm.name} were damaged in {store.url} and are removed; "
+            f"evaluate again and they are rendered again: {error}"
+        ) from error
     told = {
         "videos": (*result.videos, *(_unscored(each) for each in footage.unmade)),
         "faults": (*result.faults, *faults),

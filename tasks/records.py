@@ -17,6 +17,10 @@ class RecordsLost(IntegrityError):  # noqa: N818 - says what happened
     """Records were absent or damaged; now all of them are absent, so caching makes them again."""
 
 
+class VideosLost(IntegrityError):  # noqa: N818 - says what happened
+    """Videos were damaged; now they are absent, so evaluating again renders them again."""
+
+
 def bring_records(bench: Workbench, names: Mapping[str, str], folder: Path, *, what: str) -> None:
     """Make `folder` hold verified records; a record that is damaged in the store is deleted there.
 

@@ -6,20 +6,21 @@ can change a frame. A video that cannot be rendered is told with its reason, and
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cogvx.errors import IntegrityError
+from cogvx.errors import DataError, IntegrityError
 from cogvx.evaluation.canary import require_effect
 from cogvx.evaluation.suite import PromptConfig, Suite
 from cogvx.inference.batch import AdapterAtWeight, Failed, Hooks, Wanted, try_videos
 from cogvx.inference.image import load_image
 from cogvx.inference.request import Request, Sampling
 from cogvx.inference.session import Session
-from cogvx.inference.video_key import Engine, VideoKey
+from cogvx.inference.video_key import Engine, VideoKey, path_of
+from cogvx.mp4 import read_mp4
 from cogvx.recipe_sections import VideoConfig
 from cogvx.shapes import VideoSize
 from cogvx.store import ObjectStore
@@ -175,6 +176,30 @@ def find_footage(
             is_fresh = key.digest in fresh
             videos.append(Rendered(prompt.id, seed, key.digest, path, is_fresh))
     return Footage(tuple(videos), tuple(unmade))
+
+
+def remove_damaged(videos: Sequence[Rendered], store: ObjectStore) -> tuple[str, ...]:
+    """Remove from the store the videos that cannot be decoded, so that they are rendered again.
+
+    Where none of several can be, the decoder is at fault rather than they, and all stay.
+
+    Returns:
+        The keys of those that were removed.
+    """
+    damaged = tuple(video.key for video in videos if not _is_whole(video.path))
+    if len(damaged) == len(videos) > 1:
+        return ()
+    for key in damaged:
+        store.delete(path_of(key))
+    return damaged
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_mp4(path)
+    except DataError:
+        return False
+    return True
 
 
 def _wanted(arm: Arm, suite: Suite, prompt: PromptConfig, seed: int, setting: Setting) -> Wanted:

@@ -63,7 +63,12 @@ class VideoKey:
     @property
     def path(self) -> str:
         """The video's place in the store."""
-        return f"videos/{self.digest[:2]}/{self.digest}.mp4"
+        return path_of(self.digest)
+
+
+def path_of(digest: str) -> str:
+    """The place in the store of the video that has this name."""
+    return f"videos/{digest[:2]}/{digest}.mp4"
 
 
 # Fields that came later: at these values a video has the name that it had before them.

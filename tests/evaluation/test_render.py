@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cogvx.evaluation.canary import require_effect
-from cogvx.evaluation.render import Arm, _request, render_arm, video_key
+from cogvx.evaluation.render import Arm, _request, remove_damaged, render_arm, video_key
 from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
 from cogvx.mp4 import read_mp4
@@ -206,6 +206,22 @@ def test_the_canary_leaves_the_base_as_it_was(counted, toy_suite, toy_setting, t
     require_effect(session, {"one": 1.0}, "challenger")
     assert np.array_equal(session.generate(request), before)
     session.detach("one")
+
+
+def test_a_damaged_video_is_removed_and_rendered_again(counted, toy_suite, toy_setting, tmp_path):
+    store = LocalStore(tmp_path / "store")
+    first = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    assert remove_damaged(first, store) == ()
+    whole = {video.path: video.path.read_bytes() for video in first}
+    for path, data in whole.items():
+        path.write_bytes(data[: len(data) // 2])
+    assert remove_damaged(first, store) == ()  # it is the decoder that fails
+    for video in first[1:]:
+        video.path.write_bytes(whole[video.path])
+    assert remove_damaged(first, store) == (first[0].key,)
+    second = render(counted, Arm("base"), toy_suite, toy_setting, store, tmp_path)
+    assert [video.fresh for video in second] == [True, False, False, False]
+    assert {video.path: video.path.read_bytes() for video in second} == whole
 
 
 def test_scores_come_from_the_stored_file(counted, toy_suite, toy_setting, tmp_path):
