@@ -8,6 +8,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
+from tasks.shown import shown
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -48,12 +50,13 @@ class Progress:
     def _show(self, percent: float) -> None:
         if not is_watched():
             return
-        if self._artifact is None:
-            key = re.sub(r"[^a-z0-9]+", "-", self._what.lower()).strip("-")
-            created = create_progress_artifact(percent, key=key, description=self._what)
-            self._artifact = created if isinstance(created, UUID) else None
-        else:
-            update_progress_artifact(self._artifact, percent)
+        with shown(self._what):
+            if self._artifact is None:
+                key = re.sub(r"[^a-z0-9]+", "-", self._what.lower()).strip("-")
+                created = create_progress_artifact(percent, key=key, description=self._what)
+                self._artifact = created if isinstance(created, UUID) else None
+            else:
+                update_progress_artifact(self._artifact, percent)
 
 
 def is_watched() -> bool:

@@ -19,6 +19,7 @@ from cogvx.runs.folder import RunFolder
 from tasks.clients.runs import Runs
 from tasks.curves import Curves
 from tasks.progress import Progress, is_watched
+from tasks.shown import shown
 from tasks.training_table import training_markdown
 
 logger = logging.getLogger(__name__)
@@ -129,4 +130,5 @@ class Relay:
         table = training_markdown(history(self._events))
         if table:
             self._table_shown = now
-            create_markdown_artifact(table, key="training", description="Losses so far")
+            with shown("losses"):
+                create_markdown_artifact(table, key="training", description="Losses so far")

@@ -1,0 +1,21 @@
+"""What people see in Prefect's pages: a server that is away costs them the page, never the work."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx  # what Prefect's client raises
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown(what: str) -> Iterator[None]:
+    """Show something in Prefect's pages, or say that it could not be shown and go on.
+
+    A server that restarts is waited for: Prefect's client tries again for about a minute.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        logger.warning("%s: not shown in Prefect's pages: %r", what, error)
