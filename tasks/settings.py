@@ -19,12 +19,16 @@ from tasks.clients.supervise import GRACE_SECONDS
 # Read early: by the time that somebody asks, whoever started this process may be gone.
 _STARTED_BY = os.getppid()
 
+# Prefect's fastest; its default of 180 s would leave a run whose machine died "running" for long.
+HEARTBEAT_SECONDS = 30
+
 # What libraries read on import, wherever a flow of ours runs, a worker's machine included.
 EVERYWHERE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # Threads that wait for work would otherwise spin, and starve each other on few cores.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvx,tasks,flows",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
