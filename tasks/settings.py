@@ -164,6 +164,12 @@ def worker_pid() -> int | None:
     return _STARTED_BY if is_engine else None
 
 
+def visible_gpus() -> tuple[str, ...] | None:
+    """The GPUs that whoever started this process left to it; None where nothing was said."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")  # noqa: TID251 - this is the place
+    return None if said is None else tuple(each.strip() for each in said.split(",") if each.strip())
+
+
 def prepare_process() -> None:
     """Set the defaults that Prefect, MLflow and the hub read when they are imported.
 
