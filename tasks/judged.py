@@ -161,7 +161,9 @@ def prompt_table(
     for reading in report.readings:
         sums.setdefault((reading.arm, reading.unit, reading.metric), []).append(reading.value)
     means = {place: sum(values) / len(values) for place, values in sums.items()}
-    metrics = [row.metric for row in report.verdict.comparisons if row.per == "prompt"]
+    # once, though several lines may judge it: over other groups, or as a guard beside a primary
+    asked = (row.metric for row in report.verdict.comparisons if row.per == "prompt")
+    metrics = list(dict.fromkeys(asked))
     new, old = report.verdict.candidate, report.verdict.reference
     columns = ["id", "prompt"]
     columns += [f"{metric} {of}" for metric in metrics for of in (old, new, "change")]

@@ -143,6 +143,16 @@ def test_the_table_has_a_row_for_each_prompt_in_the_form_of_mlflows_own(kept: Ke
     assert sum(new) / len(new) == pytest.approx(mean)
 
 
+def test_a_metric_that_two_lines_judge_has_its_columns_once(kept: Kept) -> None:
+    report = kept.reports[0]
+    lines = report.verdict.comparisons
+    (again,) = [row for row in lines if row.metric == "motion_magnitude"]
+    twice = report.model_copy(
+        update={"verdict": report.verdict.model_copy(update={"comparisons": (*lines, again)})}
+    )
+    assert prompt_table(twice) == prompt_table(report)
+
+
 def test_what_is_kept_again_takes_the_place_of_what_was(kept: Kept) -> None:
     version, report = kept.versions[1], kept.reports[1]
     before = kept.registry.version("ink", 2).tags
