@@ -1,5 +1,7 @@
 """What the stages hand on and print: small JSON documents, one a stage."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from cogvx.data.diff import ManifestDiff
@@ -114,6 +116,20 @@ class RetrainReport(_Document):
     register_: RegisterReport | None = None
     evaluate: EvaluateReport | None = None
     promote: PromoteReport | None = None
+
+
+class WatchReport(_Document):
+    """What a look at a dataset's listing found; files are videos and what may caption them.
+
+    A change is announced by one watcher alone. A dataset without a single video is empty.
+    """
+
+    state: Literal["unchanged", "empty", "announced", "announced elsewhere"]
+    dataset: str
+    files: int
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
 
 
 class DamagedRecord(_Document):

@@ -103,6 +103,15 @@ class Ledger:
         """What was found under this key, whether or not it changed since."""
         return self._clips.get(key)
 
+    def is_of(self, clips: Collection[ObjectInfo], texts: Collection[ObjectInfo]) -> bool:
+        """Whether these files, unchanged, are all that it knows and it knows them all."""
+        same = len(clips) == len(self._clips) and len(texts) == len(self._texts)
+        return (
+            same
+            and all(self.known(info) is not None for info in clips)
+            and all(self.known_text(info) is not None for info in texts)
+        )
+
     def remember(self, key: str, probed: Probed) -> None:
         """Keep what was found, until the next `save` in memory only."""
         self._clips[key] = probed

@@ -39,6 +39,14 @@ Files = Mapping[str, ObjectInfo]
 
 
 @dataclass(frozen=True)
+class ClipFiles:
+    """The files that decide what a dataset's clips are: videos, and what may caption them."""
+
+    videos: tuple[ObjectInfo, ...]
+    texts: tuple[ObjectInfo, ...]
+
+
+@dataclass(frozen=True)
 class CaptionedClip:
     """A clip that a dataset names: its normalised caption, or the fault that rules it out.
 
@@ -49,6 +57,22 @@ class CaptionedClip:
     caption: str | None = None
     fault: Fault | None = None
     info: ObjectInfo | None = None
+
+
+def list_files(dataset: ObjectStore) -> ClipFiles:
+    """What `find_clips` would read, without reading any of it; may be nothing at all.
+
+    Files of other kinds, and hidden ones, as of uploads that are under way, are left out.
+
+    Raises:
+        DataError: A folder may not be listed.
+        TransientError: The store did not answer this time.
+    """
+    files = {info.key: info for info in dataset.entries() if not _is_hidden(info.key)}
+    videos = [key for key in files if key.lower().endswith(VIDEO_SUFFIXES)]
+    used = set(_sidecars(files, videos).values())
+    texts = [key for key in files if key in used or key in _TABLES or _is_caption(key)]
+    return ClipFiles(tuple(files[key] for key in videos), tuple(files[key] for key in texts))
 
 
 def find_clips(dataset: ObjectStore, ledger: Ledger | None = None) -> list[CaptionedClip]:
@@ -92,6 +116,11 @@ def _sidecars(files: Files, videos: Sequence[str]) -> dict[str, str]:
     """The .txt that describes each video that has one."""
     texts = {_stem(key): key for key in files if key.lower().endswith(".txt")}
     return {key: texts[_stem(key)] for key in videos if _stem(key) in texts}
+
+
+def _is_caption(key: str) -> bool:
+    """Whether a text seems meant as one, be there a video beside it or not."""
+    return key.lower().endswith(".txt") and _name(_stem(key)).lower() not in _NOT_CAPTIONS
 
 
 def _stem(key: str) -> str:
@@ -214,8 +243,7 @@ def _with_sidecars(
             absent = Fault(reason="caption", detail=f"there is no {name} beside it")
             yield _clip(key, absent, files)
     for key in files:
-        is_text = key.lower().endswith(".txt") and key not in texts
-        if is_text and _name(_stem(key)).lower() not in _NOT_CAPTIONS:
+        if key not in texts and _is_caption(key):
             yield _clip(key, Fault(reason="missing", detail="no video is beside it"), {})
 
 
