@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from cogvx.digest import digest
 from cogvx.errors import Problem
@@ -41,9 +42,11 @@ LAYOUT = frozenset(
 class _Heading(Section):
     """What stands above the sections."""
 
-    schema_version: SchemaVersion = 1
+    schema_version: SchemaVersion = Field(title="Form of this document", default=1)
     """Of this form of document; only 1 is known."""
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    name: str = Field(
+        title="Name of the registered model: a-z, 0-9 and -", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
+    )
     """Name of the registered model: lower-case letters, digits and dashes."""
 
 
@@ -53,11 +56,27 @@ class Recipe(_Heading):
     base: BaseConfig
     dataset: DatasetConfig
     video: VideoConfig
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig = Field(title="LoRA", default=LoraConfig())
     train: TrainConfig
     compute: ComputeConfig = ComputeConfig()
     cache: CacheConfig = CacheConfig()
     evaluation: EvaluationConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tell_everything(cls, document: object) -> object:
+        """A form's document, too, is told all its problems at once, in this project's words."""
+        if not isinstance(document, Mapping) or any(
+            isinstance(part, Section) for part in document.values()
+        ):
+            return document
+        sections, problems = read_sections(document)
+        if problems:
+            told = "".join(f"\n  - {problem}" for problem in problems)
+            raise PydanticCustomError(
+                "recipe", "{number} problem(s){told}", {"number": len(problems), "told": told}
+            )
+        return {**document, **sections}
 
     @model_validator(mode="after")
     def _obey_the_rules(self) -> Self:

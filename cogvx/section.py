@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticKnownError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, PydanticKnownError
 
 from cogvx.errors import ConfigError, Problem, as_toml
+from cogvx.form import form_of, label_of
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
 
@@ -37,7 +46,19 @@ class Section(BaseModel):
         strict=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        field_title_generator=lambda name, _: label_of(name),
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """The schema that forms are drawn from, see `cogvx.form`."""
+        found = handler.resolve_ref_schema(handler(schema))
+        short = form_of(found)
+        found.clear()  # in place, as it stands in the list of definitions
+        found.update(short)
+        return found
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,72 @@
+"""A document's schema as a form shows it: a label, one sentence and the order of every field.
+
+Prefect draws a deployment's form from this schema and sends it with every page. So a field has its
+title alone, or its name and the first sentence of what docs/recipes.md tells in full.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Limits are told, all at once, when the document is read. Of kinds and choices a form shows itself
+# what is wrong. A default of a section is that of its fields.
+_UNSHOWN = frozenset(
+    {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "pattern",
+    }
+)
+_SENTENCE = re.compile(r"^(.*?[.!?])(?:\s|$)")
+
+
+def label_of(name: str) -> str:
+    """The label of a field that has no title: heldout_share is "Heldout share"."""
+    return name.replace("_", " ").capitalize()
+
+
+def form_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of one section as a form shows it.
+
+    The position stands beside each field, as a database may keep the fields in another order.
+    """
+    fields = schema.get("properties", {})
+    shown = {
+        name: {**_field(name, field), "position": place}
+        for place, (name, field) in enumerate(fields.items())
+    }
+    # Its own title is the name of a class; where it is used it has another one.
+    rest = {key: value for key, value in _short(schema).items() if key != "title"}
+    return {**rest, "properties": shown} if fields else dict(schema)
+
+
+def _field(name: str, field: Mapping[str, Any]) -> dict[str, Any]:
+    """A field; one that may be nothing says its plain kind, for which Prefect takes null, too."""
+    kinds = field.get("anyOf", [])
+    some = [kind for kind in kinds if kind.get("type") != "null"]
+    plain = dict(field)
+    if len(some) == 1 and len(some) < len(kinds) and "$ref" not in some[0]:
+        plain = {**some[0], **field}
+        del plain["anyOf"], plain["default"]
+        if "enum" in plain:
+            plain["enum"] = [*plain["enum"], None]
+    if "$ref" in plain or plain.get("title") != label_of(name):
+        plain.pop("description", None)
+    if "$ref" in plain:
+        plain.pop("default", None)
+    return _short(plain)
+
+
+def _short(part: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in part.items() if key not in _UNSHOWN}
+    text = " ".join(part.get("description", "").split())
+    if text:
+        sentence = _SENTENCE.match(text)
+        kept["description"] = (sentence[1] if sentence else text).removesuffix(".")
+    return kept
