@@ -65,13 +65,26 @@ class Settings(BaseSettings):
     generate-shard/gpu-eval; empty: in this process."""
     generate_shard_videos: int = Field(default=8, ge=1)
     """How many videos one worker of that deployment generates before it takes the next share."""
+    measure_deployment: str = ""
+    """Deployment by which evaluations measure held-out losses and drift from the base, as
+    measure-shard/gpu-eval; empty: in this process, which then loads the base."""
     promote_deployment: str = ""
     """Deployment that asks a person in Prefect's pages, as promote/cpu; empty: a version that needs
     one stays challenger, unless the promotion is itself a deployment's run."""
     approval_hours: float = Field(default=24.0, gt=0, le=8760)
     """How long a person may take to approve or reject; then the version stays challenger."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
-    """How long shards wait while no worker is there to encode them."""
+    """How long runs on a pool wait while no worker is there to take them."""
+    lost_seconds: float = Field(default=600.0, ge=90, allow_inf_nan=False)
+    """After how long without a sign of life a run on a pool is given up; several times
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers, which is 180 unless it is set."""
+    stage_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
+    """How long one run on a pool may take before it is cancelled, so that one that hangs does not
+    hold the others up for ever; training saves a checkpoint then."""
+    gpu_slots: str = ""
+    """Prefect's concurrency limit of the GPUs of this machine, where workers of several pools share
+    them: each run holds one slot while it uses a GPU, training one for each of its processes here.
+    Empty: nobody waits for anybody."""
     gpu: str = ""
     """Kind of GPU that training will have, as H100 or A100-80: a recipe that cannot fit there is
     refused before anything is cached. Empty: the trainer looks at its own machine."""
