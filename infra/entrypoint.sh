@@ -1,0 +1,16 @@
+#!/bin/sh
+# First process of an image, and of a systemd unit: runs a command so that a stop reaches all it
+# started and waits for it. Prefect's workers kill their flow runs when they are told to stop, and
+# with its first process a container ends: training would lose what it has learned since the last
+# checkpoint.
+#
+# Waited for: what training may take to save (COGVX_STOP_SECONDS), two minutes to bring the checkpoint
+# to the store, ten seconds. Whoever stops this from outside must be 30 s more patient than that:
+# stop_grace_period, terminationGracePeriodSeconds, TimeoutStopSec.
+set -eu
+stop=${COGVX_STOP_SECONDS:-25}
+case "$*" in
+    "prefect worker start "*) keeper=tasks.clients.tend ;;  # it alone knows how to end flow runs
+    *) keeper=tasks.clients.supervise ;;
+esac
+exec "${COGVX_PYTHON:-python}" -m "$keeper" --grace "$((${stop%.*} + 130))" -- "$@"
