@@ -15,13 +15,14 @@ from tasks.encode import (
     settle_shards,
 )
 from tasks.ingest import survey_clips
+from tasks.labels import label_run, run_name
 from tasks.workbench import open_workbench
 
 # One round encodes, the next finds nothing missing; clips that change meanwhile may take another.
 ROUNDS = 4
 
 
-@flow(name="cache", flow_run_name="cache {recipe.name}")
+@flow(name="cache", flow_run_name=run_name)
 def cache(recipe: Recipe) -> CacheReport:
     """Make the cache hold every latent and embedding that the recipe's clips need.
 
@@ -29,6 +30,7 @@ def cache(recipe: Recipe) -> CacheReport:
     """
     bench = open_workbench(recipe, purpose="cache")
     manifest = survey_clips(bench)
+    label_run(bench, bench.run_identity(manifest))
     page = show_dataset(bench, in_one_piece(manifest))
     done: tuple[ShardReport, ...] = ()
     for _ in range(ROUNDS):

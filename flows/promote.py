@@ -8,13 +8,14 @@ from pydantic import Field
 from cogvx.recipe import Recipe
 from tasks.approval import ask_person
 from tasks.documents import PromoteReport
+from tasks.labels import run_name
 from tasks.promote import promote_adapter
 from tasks.workbench import open_workbench
 
 Hours = Annotated[float, Field(gt=0, le=8760)]
 
 
-@flow(name="promote", flow_run_name="promote {recipe.name}")
+@flow(name="promote", flow_run_name=run_name)
 def promote(
     recipe: Recipe, approval: str | None = None, by: str = "", hours: Hours | None = None
 ) -> PromoteReport:

@@ -4,11 +4,12 @@ from prefect import flow
 
 from cogvx.recipe import Recipe
 from tasks.documents import RegisterReport
+from tasks.labels import run_name
 from tasks.register import register_adapter
 from tasks.workbench import open_workbench
 
 
-@flow(name="register", flow_run_name="register {recipe.name}")
+@flow(name="register", flow_run_name=run_name)
 def register(recipe: Recipe) -> RegisterReport:
     """Register the recipe's newest adapter; the same run is never registered twice."""
     return register_adapter(open_workbench(recipe))

@@ -11,6 +11,7 @@ from flows.train import train
 from tasks.dispatch import in_one_piece, run_child
 from tasks.documents import RetrainReport
 from tasks.ingest import survey_clips
+from tasks.labels import label_run, run_name
 from tasks.preflight import preflight
 from tasks.publish import publish_summary
 from tasks.register import find_unchanged
@@ -18,20 +19,23 @@ from tasks.train import trained_elsewhere
 from tasks.workbench import open_workbench
 
 
-@flow(name="retrain", flow_run_name="retrain {recipe.name}")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(recipe: Recipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
     preflight(recipe, purpose="judge")
     bench = open_workbench(recipe, purpose="judge")
-    unchanged = find_unchanged(bench, in_one_piece(survey_clips(bench)))
+    manifest = survey_clips(bench)
+    label_run(bench, bench.run_identity(manifest))
+    unchanged = find_unchanged(bench, in_one_piece(manifest))
     if unchanged is not None:
-        return publish_summary(RetrainReport(unchanged=unchanged))
+        return publish_summary(bench, RetrainReport(unchanged=unchanged))
     return publish_summary(
+        bench,
         RetrainReport(
             cache=run_child(cache, recipe),
             train=run_child(train, recipe, elsewhere=trained_elsewhere(bench)),
             register_=run_child(register, recipe),
             evaluate=run_child(evaluate, recipe),
             promote=run_child(promote, recipe),
-        )
+        ),
     )

@@ -7,13 +7,14 @@ from flows.cache import cache
 from tasks.afar import leave
 from tasks.dispatch import run_child
 from tasks.documents import TrainReport
+from tasks.labels import run_name
 from tasks.preflight import preflight
 from tasks.records import RecordsLost
 from tasks.train import train_adapter
 from tasks.workbench import open_workbench
 
 
-@flow(name="train", flow_run_name="train {recipe.name}")
+@flow(name="train", flow_run_name=run_name)
 def train(recipe: Recipe) -> TrainReport:
     """Train, export and verify one adapter; an interrupted run goes on where it stopped.
 

@@ -10,9 +10,8 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -27,6 +26,7 @@ from cogvx.housekeeping.names import name_of
 from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.remarks import duration
 from cogvx.pages.strips import make_strips
+from tasks.labels import dataset_name
 from tasks.progress import is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, read_stored
@@ -97,7 +97,7 @@ def log_dataset(bench: Workbench, registry: "Registry", run_id: str, *, manifest
     numbers = dataset.describe()
     registry.log_dataset(
         run_id,
-        name=PurePosixPath(urlsplit(bench.dataset.url).path).name or bench.recipe.name,
+        name=dataset_name(bench.dataset.url) or bench.recipe.name,
         digest=numbers.manifest,
         source=bench.dataset.url,
         profile=_profile(numbers),

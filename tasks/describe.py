@@ -1,10 +1,12 @@
 """Tell a person what a version is: its page when it is registered, and again once it was judged.
 
 What lies beside a registered model never changes, so frames and the verdict lie with its MLflow
-run, below `card`, and the version's description shows them.
+run, below `card`, and the version's description shows them. A few videos of the reference beside
+the version's own lie below `samples`, where MLflow's pages play them.
 """
 
 import dataclasses
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +32,11 @@ if TYPE_CHECKING:
     from cogvx.evaluation.gallery import Videos
     from tasks.clients.registry import Registry, Version
 
-_FOLDER, _FRAMES = "card", "frames.png"
+FRAMES = "card/frames.png"
+"""Where the frames lie with an MLflow run."""
+
+_FOLDER, _FRAMES = FRAMES.split("/")
+_SAMPLES = "samples"
 _MOST_PROMPTS = 3
 _PAGE_WIDTH = 1000
 
@@ -77,7 +83,10 @@ def describe_judged(
     report: "EvaluationReport",
     videos: "Videos",
 ) -> None:
-    """Show a few frames and the verdict on a version, and keep both with its MLflow run."""
+    """Show a few frames and the verdict on a version, and keep both with its MLflow run.
+
+    Videos of the same prompts are kept with it, the reference's beside the version's own.
+    """
     verdict = report.verdict
     judged = Judged(
         outcome=verdict.outcome,
@@ -93,7 +102,10 @@ def describe_judged(
         for name, text in pages_of(page).items():
             files.write_bytes(folder / name, text.encode())
         registry.log_artifact(version.run_id, folder, folder=_FOLDER)
-    link = artifact_link(version.run_id, f"{_FOLDER}/{_FRAMES}")
+    with tempfile.TemporaryDirectory() as scratch:
+        _write_samples(Path(scratch), report, videos)
+        registry.log_artifact(version.run_id, Path(scratch), folder=_SAMPLES)
+    link = artifact_link(version.run_id, FRAMES)
     shown = dataclasses.replace(page, judged=dataclasses.replace(judged, picture=link))
     registry.describe_version(version.name, version.version, description(shown))
 
@@ -120,3 +132,16 @@ def _frames(version: "Version", report: "EvaluationReport", videos: "Videos") ->
     ]
     title = f"{version.name} version {version.version}, seed {seed}"
     return contact_sheet(rows, [""], title, most_width=_PAGE_WIDTH)
+
+
+def _write_samples(folder: Path, report: "EvaluationReport", videos: "Videos") -> None:
+    """One file a prompt, at the first seed; of a prompt that lacks a video there is none."""
+    from cogvx.pages.beside import videos_beside  # noqa: PLC0415 - decodes videos
+
+    arms, seed = (report.verdict.reference, report.verdict.candidate), report.seeds[0]
+    for prompt in list(report.prompts)[:_MOST_PROMPTS]:
+        found = [(arm, videos.get((arm, prompt, seed))) for arm in arms]
+        sides = [(arm, path) for arm, path in found if path is not None]
+        if len(sides) == len(arms):
+            name = re.sub(r"[^\w.-]+", "-", prompt)
+            videos_beside(sides, folder / f"{name}-seed-{seed}.mp4")

@@ -28,6 +28,7 @@ from tasks.clients.versions import (
     VERDICT_TAG,
 )
 from tasks.history import HISTORY_FILE, links_of, metric_key, model_history, write_history
+from tasks.labels import tag_run
 from tasks.progress import is_watched
 
 TABLE = "evaluation/prompts.json"
@@ -58,6 +59,7 @@ def keep_judgement(
         judged: Names all that the verdict depends on, see `tasks.lineage.judgement`.
         page: Where the report lies on this machine, for those who have no MLflow with pages.
     """
+    tag_run(f"verdict:{report.verdict.outcome}")
     against = None if reference == NO_CHAMPION else int(reference)
     judgement = judgement_of(report, against=against, when=datetime.now(UTC).replace(microsecond=0))
     registry.log_metrics(version.run_id, points_of(report.verdict))

@@ -1,6 +1,10 @@
 """The tags that tie MLflow's runs and versions to clips, recipe, code and the Prefect run."""
 
+from collections.abc import Mapping
+
 from prefect import runtime
+from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
 
 from cogvx.digest import digest
 from cogvx.evaluation.gate import RULE
@@ -9,7 +13,7 @@ from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder
 from tasks.clients.journal import Reason
-from tasks.clients.runs import RUN_TAG
+from tasks.clients.runs import NOTE_TAG, RUN_TAG
 from tasks.clients.versions import (
     APPROVAL_TAG,
     COMMIT_TAG,
@@ -52,13 +56,32 @@ def run_tags(bench: Workbench, folder: RunFolder) -> dict[str, str]:
     made_by = commit()
     if made_by is not None:
         tags |= {COMMIT_TAG: str(made_by), _SOURCE_COMMIT: made_by.sha}
-    flow_run = runtime.flow_run.id
-    if flow_run:
-        tags["prefect.flow_run_id"] = flow_run
-        url = runtime.flow_run.ui_url or ""
-        if url.startswith("http"):  # a temporary server has no pages
-            tags["prefect.url"] = url
-    return tags
+    return tags | flow_tags()
+
+
+def flow_tags() -> dict[str, str]:
+    """The flow run under way, the flow and, where another run started this one, that run.
+
+    Addresses are told where there are pages, which a temporary server has not.
+    """
+    flow_run, parent = runtime.flow_run.id, runtime.flow_run.parent_flow_run_id
+    context = FlowRunContext.get()
+    if not flow_run or context is None or context.flow_run is None:
+        return {}
+    pages = {
+        "prefect.flow_run_url": url_for("flow-run", obj_id=flow_run),
+        "prefect.flow_url": url_for("flow", obj_id=context.flow_run.flow_id),
+        "prefect.parent_run_url": url_for("flow-run", obj_id=parent) if parent else None,
+    }
+    tags = {"prefect.flow_run_id": flow_run, NOTE_TAG: _note(pages)}
+    return tags | {name: url for name, url in pages.items() if url}
+
+
+def _note(pages: Mapping[str, str | None]) -> str:
+    """What stands on the run's page until the summary does."""
+    names = {"prefect.flow_run_url": "training", "prefect.parent_run_url": "whole chain"}
+    links = [f"[{words}]({pages[name]})" for name, words in names.items() if pages[name]]
+    return " · ".join(["Not judged yet.", *(f"{link} in Prefect" for link in links)])
 
 
 def because(

@@ -12,6 +12,7 @@ from tasks.clients.journal import whoami
 from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.clients.versions import OVERRIDE_TAG
 from tasks.documents import PromoteReport
+from tasks.labels import champion_tag, label_run, tag_run
 from tasks.lineage import (
     APPROVAL_TAG,
     JUDGED_TAG,
@@ -53,9 +54,12 @@ def promote_adapter(bench: Workbench, approval: str | None = None, by: str = "")
         raise UserError('a reason is needed: --approve "why"; it is kept with the version')
     registry = open_registry(bench)
     version = judged_version(bench, registry)
+    label_run(bench, bench.run_identity(bench.latest_manifest()))
     report = _decide(bench, registry, version, approval, by or whoami())
     if not report.needs_person:
         settle(registry, version)
+    champion = registry.aliases(version.name).get(CHAMPION)
+    tag_run(f"verdict:{version.tags[VERDICT_TAG]}", champion_tag(champion))
     logger.info("%s", report.reason)
     return report
 

@@ -1,16 +1,124 @@
-"""Show the summary of a retraining in the Prefect UI."""
+"""Publish what a retraining did: an artifact of its flow run, tags to find it by, MLflow's note."""
+
+import logging
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 
+from cogvx.errors import TransientError
+from tasks.clients.model_card import artifact_link
+from tasks.clients.questions import page_of_run
+from tasks.clients.registry import CHAMPION, Registry
+from tasks.clients.runs import NOTE_CHARACTERS, NOTE_TAG
+from tasks.describe import FRAMES
 from tasks.documents import RetrainReport
+from tasks.history import judgement_from, links_of
+from tasks.labels import champion_tag, tag_run
+from tasks.register import open_registry
 from tasks.shown import shown
-from tasks.summary import summary_rows
+from tasks.summary_page import Around, StageTime, summary_page
+from tasks.workbench import Workbench
+
+logger = logging.getLogger(__name__)
 
 
-def publish_summary(report: RetrainReport) -> RetrainReport:
-    """Make the summary an artifact of the running flow; returns the report."""
-    rows = "\n".join(f"| {name} | {fact} |" for name, fact in summary_rows(report))
-    table = f"| | |\n|---|---|\n{rows}\n"
+def publish_summary(bench: Workbench, report: RetrainReport) -> RetrainReport:
+    """Make the summary an artifact of the running flow, and MLflow's note on the run.
+
+    A retraining that came this far has not failed, so it does not where MLflow is away now.
+    """
+    try:
+        around = _around(bench, report, open_registry(bench))
+    except TransientError as error:
+        logger.warning("the summary has no links: %s", error)
+        around = Around(stages=stage_times())
+    name = bench.recipe.name
     with shown("summary"):
-        create_markdown_artifact(table, key="retrain", description="Retraining")
+        create_markdown_artifact(
+            summary_page(report, around), key=f"summary-{name}", description=f"Summary of {name}"
+        )
     return report
+
+
+def stage_times() -> tuple[StageTime, ...]:
+    """How long the flows ran that the flow run under way started, here or elsewhere; by stage."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return ()
+    mine = FlowRunFilterParentFlowRunId(any_=[context.flow_run.id])
+    chosen = FlowRunFilter(parent_flow_run_id=mine)
+    runs, names = list[FlowRun](), dict[UUID, str]()
+    with shown("stages"), get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=chosen)
+        names = {flow.id: flow.name for flow in client.read_flows(flow_run_filter=chosen)}
+    stages: dict[str, StageTime] = {}
+    for run in sorted(runs, key=lambda run: run.created or 0):
+        name = names[run.flow_id]
+        before = stages.get(name, StageTime(name, "", 0.0))
+        stages[name] = StageTime(
+            name=name,
+            state=run.state_name or "",
+            seconds=before.seconds + run.total_run_time.total_seconds(),
+            waited=before.waited + _waited(run),
+            page=page_of_run(run.id),
+        )
+    return tuple(stages.values())
+
+
+def _around(bench: Workbench, report: RetrainReport, registry: Registry) -> Around:
+    """The links of the version, and what its judgement says; tags and note on the way."""
+    found = report.unchanged or report.register_
+    if found is None:
+        return Around(stages=stage_times())
+    version = registry.version(found.name, found.version)
+    run = registry.facts_of_runs([version.run_id]).get(version.run_id)
+    judgement = judgement_from(version, run)
+    links = links_of(registry, version, run)
+    around = Around(
+        stages=stage_times(),
+        links={
+            f"{name}, in MLflow": links[name]
+            for name in ("report", "version", "run")
+            if name in links
+        },
+        places=_places(bench, report, served=bool(links)),
+        headline="" if judgement is None else judgement.headline,
+        picture=_picture(registry, version.run_id) if links else "",
+    )
+    champion = registry.aliases(found.name).get(CHAMPION)
+    tag_run(
+        f"verdict:{'none' if judgement is None else judgement.verdict}",
+        champion_tag(champion),
+    )
+    if report.unchanged is None and version.run_id:
+        note = summary_page(report, around)[:NOTE_CHARACTERS]
+        registry.set_run_tags(version.run_id, {NOTE_TAG: note})
+    return around
+
+
+def _places(bench: Workbench, report: RetrainReport, *, served: bool) -> dict[str, str]:
+    """What a browser does not open: files and folders."""
+    places: dict[str, str] = {}
+    if report.evaluate is not None and not served:
+        places |= {"report": report.evaluate.report, "look here": report.evaluate.sheet}
+    if report.cache is not None and report.cache.page:
+        places["dataset"] = report.cache.page
+    if report.train is not None:
+        places["adapter"] = report.train.adapter
+        places["checkpoints"] = f"{bench.store.url.rstrip('/')}/runs/{report.train.run}/"
+    return places
+
+
+def _picture(registry: Registry, run_id: str) -> str:
+    return f"{registry.tracking_uri.rstrip('/')}/{artifact_link(run_id, FRAMES)}"
+
+
+def _waited(run: FlowRun) -> float:
+    """Seconds between the moment at which a run could begin and its beginning."""
+    if run.start_time is None or run.expected_start_time is None:
+        return 0.0
+    return max(0.0, (run.start_time - run.expected_start_time).total_seconds())

@@ -23,6 +23,7 @@ from tasks.clients.versions import (
 from tasks.code import commit
 from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
+from tasks.labels import label_run
 from tasks.lineage import (
     JUDGED_TAG,
     NO_CHAMPION,
@@ -56,6 +57,7 @@ def register_adapter(bench: Workbench) -> RegisterReport:
     """
     recipe, registry = bench.recipe, open_registry(bench)
     run = bench.run_identity(bench.latest_manifest())
+    label_run(bench, run)
     outcome = finished_run(bench, run)
     if outcome is None:
         raise ConfigError(

@@ -31,6 +31,7 @@ from tasks.ended import ending
 from tasks.fan_out import Elsewhere
 from tasks.first_batch import show_first_batch
 from tasks.fork import bring_fork
+from tasks.labels import label_run
 from tasks.lineage import run_tags
 from tasks.records import bring_records
 from tasks.relay import Relay
@@ -65,6 +66,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
         )
     manifest = bench.latest_manifest()
     run = bench.run_identity(manifest)
+    label_run(bench, run)
     known = finished_run(bench, run)
     if known is not None:
         return _report(bench, run, known, trained=False)

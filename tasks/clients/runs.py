@@ -33,6 +33,9 @@ from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite
 from cogvx.errors import CogvxError, ConfigError, TransientError
 
 RUN_TAG = "cogvx.run"
+NOTE_TAG = "mlflow.note.content"
+"""What MLflow's page of a run says first, as Markdown."""
+NOTE_CHARACTERS = 5000
 
 _SQLITE = "sqlite:///"
 # MLflow's own limits for one call.

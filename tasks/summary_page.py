@@ -1,0 +1,136 @@
+"""The page over one retraining, for whoever owns the style: verdict first, read in a minute."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cogvx.pages.remarks import duration
+from tasks.documents import EvaluateReport, PromoteReport, RetrainReport, Unchanged
+from tasks.summary import Row, cache_rows, register_rows, train_rows
+
+_MOST_REASONS = 8
+_SECONDS_WORTH_SAYING = 5.0
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage ran, in seconds, and waited for a worker before; `page` is Prefect's."""
+
+    name: str
+    state: str
+    seconds: float
+    waited: float = 0.0
+    page: str = ""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What stands around a report: when its stages ran, and where more is to be seen.
+
+    `links` are addresses by what they show, `places` folders and URLs that no browser opens;
+    `picture` is the address of a picture of base, reference and challenger.
+    """
+
+    stages: Sequence[StageTime] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    headline: str = ""
+    picture: str = ""
+    costs: Sequence[Row] = ()
+
+
+def summary_page(report: RetrainReport, around: Around) -> str:
+    """Markdown without HTML, as Prefect's and MLflow's pages show it."""
+    if report.unchanged is not None:
+        parts = [*_unchanged(report.unchanged), _links(around.links)]
+    else:
+        parts = [
+            *_verdict(report.evaluate, report.promote, around.headline),
+            _links(around.links),
+            f"![Frames of base, reference and challenger]({around.picture})"
+            if around.picture
+            else "",
+            _stages(report, around.stages),
+            _table("Cost", ("", ""), around.costs),
+            _table("Where it is", ("", ""), [(n, f"`{p}`") for n, p in around.places.items()]),
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(
+    judged: EvaluateReport | None, moved: PromoteReport | None, headline: str
+) -> list[str]:
+    if judged is None:
+        return ["# Not judged"]
+    who = f"{judged.name} version {judged.version}"
+    aliases = moved.aliases if moved else ()
+    became = "is the champion" if "champion" in aliases else "stays challenger"
+    lines = [f"# {judged.verdict}: {who} {became}"]
+    if headline:
+        lines.append(f"**{_plain(headline)}** Against {judged.reference}.")
+    else:
+        lines.append(f"Judged against {judged.reference}.")
+    if moved is not None:
+        lines.append(f"{moved.reason[:1].upper()}{moved.reason[1:]}.")
+    reasons = [f"- {_plain(reason)}" for reason in judged.reasons[:_MOST_REASONS]]
+    left = len(judged.reasons) - len(reasons)
+    return [*lines, "\n".join([*reasons, *([f"- and {left} more in the report"] if left else [])])]
+
+
+def _unchanged(found: Unchanged) -> list[str]:
+    aliases = ", ".join(found.aliases) or "no alias"
+    return [
+        f"# Unchanged: {found.name} version {found.version}",
+        "Neither clips, recipe nor base model changed since: nothing was encoded or trained.",
+        f"Its verdict is {found.verdict}; it has {aliases}.",
+        f"A person: {_plain(found.review)}." if found.review else "",
+    ]
+
+
+def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
+    told = {
+        "cache": [(n, f) for n, f in cache_rows(report.cache) if n in ("clips", "records")]
+        if report.cache
+        else [],
+        "train": train_rows(report.train)[:-1] if report.train else [],
+        "register": register_rows(report.register_) if report.register_ else [],
+        "evaluate": _videos(report.evaluate) if report.evaluate else [],
+        "promote": [],
+    }
+    times = {stage.name: stage for stage in stages}
+    rows = []
+    for name, facts in told.items():
+        time = times.get(name)
+        text = "; ".join(f"{n}: {f}" if n in ("clips", "records") else f for n, f in facts)
+        shown = f"[{name}]({time.page})" if time and time.page else name
+        rows.append((shown, _plain(text), "" if time is None else _time(time)))
+    total = sum(stage.seconds + stage.waited for stage in stages)
+    rows.append(("**all**", "", f"**{duration(total)}**" if stages else ""))
+    return _table("Stages", ("stage", "result", "time"), rows)
+
+
+def _videos(report: EvaluateReport) -> list[Row]:
+    return [("", f"{report.videos_rendered} videos rendered, {report.videos_reused} reused")]
+
+
+def _time(stage: StageTime) -> str:
+    waited = ""
+    if stage.waited >= _SECONDS_WORTH_SAYING:
+        waited = f", after waiting {duration(stage.waited)}"
+    ended = "" if stage.state == "Completed" else f" ({stage.state})"
+    return f"{duration(stage.seconds)}{waited}{ended}"
+
+
+def _links(links: Mapping[str, str]) -> str:
+    return " · ".join(f"[{name}]({address})" for name, address in links.items())
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return " ".join(text.translate(str.maketrans({c: f"\\{c}" for c in "|_*`<>[]"})).split())
