@@ -60,11 +60,13 @@ class Supervisor:
         keeper: The parent's parent, if its end counts as well: a flow run outlives the worker that
             started it, and nobody could stop it then.
         grace: Seconds between SIGTERM and SIGKILL.
+        child: The command's process, once it runs.
     """
 
     parent: int
     keeper: int | None
     grace: float
+    child: int
     _asked: bool
     _deadline: float | None
 
@@ -73,6 +75,7 @@ class Supervisor:
         self.parent = parent
         self.keeper = keeper
         self.grace = grace
+        self.child = 0
         self._asked = False
         self._deadline = None
 
@@ -82,6 +85,7 @@ class Supervisor:
             signal.signal(number, self._ask)
         _watch_family()
         child = subprocess.Popen(command)
+        self.child = child.pid
         code: int | None = None
         while True:
             ended = reap()
@@ -91,7 +95,7 @@ class Supervisor:
                 return code
             # an orphan whose command has ended has nobody left to work for
             if self._asked or code is not None or self._is_deserted():
-                self._end(tree)
+                self.end(tree)
             time.sleep(_POLL_SECONDS)
 
     def _is_deserted(self) -> bool:
@@ -103,13 +107,22 @@ class Supervisor:
             None,  # there is no /proc, or the kernel is about to tell of the parent's death
         )
 
-    def _end(self, tree: Sequence[int]) -> None:
-        """Ask once, and insist when the time is up."""
+    def end(self, tree: Sequence[int]) -> None:
+        """Ask once, and insist when the time is up; called again until nothing is left."""
         if self._deadline is None:
-            self._deadline = time.monotonic() + self.grace
+            self.wait(self.grace)
             send(signal.SIGTERM, tree)
-        elif time.monotonic() > self._deadline:
+        elif self.is_late:
             send(signal.SIGKILL, tree)
+
+    def wait(self, seconds: float) -> None:
+        """From now on, be patient for so long."""
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def is_late(self) -> bool:
+        """Whether patience is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self._asked = True
@@ -119,16 +132,26 @@ def descendants(root: int, *more: int) -> list[int]:
     """Living processes below `root`, by /proc; without it, those of `more` that are alive."""
     if not (_PROC / "self" / "stat").is_file():
         return [pid for pid in more if _is_alive(pid)]
-    children: dict[int, list[int]] = {}
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit() and (parent := _parent_of_living(entry)) is not None:
-            children.setdefault(parent, []).append(int(entry.name))
+    living = _living_by_parent()
     found: list[int] = []
     waiting = [root]
     while waiting:
-        below = children.get(waiting.pop(), [])
+        below = living.get(waiting.pop(), [])
         found += below
         waiting += below
+    return found
+
+
+def children(parent: int) -> list[int]:
+    """Living processes directly below this one, by /proc; none without it."""
+    return _living_by_parent().get(parent, []) if _PROC.joinpath("self", "stat").is_file() else []
+
+
+def _living_by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (parent := _parent_of_living(entry)) is not None:
+            found.setdefault(parent, []).append(int(entry.name))
     return found
 
 
@@ -178,10 +201,20 @@ def _watch_family() -> None:
             "this process lives\n"
         )
         return
+    _ask_kernel(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    adopt_orphans()
+
+
+def adopt_orphans() -> None:
+    """Be the parent of every process below this one that loses its own; only on Linux."""
+    if sys.platform == "linux":
+        _ask_kernel(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _ask_kernel(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_PDEATHSIG, signal.SIGTERM), (_PR_SET_CHILD_SUBREAPER, 1)):
-        if libc.prctl(option, int(value), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+    if libc.prctl(option, int(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 if __name__ == "__main__":
