@@ -8,6 +8,9 @@ from cogvx.data.diff import ManifestDiff
 from cogvx.data.manifest import Refused
 from cogvx.preflight.compare import Measured
 
+DeviceKind = Literal["gpu", "cpu"]
+SpendingStage = Literal["cache", "train", "generate", "measure"]
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -16,12 +19,15 @@ class _Document(BaseModel):
 class ShardReport(_Document):
     """What one shard made of its plan, and the clips that cannot be used.
 
-    What it wanted and did not encode was made by another worker, or must be planned again.
+    What it wanted and did not encode was made by another worker, or must be planned again. It held
+    one device of this kind for so many seconds; 0 of a report from before that was measured.
     """
 
     records_wanted: int
     records_encoded: int
     refused: tuple[Refused, ...] = ()
+    seconds: float = 0.0
+    device: DeviceKind = "cpu"
 
 
 class CacheReport(_Document):
@@ -107,6 +113,52 @@ class Unchanged(_Document):
     review: str = ""
 
 
+class StageCost(_Document):
+    """What one stage held of one kind of device: seconds of all devices together, and the money.
+
+    `money` is None where no price is set; a CPU costs none. `made` counts records or videos.
+    """
+
+    stage: SpendingStage
+    device: DeviceKind
+    attempts: int
+    device_seconds: float
+    made: int = 0
+    money: float | None = None
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of GPUs alone."""
+        return self.device_seconds if self.device == "gpu" else 0.0
+
+
+class Saved(_Document):
+    """What was there already and so was not made, at what it took before; None before the first."""
+
+    stage: SpendingStage
+    reused: int
+    device: DeviceKind = "cpu"
+    device_seconds: float | None = None
+    money: float | None = None
+
+
+class CostReport(_Document):
+    """What one adapter cost, everything that was spent for its model since the one before it.
+
+    `history` is over all adapters of the model, this one included, of which `promoted` versions
+    became champion. `unit` is what money is counted in, for people.
+    """
+
+    model: str
+    run: str
+    stages: tuple[StageCost, ...]
+    saved: tuple[Saved, ...] = ()
+    adapters: int = 1
+    promoted: int = 0
+    history: tuple[StageCost, ...] = ()
+    unit: str = ""
+
+
 class RetrainReport(_Document):
     """One retraining from clips to verdict; or `unchanged` alone when there was nothing to do."""
 
@@ -116,6 +168,7 @@ class RetrainReport(_Document):
     register_: RegisterReport | None = None
     evaluate: EvaluateReport | None = None
     promote: PromoteReport | None = None
+    cost: CostReport | None = None
 
 
 class WatchReport(_Document):

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.documents import DeviceKind
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -15,11 +17,16 @@ class FailedVideo(_Document):
 
 
 class VideoShardReport(_Document):
-    """What became of a shard's videos: all that are neither made nor failed were there before."""
+    """What became of a shard's videos: all that are neither made nor failed were there before.
+
+    It held one device of this kind for so many seconds; 0 in reports of before that was measured.
+    """
 
     wanted: int
     made: int
     failed: tuple[FailedVideo, ...] = ()
+    seconds: float = 0.0
+    device: DeviceKind = "cpu"
 
 
 class GenerateReport(_Document):

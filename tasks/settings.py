@@ -8,7 +8,7 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -89,7 +89,11 @@ class Settings(BaseSettings):
     """Kind of GPU that training will have, as H100 or A100-80: a recipe that cannot fit there is
     refused before anything is cached. Empty: the trainer looks at its own machine."""
     gpu_hour_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """What one such GPU costs an hour, in whatever currency, to say what a run will cost."""
+    """What one such GPU costs an hour, to say what a run will cost and what an adapter did."""
+    pool_prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """What a GPU costs an hour where it is another price, by work pool: {"gpu-train": 2.5}."""
+    currency: str = Field(default="", max_length=20)
+    """What prices are counted in, as EUR; shown behind them."""
     machines: int = Field(default=1, ge=1, le=1024)
     """Machines that train one run together; `train.processes` counts those of all of them."""
     machine_rank: int = Field(default=0, ge=0)

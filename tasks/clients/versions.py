@@ -46,8 +46,12 @@ REVIEW_UNTIL_TAG = "cogvx.review_until"
 REVIEW_RUN_TAG = "cogvx.review_run"
 """Prefect's flow run that asks."""
 
+COST_TAG = "cogvx.cost"
+"""What it cost, in words; numbers are metrics of its run."""
+
 RESULT_TAGS = frozenset(
     {
+        COST_TAG,
         HELDOUT_TAG,
         BEFORE_TAG,
         VERDICT_TAG,
