@@ -6,10 +6,11 @@ from cogvx.recipe import Recipe
 from tasks.afar import leave
 from tasks.documents import ShardReport
 from tasks.encode import encode_records
+from tasks.labels import run_name
 from tasks.workbench import open_workbench
 
 
-@flow(name="encode", flow_run_name="encode {recipe.dataset.uri}, shard {part}")
+@flow(name="encode", flow_run_name=run_name)
 def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardReport:
     """Make the records of one published shard that are still missing; run twice, it does nothing.
 

@@ -26,6 +26,7 @@ from cogvx.housekeeping.names import name_of
 from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.remarks import duration
 from cogvx.pages.strips import make_strips
+from tasks.assets import tell_asset
 from tasks.labels import dataset_name
 from tasks.progress import is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -67,6 +68,8 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
         Where the page is, empty if there is none this time.
     """
     dataset = _dataset(bench, manifest)
+    facts = {"manifest": manifest.content_digest(), "clips": manifest.count_clips(manifest.clips)}
+    tell_asset(bench.recipe.name, "manifest", facts)
     try:
         champion = _champion(bench, _registry(bench))
     except TransientError as error:

@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from cogvx.evaluation.compare import number, signed
 from cogvx.evaluation.documents import EvaluationReport, Verdict
 from cogvx.evaluation.history import Judgement, Measure, judgement_of
+from tasks.assets import tell_asset
 from tasks.clients.registry import Point, Registry, Version
 from tasks.clients.versions import (
     COMPARISONS_TAG,
@@ -77,6 +78,8 @@ def keep_judgement(
     run = registry.facts_of_runs([version.run_id]).get(version.run_id)
     links = links_of(registry, version, run) or ({"report": page} if page else {})
     show_judgement(f"{version.name} version {version.version}", version.name, judgement, links)
+    facts = {"version": version.version, "verdict": judgement.verdict}
+    tell_asset(version.name, "report", facts, url=links.get("report", ""))
 
 
 def show_judgement(

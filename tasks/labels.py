@@ -23,8 +23,10 @@ _MOST = 60  # characters of a dataset's name that a list has room for
 
 
 def run_name() -> str:
-    """`train ink-style on clips`; for `flow_run_name` of a flow with a recipe."""
-    return _name(runtime.flow_run.flow_name, runtime.flow_run.parameters["recipe"])
+    """`train ink-style on clips`, and which shard; for `flow_run_name` of a flow with a recipe."""
+    parameters = runtime.flow_run.parameters
+    name = _name(runtime.flow_run.flow_name, parameters["recipe"])
+    return f"{name}, shard {parameters['part']}" if "part" in parameters else name
 
 
 def dataset_name(uri: str) -> str:

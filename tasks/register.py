@@ -10,6 +10,7 @@ from cogvx.data.manifest import Manifest
 from cogvx.errors import ConfigError
 from cogvx.evaluation.suite import load_suite
 from cogvx.runs.folder import TrainOutcome
+from tasks.assets import tell_asset
 from tasks.clients.model_card import ModelPage
 from tasks.clients.registry import CHAMPION, Registry, Serving, Version
 from tasks.clients.versions import (
@@ -23,6 +24,7 @@ from tasks.clients.versions import (
 from tasks.code import commit
 from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
+from tasks.history import links_of
 from tasks.labels import label_run
 from tasks.lineage import (
     JUDGED_TAG,
@@ -77,6 +79,8 @@ def register_adapter(bench: Workbench) -> RegisterReport:
     )
     if VERDICT_TAG not in version.tags:
         describe_registered(registry, version, page)
+    facts = {"version": version.version, "run": run, "sha256": outcome.adapter_sha256 or ""}
+    tell_asset(recipe.name, "adapter", facts, url=links_of(registry, version).get("version", ""))
     return RegisterReport(
         name=version.name,
         version=version.version,

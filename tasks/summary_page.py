@@ -1,5 +1,6 @@
 """The page over one retraining, for whoever owns the style: verdict first, read in a minute."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -133,4 +134,4 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return " ".join(text.translate(str.maketrans({c: f"\\{c}" for c in "|_*`<>[]"})).split())
+    return " ".join(re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text).split())

@@ -113,7 +113,7 @@ def test_shards_are_seen_in_prefect(
 ) -> None:
     names = [run["name"] for run in ask(prefect_url, "flow_runs")]
     for number in range(1, 5):
-        assert f"encode {world_clips}, shard {number} of 4" in names
+        assert f"encode tiny on {world_clips.name}, shard {number} of 4" in names
     tables = ask(prefect_url, "artifacts", artifacts={"key": {"any_": ["cache-shards"]}})
     rows = [json.loads(table["data"]) for table in tables if table["type"] == "table"]
     # other tests' shards fail on the same server
