@@ -31,32 +31,44 @@ _LONGEST = 100  # of a model's part in a job's name
 
 @dataclass(frozen=True)
 class Cut:
-    """One shard of one arm: the child that renders it, and its videos' keys by their names."""
+    """One shard of one arm: the child that renders it, and its videos' keys by their names.
+
+    `is_missing` is False where its video is there and only the proof that its adapters act is not.
+    """
 
     child: Child
     keys: Mapping[str, str]
+    is_missing: bool = True
 
 
 def cut_missing(bench: Workbench, arms: "Sequence[Arm]", suite: Suite) -> tuple[Cut, ...]:
     """Shards of the videos that the store lacks: arm after arm, prompt after prompt, seed by seed.
 
+    An arm that lacks none, and was never proved to act, has a shard of one video that is there.
+
     On a pool a shard has at least as many videos as the settings say, where an arm lacks so many;
     in this process there is one for each arm, as each loads the base.
     """
-    from cogvx.evaluation.render import missing_shots, video_key  # noqa: PLC0415 - loads torch
+    from cogvx.evaluation.render import (  # noqa: PLC0415 - loads torch
+        missing_shots,
+        proof_of_arm,
+        video_key,
+    )
     from tasks.measure import setting_of  # noqa: PLC0415
 
     setting, here = setting_of(bench), bench.settings
-    found: list[tuple[GenerateJob, dict[str, str]]] = []
+    found: list[tuple[GenerateJob, dict[str, str], bool]] = []
     for arm in arms:
         missing = missing_shots(arm, suite, setting=setting, store=bench.store)
-        least = here.generate_shard_videos if here.generate_deployment else len(missing)
-        for shots in _parts(missing, least):
+        unproved = not missing and proof_of_arm(arm, setting, bench.store).is_missing
+        wanted = suite.shots[:1] if unproved else missing
+        least = here.generate_shard_videos if here.generate_deployment else len(wanted)
+        for shots in _parts(wanted, least):
             keys = {_name(*shot): video_key(arm, suite, *shot, setting).digest for shot in shots}
-            found.append((_job(bench, arm, suite, shots), keys))
+            found.append((_job(bench, arm, suite, shots), keys, not unproved))
     return tuple(
-        Cut(_child(bench, job, f"{number} of {len(found)}"), keys)
-        for number, (job, keys) in enumerate(found, start=1)
+        Cut(_child(bench, job, f"{number} of {len(found)}"), keys, is_missing)
+        for number, (job, keys, is_missing) in enumerate(found, start=1)
     )
 
 

@@ -16,6 +16,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cogvx.errors import IntegrityError
+from cogvx.evaluation.proof import Proof, proof_of
 from cogvx.inference.choices import used_adapters
 from cogvx.inference.job import GenerateJob
 from cogvx.inference.provenance import Provenance, describe_video, write_provenance
@@ -38,6 +39,7 @@ from tasks.settings import settings
 from tasks.workbench import code_version, device_of, published, put
 
 if TYPE_CHECKING:
+    from cogvx.inference.batch import AdapterAtWeight
     from cogvx.inference.session import Session
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> V
         SILENT,
         Failed,
         Hooks,
+        try_mix,
         try_videos,
     )
 
@@ -82,13 +85,21 @@ def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> V
     suffix = "" if part == "1 of 1" else f" of shard {part}"
     progress = Progress(f"generate videos{suffix}", "videos", logger)
     failed = []
+
+    def open_session() -> "Session":
+        return ready.open_session(device_of(here), near)
+
+    proof = _proof_of(ready, store) if for_evaluation else None
+    hooks = Hooks(videos=progress, mix=SILENT.mix if proof is None else _prover(ready, proof))
+    if proof is not None and not left and proof.is_missing:
+        try_mix(open_session, _mix_of(ready), engine=ready.engine, hooks=hooks)
     videos = try_videos(
-        lambda: ready.open_session(device_of(here), near),
+        open_session,
         [shot.wanted for shot in left],
         engine=ready.engine,
         store=near,
         work=here.work / "videos",
-        hooks=Hooks(videos=progress, mix=_proof(ready) if for_evaluation else SILENT.mix),
+        hooks=hooks,
     )
     for video in videos:
         shot = left[video.number]
@@ -147,12 +158,27 @@ def settle_videos(work: VideoWork, ended: Sequence[Ended[VideoShardReport]]) -> 
     )
 
 
-def _proof(ready: Ready) -> "Callable[[Session, Weights], None]":
-    """What is asked of an arm's adapters before they are used."""
+def _mix_of(ready: Ready) -> "tuple[AdapterAtWeight, ...]":
+    """The adapters of an evaluation's shard, which is of one arm."""
+    return ready.shots[0].wanted.adapters
+
+
+def _proof_of(ready: Ready, store: ObjectStore) -> Proof:
+    mix = ((adapter.sha256, adapter.weight) for adapter in _mix_of(ready))
+    return proof_of(mix, ready.engine, store=store)
+
+
+def _prover(ready: Ready, proof: Proof) -> "Callable[[Session, Weights], None]":
+    """What is asked of an arm's adapters before they are used, and kept when it holds."""
     from cogvx.evaluation.canary import require_effect  # noqa: PLC0415 - loads torch
 
     arm = " and ".join(found.name for found in ready.adapters)
-    return lambda session, weights: require_effect(session, weights, arm)
+
+    def prove(session: "Session", weights: Weights) -> None:
+        require_effect(session, weights, arm)
+        proof.keep()
+
+    return prove
 
 
 def _deliver(source: Path, shot: Shot, ready: Ready, store: ObjectStore, work: Path) -> None:

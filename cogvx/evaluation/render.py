@@ -14,10 +14,11 @@ import numpy as np
 
 from cogvx.errors import DataError, IntegrityError
 from cogvx.evaluation.canary import require_effect
+from cogvx.evaluation.proof import Proof, proof_of
 from cogvx.evaluation.suite import PromptConfig, Suite
-from cogvx.inference.batch import AdapterAtWeight, Failed, Hooks, Wanted, try_videos
+from cogvx.inference.batch import AdapterAtWeight, Failed, Hooks, Wanted, try_mix, try_videos
 from cogvx.inference.image import load_image
-from cogvx.inference.request import Request, Sampling
+from cogvx.inference.request import Request, Sampling, Weights
 from cogvx.inference.session import Session
 from cogvx.inference.video_key import Engine, VideoKey, path_of
 from cogvx.mp4 import read_mp4
@@ -116,27 +117,40 @@ def render_arm(
 
     Returns:
         One entry per prompt and seed. Of an adapter that is refused (no effect, another base's) no
-        video is rendered, and those that were there before are brought.
+        video is rendered; where that was never looked at before, those that are there do not count.
     """
     missing = missing_shots(arm, suite, setting=setting, store=store)
     wanted = [_wanted(arm, suite, *shot, setting) for shot in missing]
     keys = [each.key(setting.engine).digest for each in wanted]
     whys: dict[str, str] = {}
     at_hand = suite.videos - len(missing)
-    hooks = Hooks(
-        videos=lambda done, _total: on_progress(at_hand + done, suite.videos),
-        mix=lambda session, weights: require_effect(session, weights, arm.name),
-    )
+    proof = proof_of_arm(arm, setting, store)
+
+    def prove(session: Session, weights: Weights) -> None:
+        require_effect(session, weights, arm.name)
+        proof.keep()
+
+    hooks = Hooks(videos=lambda done, _total: on_progress(at_hand + done, suite.videos), mix=prove)
     videos = try_videos(
         open_session, wanted, engine=setting.engine, store=store, work=work, hooks=hooks
     )
     try:
+        if not wanted and proof.is_missing:
+            try_mix(open_session, arm.adapters, engine=setting.engine, hooks=hooks)
         for video in videos:
             if isinstance(video, Failed):
                 whys[video.key.digest] = str(video.error)
     except IntegrityError as error:  # of the adapter, not of one video
-        whys = dict.fromkeys(keys, str(error))
+        shots = missing or suite.shots
+        refused = [video_key(arm, suite, *shot, setting).digest for shot in shots]
+        whys = dict.fromkeys(refused, str(error))
     return find_footage(arm, suite, setting=setting, store=store, work=work, fresh=keys, whys=whys)
+
+
+def proof_of_arm(arm: Arm, setting: Setting, store: ObjectStore) -> Proof:
+    """The proof that an arm's adapters act, whether somebody has proved it or not."""
+    adapters = ((adapter.sha256, adapter.weight) for adapter in arm.adapters)
+    return proof_of(adapters, setting.engine, store=store)
 
 
 def missing_shots(
@@ -163,12 +177,12 @@ def find_footage(
     """Bring what the store has of an arm to this machine; nothing is rendered.
 
     By their keys, `fresh` are those that were missing before, and `whys` the reasons for those that
-    still are.
+    still are, or that do not count.
     """
     videos, unmade = [], []
     for prompt, seed in suite.shots:
         key = video_key(arm, suite, prompt, seed, setting)
-        if store.info(key.path) is None:
+        if key.digest in whys or store.info(key.path) is None:
             why = whys.get(key.digest, "it is gone from the store; evaluate again")
             unmade.append(Unmade(prompt.id, seed, key.digest, why))
         else:

@@ -167,6 +167,25 @@ def try_videos(
         batch.close()
 
 
+def try_mix(
+    open_session: "Callable[[], Session]",
+    adapters: tuple[AdapterAtWeight, ...],
+    *,
+    engine: Engine,
+    hooks: Hooks,
+) -> None:
+    """Attach adapters as for their videos, so that `hooks.mix` sees them, and generate nothing.
+
+    Raises:
+        IntegrityError: An adapter is not for this base, or the hook refuses it.
+    """
+    batch = _Batch(open_session, engine, hooks)
+    try:
+        batch.session_with(adapters)
+    finally:
+        batch.close()
+
+
 def _keep(rgb_fhwc: np.ndarray, key: VideoKey, store: ObjectStore, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     # A folder of its own: another process of this home may be keeping the same video.

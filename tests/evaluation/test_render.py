@@ -7,9 +7,19 @@ import pytest
 from PIL import Image
 
 from cogvx.evaluation.canary import require_effect
-from cogvx.evaluation.render import Arm, _request, remove_damaged, render_arm, video_key
+from cogvx.evaluation.proof import proof_of
+from cogvx.evaluation.render import (
+    Arm,
+    _request,
+    _wanted,
+    proof_of_arm,
+    remove_damaged,
+    render_arm,
+    video_key,
+)
 from cogvx.evaluation.scores import Scores
 from cogvx.evaluation.scoring import score_arm
+from cogvx.inference.batch import Made, try_videos
 from cogvx.mp4 import read_mp4
 from cogvx.store import LocalStore, MemoryStore
 
@@ -46,7 +56,7 @@ def test_a_new_challenger_renders_exactly_its_own_arm(
     before = set(store.objects)
     for arm in (Arm("base"), one, two):
         render(counted, arm, toy_suite, toy_setting, store, tmp_path)
-    new = set(store.objects) - before
+    new = {key for key in set(store.objects) - before if key.startswith("videos/")}
     assert len(new) == WANTED
     assert new == {
         video_key(two, toy_suite, prompt, seed, toy_setting).path
@@ -195,6 +205,60 @@ def test_an_adapter_that_changes_nothing_is_found_before_any_video(
     session = counted()
     session.attach("adapter0", idle_adapter.path)  # the name is free again
     session.detach("adapter0")
+
+
+def generated_for_a_person(counted, arm, suite, setting, store, work):
+    """The videos of a suite, made without looking whether the adapters act."""
+    wanted = [_wanted(arm, suite, *shot, setting) for shot in suite.shots]
+    made = try_videos(counted, wanted, engine=setting.engine, store=store, work=work)
+    assert all(isinstance(each, Made) for each in made)
+
+
+def test_videos_that_a_person_made_count_when_their_adapter_is_proved(
+    counted, toy_suite, toy_setting, toy_adapters, tmp_path
+):
+    store, arm = MemoryStore(), Arm("challenger v1", (toy_adapters[0],))
+    generated_for_a_person(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    opened = counted.opened
+    videos = render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    assert [video.fresh for video in videos] == [False] * WANTED
+    assert counted.opened == opened + 1
+    assert not proof_of_arm(arm, toy_setting, store).is_missing
+    render(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    assert counted.opened == opened + 1
+
+
+def test_videos_that_a_person_made_with_an_adapter_without_effect_do_not_count(
+    counted, toy_suite, toy_setting, idle_adapter, tmp_path
+):
+    store, arm = MemoryStore(), Arm("challenger v1", (idle_adapter,))
+    generated_for_a_person(counted, arm, toy_suite, toy_setting, store, tmp_path)
+    footage = render_arm(counted, arm, toy_suite, setting=toy_setting, store=store, work=tmp_path)
+    assert footage.videos == ()
+    assert {"its adapter changes nothing" in each.why for each in footage.unmade} == {True}
+    assert len(footage.unmade) == WANTED
+    assert proof_of_arm(arm, toy_setting, store).is_missing
+
+
+def test_a_proof_is_of_this_base_these_files_and_these_weights(toy_setting, toy_adapters):
+    store = MemoryStore()
+    (one, two), engine = toy_adapters, toy_setting.engine
+
+    def path(*adapters, engine=engine):
+        return proof_of(adapters, engine, store=store).path
+
+    plain = path((one.sha256, 1.0))
+    assert path((one.sha256, 1), (two.sha256, 0.0)) == plain
+    others = [
+        path((one.sha256, 0.5)),
+        path((two.sha256, 1.0)),
+        path((one.sha256, 1.0), (two.sha256, 1.0)),
+        path((one.sha256, 1.0), engine=replace(engine, base_fingerprint="f" * 64)),
+        path((one.sha256, 1.0), engine=replace(engine, dtype="bfloat16")),
+    ]
+    assert len({plain, *others}) == 6
+    assert path() is None
+    assert path((one.sha256, 0.0)) is None
 
 
 def test_the_canary_leaves_the_base_as_it_was(counted, toy_suite, toy_setting, toy_adapters):
