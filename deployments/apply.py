@@ -1,23 +1,29 @@
-"""Make work pools and deployments of what runs in shards: `python -m deployments.apply`.
+"""Bring a Prefect server to what a catalog says; done twice, the second time does nothing."""
 
-On the server that PREFECT_API_URL names; run again, it brings deployments up to date and leaves
-pools alone that are there. A worker needs this project installed; its settings are its own.
-"""
-
+from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
-import typer
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectNotFound
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.events.schemas.automations import AutomationCore
 from prefect.utilities.callables import parameter_schema
-from prefect.workers.process import ProcessWorker
 
+from deployments.catalog_sections import DEFAULT_QUEUE, PoolConfig
+from deployments.documents import MADE_HERE, PULL_STEPS, SLUG, VERSION, schedule_of
+from deployments.plan import Change, compare, is_change
+from deployments.reactions import AutomationRow
+from deployments.rows import DeploymentRow, Desired, LimitRow, PoolRow, flow_of, pool_row
+from deployments.server import Found, Seen, asking_for, read_server
 from flows.encode import encode_shard
-from flows.generate import generate_shard
-from flows.promote import promote
-from flows.train import train
 from tasks.settings import EVERYWHERE
 
 POOL = "gpu-cache"
@@ -26,54 +32,189 @@ GENERATE_POOL = "gpu-eval"
 PEOPLE_POOL = "cpu"
 
 
+def apply_catalog(client: SyncPrefectClient, desired: Desired) -> tuple[Change, ...]:
+    """Do what `deployments.plan.changes` says; returns what was done and what is reported.
+
+    Raises:
+        ConfigError: The server cannot become this; nothing was changed.
+        TransientError: The server did not answer; done again, it goes on.
+    """
+    found = read_server(client, desired)
+    plan = compare(found, desired)
+    maker = _Maker(client, desired, found)
+    for change in filter(is_change, plan):
+        with asking_for(f"{change.kind} {change.name}"):
+            maker.do(change)
+    return plan
+
+
 def apply(
     client: SyncPrefectClient, flow: Flow[..., Any] = encode_shard, *, pool: str = POOL
 ) -> str:
-    """Make or update a pool and the deployment on it; returns the name for the settings."""
-    try:
-        client.read_work_pool(pool)
-    except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(
-            WorkPoolCreate(name=pool, type=ProcessWorker.type, base_job_template=template)
-        )
-    client.create_deployment(
-        flow_id=client.create_flow(flow),
+    """One flow on one pool of processes, beside any catalog; returns the deployment's name."""
+    row = DeploymentRow(
+        flow=flow.name,
         name=pool,
-        work_pool_name=pool,
-        # A module rather than a file: found wherever the project is installed.
         entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
-        # Runs in the worker's own folder. Without a step Prefect would copy that folder first.
-        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "."}}],
-        # The variable `command` stays unset: it would change how a cancelled run is stopped.
+        pool=pool,
+        tags=(),
         job_variables={"working_dir": ".", "env": EVERYWHERE},
-        parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
-        enforce_parameter_schema=True,
-        description=flow.description,
     )
-    return f"{flow.name}/{pool}"
+    rows = Desired(
+        pools=(pool_row(pool, PoolConfig()),), limits=(), deployments=(row,), automations=()
+    )
+    found = read_server(client, rows)
+    maker = _Maker(client, rows, found)
+    if pool not in found.pools:
+        maker.do(Change("+", "pool", pool))
+    maker.do(Change("~", "deployment", row.full_name))
+    return row.full_name
 
 
-def main() -> None:
-    """Apply to the server of this environment, and say what to do next."""
-    with get_client(sync_client=True) as client:
-        encode = apply(client)
-        generate = apply(client, generate_shard, pool=GENERATE_POOL)
-        teach = apply(client, train, pool=TRAIN_POOL)
-        ask = apply(client, promote, pool=PEOPLE_POOL)
-        typer.echo(f"applied {encode}, {teach}, {generate} and {ask} to {client.api_url}")
-    for pool in (POOL, TRAIN_POOL, GENERATE_POOL):
-        typer.echo(
-            f"start workers:  prefect worker start --pool {pool} --limit 1   # 1 for each GPU"
+class _Maker:
+    """Makes, changes and removes single things, as their rows say."""
+
+    def __init__(self, client: SyncPrefectClient, desired: Desired, found: Found) -> None:
+        self._client = client
+        self._found = found
+        self._rows: dict[tuple[str, str], Any] = {
+            **{("pool", row.name): row for row in desired.pools},
+            **{("limit", row.name): row for row in desired.limits},
+            **{("deployment", row.full_name): row for row in desired.deployments},
+            **{("automation", row.name): row for row in desired.automations},
+        }
+        self._seen: Mapping[str, Mapping[str, Seen]] = {
+            "pool": found.pools,
+            "limit": found.limits,
+            "deployment": found.deployments,
+            "automation": found.automations,
+        }
+        self._deployments = {name: seen.id for name, seen in found.deployments.items()}
+
+    def do(self, change: Change) -> None:
+        """Carry out one change."""
+        seen = self._seen[change.kind].get(change.name)
+        if change.sign == "-":
+            assert seen is not None  # only what was found can be surplus
+            self._remove(change, seen.id)
+            return
+        row = self._rows[change.kind, change.name]
+        match row:
+            case PoolRow():
+                self._pool(row, seen)
+            case LimitRow():
+                self._limit(row, seen)
+            case DeploymentRow():
+                self._deployments[row.full_name] = self._deployment(row, seen)
+            case AutomationRow():
+                self._automation(row, seen)
+
+    def _remove(self, change: Change, number: UUID) -> None:
+        if change.kind == "automation":
+            self._client.delete_automation(number)
+        elif change.kind == "deployment":
+            self._client.delete_deployment(number)
+        elif change.kind == "limit":
+            self._client.delete_global_concurrency_limit_by_name(change.name)
+
+    def _pool(self, row: PoolRow, seen: Seen | None) -> None:
+        plain: dict[str, Any] = {
+            "description": MADE_HERE,
+            "base_job_template": row.template,
+            "concurrency_limit": row.concurrency,
+        }
+        if seen is None:
+            self._client.create_work_pool(WorkPoolCreate(name=row.name, type=row.type, **plain))
+        else:
+            self._client.update_work_pool(row.name, WorkPoolUpdate(**plain))
+        self._queues(row)
+
+    def _queues(self, row: PoolRow) -> None:
+        there = {q.name: q for q in self._client.read_work_queues(work_pool_name=row.name)}
+        # In rising order: a priority that is taken pushes the others down, never those above.
+        for name, (priority, most) in sorted(row.queues.items(), key=lambda item: item[1][0]):
+            path = f"/work_pools/{row.name}/queues"
+            plain = {"priority": priority, "concurrency_limit": most, "description": MADE_HERE}
+            if name in there:
+                self._send("PATCH", f"{path}/{name}", plain)
+            else:
+                self._send("POST", path, {"name": name, **plain})
+        for name, queue in there.items():
+            if name in row.queues or queue.description != MADE_HERE:
+                continue
+            path = f"/work_pools/{row.name}/queues/{name}"
+            if name == DEFAULT_QUEUE:  # cannot be removed; what it is from now on is not ours
+                self._send("PATCH", path, {"description": "", "concurrency_limit": None})
+            else:
+                self._send("DELETE", path, None)
+
+    def _send(self, method: str, path: str, document: Mapping[str, Any] | None) -> None:
+        """A request for which Prefect's client has no call."""
+        self._client.request(method, path, json=document).raise_for_status()  # type: ignore[arg-type]
+
+    def _limit(self, row: LimitRow, seen: Seen | None) -> None:
+        if seen is None:
+            limit = GlobalConcurrencyLimitCreate(name=row.name, limit=row.slots, active=True)
+            self._client.create_global_concurrency_limit(limit)
+        else:
+            update = GlobalConcurrencyLimitUpdate(limit=row.slots, active=True)
+            self._client.update_global_concurrency_limit(row.name, update)
+
+    def _deployment(self, row: DeploymentRow, seen: Seen | None) -> UUID:
+        """Make it, or overwrite it: Prefect knows it by flow and name, and keeps its runs."""
+        flow = flow_of(row.entrypoint)
+        schedules = []
+        if row.schedule is not None:
+            active = seen is None or not seen.is_off
+            schedule = schedule_of(row)
+            schedules = [DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)]
+        return self._client.create_deployment(
+            flow_id=self._client.create_flow(flow),
+            name=row.name,
+            version=VERSION,
+            schedules=schedules,
+            concurrency_limit=row.limit,
+            concurrency_options=_options(row),
+            parameters=dict(row.parameters),
+            description=flow.description,
+            work_queue_name=row.queue,
+            work_pool_name=row.pool,
+            tags=list(row.tags),
+            entrypoint=row.entrypoint,
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+            # Not said where a person paused it: then it stays as it is.
+            paused=None if seen is not None and seen.is_paused and not row.paused else row.paused,
+            pull_steps=PULL_STEPS,
+            enforce_parameter_schema=True,
+            job_variables=dict(row.job_variables),
         )
-    # Without a limit: a worker that has one may fail when a suspended run comes back at once.
-    typer.echo(f"                prefect worker start --pool {PEOPLE_POOL}   # no GPU")
-    typer.echo(f"use them:       COGVX_ENCODE_DEPLOYMENT={encode} cogvx cache RECIPE")
-    typer.echo(
-        f"                COGVX_GENERATE_DEPLOYMENT={generate} cogvx generate --into-store NAME"
-    )
-    typer.echo(f"                COGVX_PROMOTE_DEPLOYMENT={ask} cogvx retrain RECIPE")
+
+    def _automation(self, row: AutomationRow, seen: Seen | None) -> None:
+        action = dict(row.action)
+        if "deployment" in action:
+            action["deployment_id"] = self._deployments[action.pop("deployment")]
+        if "block" in action:
+            action["block_document_id"] = self._found.blocks[action.pop("block")]
+        kept = seen is not None and seen.is_paused and row.enabled
+        core = AutomationCore.model_validate(
+            {
+                "name": row.name,
+                "description": row.description,
+                "enabled": False if kept else row.enabled,
+                "trigger": row.trigger,
+                "actions": [action],
+            }
+        )
+        if seen is not None:
+            self._client.update_automation(seen.id, core)
+            return
+        if row.owner is not None:
+            # `prefect deploy` replaces what the deployment owns; so it finds this one, too.
+            core.owner_resource = f"prefect.deployment.{self._deployments[row.owner]}"
+        self._client.create_automation(core)
 
 
-if __name__ == "__main__":
-    main()
+def _options(row: DeploymentRow) -> ConcurrencyOptions | None:
+    if row.collision is None:
+        return None
+    return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(row.collision))

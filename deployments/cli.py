@@ -1,7 +1,10 @@
 """The command `cogvx`: that of `flows.cli`, and what puts it to work on Prefect's server."""
 
-from cogvx.__main__ import guarded
-from flows.cli import app
+import flows.cli  # noqa: F401 - adds its commands
+from cogvx.__main__ import app, guarded
+from deployments import deploy_cli
+
+app.command()(deploy_cli.deploy)
 
 
 def main() -> None:

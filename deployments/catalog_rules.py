@@ -1,0 +1,169 @@
+"""Rules between the sections of a catalog, and those of schedules, pools and their environments."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from prefect.client.schemas.schedules import CronSchedule
+from pydantic import ValidationError
+
+from cogvx.errors import Problem
+from deployments.catalog_sections import (
+    DEFAULT_QUEUE,
+    PlacesConfig,
+    PoolConfig,
+    RecipeConfig,
+    RetentionConfig,
+    ZombiesConfig,
+)
+from tasks.settings import HEARTBEAT_SECONDS
+
+# Prefect's workers for processes and containers kill after 30 s; it cannot be configured.
+FIXED_GRACE_SECONDS = 30
+# For the supervisor, and for Prefect to write down the end.
+MARGIN_SECONDS = 10
+# Limits have no tags on Prefect's server, so their names are the mark of what was made here.
+LIMIT_MARK = "cogvx-"
+SLOTS = "COGVX_GPU_SLOTS"
+STOP = "COGVX_STOP_SECONDS"
+_SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|AUTH|KEY|PAT)(_|$)")
+_LEAST_HEARTBEATS = 3
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds what nobody should read."""
+    return _SECRET.search(name.upper()) is not None
+
+
+def grace_seconds(pool: PoolConfig) -> int:
+    """How long a run of the pool that is stopped has before it is killed."""
+    if pool.type != "kubernetes":
+        return FIXED_GRACE_SECONDS
+    return pool.grace_seconds or int(pool.stop_seconds) + 2 * MARGIN_SECONDS
+
+
+def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
+    """What Prefect cannot read of a schedule."""
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        wrong = {str(detail["loc"][0]) for detail in error.errors()}
+    else:
+        return []
+    problems = []
+    if "cron" in wrong:
+        use = 'use minute, hour, day, month and weekday, as "0 3 * * *"'
+        problems.append(Problem(f"{where}.cron", cron, "is no cron expression", use))
+    if "timezone" in wrong:
+        use = 'use a name of the tz database, as "Europe/Berlin"'
+        problems.append(Problem(f"{where}.timezone", timezone, "is no time zone", use))
+    return problems
+
+
+def pool_problems(where: str, pool: PoolConfig, limits: Mapping[str, int]) -> Iterator[Problem]:
+    """What a pool cannot be: of another type's settings, too impatient, or full of secrets."""
+    yield from _type_problems(where, pool)
+    if pool.stop_seconds + (MARGIN_SECONDS if pool.type == "kubernetes" else 0) > grace_seconds(
+        pool
+    ):
+        yield _impatience(where, pool)
+    taken = Counter(queue.priority for queue in pool.queues.values())
+    for name, queue in pool.queues.items():
+        if taken[queue.priority] > 1:
+            place = f"{where}.queues.{name}.priority"
+            yield Problem(place, queue.priority, "is another queue's, too", "use another number")
+    for name, value in pool.env.items():
+        yield from _env_problems(f"{where}.env.{name}", name, value, limits)
+
+
+def _type_problems(where: str, pool: PoolConfig) -> Iterator[Problem]:
+    """Settings that workers of this type have no use for."""
+    only = {
+        "image": ("docker", "kubernetes"),
+        "shm": ("docker", "kubernetes"),
+        "memory": ("docker", "kubernetes"),
+        "cpu": ("kubernetes",),
+        "tolerations": ("kubernetes",),
+        "node_selector": ("kubernetes",),
+        "grace_seconds": ("kubernetes",),
+    }
+    for name, types in only.items():
+        if pool.type not in types and getattr(pool, name):
+            use = f"it is for {' and '.join(types)} only: remove it"
+            yield Problem(f"{where}.{name}", None, f'means nothing in a "{pool.type}" pool', use)
+    if pool.type != "process" and pool.image is None:
+        yield Problem(f"{where}.image", None, "is missing", "name one with this project installed")
+
+
+def _impatience(where: str, pool: PoolConfig) -> Problem:
+    if pool.type != "kubernetes":
+        wrong = f"is more than the {FIXED_GRACE_SECONDS} s after which Prefect's worker kills"
+        use = f"use at most {FIXED_GRACE_SECONDS}"
+        return Problem(f"{where}.stop_seconds", pool.stop_seconds, wrong, use)
+    least = int(pool.stop_seconds) + MARGIN_SECONDS
+    wrong = f"is not {MARGIN_SECONDS} s more than stop_seconds = {pool.stop_seconds:g}"
+    return Problem(f"{where}.grace_seconds", pool.grace_seconds, wrong, f"use at least {least}")
+
+
+def _env_problems(
+    where: str, name: str, value: str, limits: Mapping[str, int]
+) -> Iterator[Problem]:
+    if is_secret(name):
+        use = "put it into the workers' own environment"
+        yield Problem(where, None, "would be readable in Prefect's pages", use)
+    elif name == STOP:
+        yield Problem(where, value, "has a setting of its own", "use stop_seconds")
+    elif name == SLOTS and value not in limits:
+        use = f"known: {', '.join(limits)}" if limits else "add it to [limits]"
+        yield Problem(where, value, "is no limit of this catalog", use)
+
+
+def place_problems(
+    rows: Mapping[int, RecipeConfig],
+    retention: RetentionConfig | None,
+    *,
+    known: Iterable[str],
+    pools: Mapping[str, PoolConfig],
+) -> Iterator[Problem]:
+    """Schedules that cannot be read; pools and queues that are not there.
+
+    `known` are the names of all pools, `pools` those that could be read.
+    """
+    names = list(known)
+    for role, pool in _places(PlacesConfig()):
+        if pool not in names:
+            use = f"add [pools.{pool}]: {role} runs there where a recipe says nothing else"
+            yield Problem(f"pools.{pool}", None, "is missing", use)
+    for index, row in rows.items():
+        where = f"recipes[{index}]"
+        if row.cron is not None:
+            yield from schedule_problems(row.cron, row.timezone, where)
+        for role, pool in _places(row.places):
+            if pool not in names and role in row.places.model_fields_set:
+                yield _unknown_pool(f"{where}.places.{role}", pool, names)
+        parent = pools.get(row.places.parent)
+        if parent is not None and row.queue not in {DEFAULT_QUEUE, *parent.queues}:
+            use = f"add [pools.{row.places.parent}.queues.{row.queue}]"
+            yield Problem(f"{where}.queue", row.queue, "is no queue of its pool", use)
+    if retention is not None:
+        yield from schedule_problems(retention.cron, retention.timezone, "retention")
+        if retention.pool not in names and "pool" in retention.model_fields_set:
+            yield _unknown_pool("retention.pool", retention.pool, names)
+
+
+def zombie_problems(zombies: ZombiesConfig) -> list[Problem]:
+    """A window in which healthy runs would be called dead."""
+    least = _LEAST_HEARTBEATS * HEARTBEAT_SECONDS
+    if zombies.within_seconds >= least:
+        return []
+    wrong = f"is less than {_LEAST_HEARTBEATS} heartbeats of {HEARTBEAT_SECONDS} s"
+    value = zombies.within_seconds
+    return [Problem("zombies.within_seconds", value, wrong, f"use at least {least}")]
+
+
+def _places(places: PlacesConfig) -> list[tuple[str, str]]:
+    return [(role, getattr(places, role)) for role in PlacesConfig.model_fields]
+
+
+def _unknown_pool(where: str, pool: str, names: list[str]) -> Problem:
+    return Problem(where, pool, "is no pool of this catalog", f"known: {', '.join(names)}")

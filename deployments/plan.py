@@ -1,0 +1,204 @@
+"""What would have to change at a server to make it what a catalog says.
+
+What people changed by hand is put back. What they paused stays paused, and is reported.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefect.client.orchestration import SyncPrefectClient
+
+from cogvx.errors import ConfigError, Problem
+from deployments.catalog_rules import is_secret
+from deployments.documents import (
+    Document,
+    automation_document,
+    deployment_document,
+    pool_document,
+)
+from deployments.rows import Desired
+from deployments.server import Found, Seen, read_server
+
+Sign = Literal["+", "~", "-", "!"]
+Kind = Literal["pool", "limit", "deployment", "automation"]
+Fields = tuple[tuple[str, str, str], ...]
+
+ABSENT = "none"
+"""How a value is shown that is not there."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is to be added (+), changed (~), removed (-), or only reported (!).
+
+    `fields` are (field, old, new) as text; `note` says what is reported.
+    """
+
+    sign: Sign
+    kind: Kind
+    name: str
+    fields: Fields = ()
+    note: str = ""
+
+
+def changes(client: SyncPrefectClient, desired: Desired) -> tuple[Change, ...]:
+    """What applying these rows would do to the server; changes nothing.
+
+    Raises:
+        ConfigError: The server cannot become this, with all reasons.
+        TransientError: The server did not answer.
+    """
+    return compare(read_server(client, desired), desired)
+
+
+def compare(found: Found, desired: Desired) -> tuple[Change, ...]:
+    """As `changes`, of what was found: in the order in which it can be done.
+
+    Raises:
+        ConfigError: The server cannot become this, with all reasons.
+    """
+    documents: dict[Kind, tuple[Mapping[str, Seen], dict[str, Document]]] = {
+        "pool": (found.pools, {row.name: pool_document(row) for row in desired.pools}),
+        "limit": (
+            found.limits,
+            {row.name: {"slots": row.slots, "active": True} for row in desired.limits},
+        ),
+        "deployment": (
+            found.deployments,
+            {row.full_name: deployment_document(row) for row in desired.deployments},
+        ),
+        "automation": (
+            found.automations,
+            {row.name: automation_document(row) for row in desired.automations},
+        ),
+    }
+    _require_possible(found, desired)
+    wanted = [
+        change for kind, (there, rows) in documents.items() for change in _wanted(kind, there, rows)
+    ]
+    surplus = [
+        change
+        for kind, (there, rows) in reversed(documents.items())
+        for change in _surplus(kind, there, rows)
+    ]
+    return (*wanted, *surplus)
+
+
+def is_change(change: Change) -> bool:
+    """Whether applying does something; reports are for people."""
+    return change.sign != "!"
+
+
+def differences(old: Document, new: Document) -> Fields:
+    """The fields in which two documents differ, each as text; secrets are not shown."""
+    before, after = dict(_leaves("", old)), dict(_leaves("", new))
+    return tuple(
+        (field, _shown(field, before.get(field)), _shown(field, after.get(field)))
+        for field in dict.fromkeys([*after, *before])
+        if before.get(field) != after.get(field)
+    )
+
+
+def _require_possible(found: Found, desired: Desired) -> None:
+    problems = [
+        Problem(
+            f"pools.{row.name}.type",
+            row.type,
+            f'is "{found.pools[row.name].document["type"]}" at the server, which never changes',
+            "give the pool another name, or delete it there",
+        )
+        for row in desired.pools
+        if row.name in found.pools and found.pools[row.name].document["type"] != row.type
+    ]
+    problems += [
+        Problem("notify.block", block, "is no block of this server", "make it in Prefect's pages")
+        for row in desired.automations
+        if (block := row.action.get("block")) is not None and block not in found.blocks
+    ]
+    if problems:
+        raise ConfigError("this server cannot become what the catalog says", problems)
+
+
+def _wanted(
+    kind: Kind, there: Mapping[str, Seen], rows: Mapping[str, Document]
+) -> Iterator[Change]:
+    for name, row in rows.items():
+        seen = there.get(name)
+        if seen is None:
+            yield Change("+", kind, name, differences({}, row))
+            continue
+        if fields := differences(seen.document, _left_resting(seen, row)):
+            yield Change("~", kind, name, fields)
+        if note := _rests(kind, seen, row):
+            yield Change("!", kind, name, note=note)
+
+
+def _left_resting(seen: Seen, row: Document) -> Document:
+    """The row, but for what a person paused."""
+    if not seen.is_paused or _pauses(row):
+        return row
+    same = {key: seen.document[key] for key in ("paused", "enabled") if key in row}
+    return {**row, **same}
+
+
+def _rests(kind: Kind, seen: Seen, row: Document) -> str:
+    """What a person paused and the catalog does not."""
+    if seen.is_paused and not _pauses(row):
+        verb = "disabled" if kind == "automation" else "paused"
+        return f"was {verb} by hand, and stays so; resume it there"
+    if seen.is_off:
+        return "has a schedule that was paused by hand, and stays so; resume it there"
+    return ""
+
+
+def _pauses(row: Document) -> bool:
+    """Whether the catalog itself wants it paused."""
+    return row.get("paused") is True or row.get("enabled") is False
+
+
+def _surplus(
+    kind: Kind, there: Mapping[str, Seen], rows: Mapping[str, Document]
+) -> Iterator[Change]:
+    for name, seen in there.items():
+        if name in rows or not seen.is_ours:
+            continue
+        if kind == "pool":
+            note = f"is in no row; its runs would be lost, so delete it by hand: {_delete(name)}"
+            yield Change("!", kind, name, note=note)
+        else:
+            yield Change("-", kind, name)
+
+
+def _delete(pool: str) -> str:
+    return f'`prefect work-pool delete "{pool}"`'
+
+
+def _leaves(place: str, value: object) -> Iterator[tuple[str, Any]]:
+    """The plain values of a document by their place; lists are one value."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{place}.{key}" if place else str(key), inner)
+    elif value is not None and value != {}:
+        yield place, _plain(value)
+
+
+def _plain(value: object) -> Any:
+    """As it comes back from a server: JSON has neither tuples nor two kinds of numbers."""
+    return json.loads(json.dumps(value))
+
+
+def _shown(field: str, value: object) -> str:
+    if value is None:
+        return ABSENT
+    if ".env." in f".{field}" and is_secret(field.rpartition(".env.")[2]):
+        return "***"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def count(plan: Iterable[Change]) -> str:
+    """A plan in one line."""
+    signs = [change.sign for change in plan]
+    words = {"+": "to add", "~": "to change", "-": "to remove"}
+    return ", ".join(f"{signs.count(sign)} {word}" for sign, word in words.items() if sign in signs)

@@ -1,0 +1,140 @@
+"""What Prefect's server does by itself when something happens: its automations.
+
+Clips arrived: retrain. A run fell silent: call it crashed. A run ended badly: tell people.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.catalog import Catalog, CatalogRecipe
+from tasks.arrivals import ARRIVED, dataset_resource
+
+MARK = "cogvx: "
+"""Every automation's name begins with it; one that does and is in no row is removed."""
+PAUSED = "; paused in the catalog."
+"""How the description of an automation ends that the catalog disabled, and not a person."""
+TOP_TAG = "cogvx:top"
+"""On runs that no other run waits for: people are told of their ends."""
+
+# Every flow of this project, as heartbeats name them; a run of another is left in peace, since
+# its heart may beat more slowly.
+FLOWS = (
+    "cache",
+    "encode",
+    "evaluate",
+    "generate",
+    "generate-shard",
+    "measure-shard",
+    "promote",
+    "register",
+    "retrain",
+    "train",
+    "watch",
+)
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+# After these nobody waits for a heartbeat; a run that is suspended waits for a person, and one
+# that will be retried has no process meanwhile.
+_QUIET = (
+    "AwaitingRetry",
+    "Cancelled",
+    "Completed",
+    "Crashed",
+    "Failed",
+    "Suspended",
+    "TimedOut",
+)
+
+
+@dataclass(frozen=True)
+class AutomationRow:
+    """One automation: `trigger` as Prefect's event trigger takes it, and one action.
+
+    The action names a deployment or a block, as ids differ between servers; `owner` is the
+    deployment that it starts, without which it has no meaning.
+    """
+
+    name: str
+    description: str
+    trigger: Mapping[str, Any]
+    action: Mapping[str, Any]
+    enabled: bool = True
+    owner: str | None = None
+
+
+def automations(catalog: Catalog) -> tuple[AutomationRow, ...]:
+    """The automations of a catalog."""
+    rows = [_arrival(one) for one in catalog.recipes if one.row.on_arrival]
+    rows.append(_zombies(catalog.zombies.within_seconds))
+    if catalog.notify is not None:
+        rows.append(_notify(catalog.notify.block, catalog.notify.on))
+    return tuple(rows)
+
+
+def _arrival(one: CatalogRecipe) -> AutomationRow:
+    deployment = f"retrain/{one.recipe.name}"
+    return AutomationRow(
+        name=f"{MARK}clips of {one.recipe.name} arrived",
+        description=f"Starts {deployment}{PAUSED if one.row.paused else '.'}",
+        trigger={
+            "expect": [ARRIVED],
+            "match": {"prefect.resource.id": dataset_resource(one.recipe.dataset.uri)},
+            "posture": "Reactive",
+            "threshold": 1,
+            "within": 0,
+        },
+        action={"type": "run-deployment", "deployment": deployment},
+        enabled=not one.row.paused,
+        owner=deployment,
+    )
+
+
+def _zombies(within_seconds: int) -> AutomationRow:
+    return AutomationRow(
+        name=f"{MARK}silent runs",
+        description=f"Calls a run crashed that has given no heartbeat for {within_seconds} s.",
+        trigger={
+            "after": [_HEARTBEAT],
+            "expect": [_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _QUIET)],
+            "for_each": ["prefect.resource.id"],
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "match_related": {
+                "prefect.resource.role": "flow",
+                "prefect.resource.name": list(FLOWS),
+            },
+            "posture": "Proactive",
+            "threshold": 1,
+            "within": within_seconds,
+        },
+        action={
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "name": "Crashed",
+            "message": f"no heartbeat for {within_seconds} s: its process or machine is gone",
+        },
+    )
+
+
+def _notify(block: str, endings: tuple[str, ...]) -> AutomationRow:
+    return AutomationRow(
+        name=f"{MARK}tell of bad ends",
+        description=f"Sends a message through {block}.",
+        trigger={
+            "expect": [f"prefect.flow-run.{ending}" for ending in endings],
+            "for_each": ["prefect.resource.id"],
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "match_related": {
+                "prefect.resource.role": "tag",
+                "prefect.resource.id": f"prefect.tag.{TOP_TAG}",
+            },
+            "posture": "Reactive",
+            "threshold": 1,
+            "within": 0,
+        },
+        action={
+            "type": "send-notification",
+            "block": block,
+            "subject": "{{ flow_run.name }}: {{ flow_run.state.name }}",
+            "body": "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
+        },
+    )
