@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from cogvx.digest import canonical_json
 from cogvx.store import ObjectStore
 from tasks.fan_out import Elsewhere
+from tasks.lookout import Bounds
 from tasks.settings import Settings
 from tasks.workbench import read_stored
 
@@ -25,7 +26,11 @@ def elsewhere(
     return Elsewhere(
         deployment=deployment,
         report=lambda run: read_stored(store, f"{_REPORTS}/{run}.json", kind),
-        patience_seconds=here.worker_patience_seconds,
+        bounds=Bounds(
+            patience=here.worker_patience_seconds,
+            lost=here.lost_seconds,
+            stage=here.stage_hours * 3600,
+        ),
     )
 
 

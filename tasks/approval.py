@@ -11,7 +11,7 @@ from uuid import UUID
 
 from cogvx.digest import digest
 from tasks.clients import questions
-from tasks.clients.pool import open_pool
+from tasks.clients.pool import open_pool, page_of_run
 from tasks.clients.registry import Registry, Version
 from tasks.clients.versions import VERDICT_TAG
 from tasks.documents import PromoteReport
@@ -69,7 +69,7 @@ def _asked_elsewhere(registry: Registry, version: Version, mine: UUID | None) ->
     is_over = review.until is not None and datetime.now(UTC) >= review.until
     if not is_over and not questions.is_reminder_of(run):  # whose clock may be another
         if mine is None or questions.is_open(run):
-            return f"{told(review)}: {questions.page_of_run(run) or run}"
+            return f"{told(review)}: {page_of_run(run) or run}"
         return ""  # it was cancelled or removed, so this one asks
     if mine is not None and not questions.close(run, "nobody answered in time"):
         return "a person has just answered"
@@ -135,7 +135,7 @@ def _hand_over(bench: Workbench, registry: Registry, version: Version) -> Promot
         trouble = pool.trouble(running=False)
     if trouble:
         logger.warning("%s", trouble)
-    where = questions.page_of_run(run) or f"flow run {run}"
+    where = page_of_run(run) or f"flow run {run}"
     how = f"until a person approves in Prefect: {where}" + (f"; {trouble}" if trouble else "")
     return report_of(registry, version, f"version {version.version} stays challenger {how}")
 

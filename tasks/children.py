@@ -27,9 +27,28 @@ class Child:
 
 @dataclass(frozen=True)
 class Ended(Generic[ReportT]):
-    """How a child ended: it has either a report or an error."""
+    """How a child ended: it has either a report or an error.
+
+    `page` is where a person sees its flow run, if it ran elsewhere and there are pages.
+    """
 
     child: Child
     seconds: float
     report: ReportT | None = None
     error: BaseException | None = None
+    page: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A child as it was last seen, for people.
+
+    `state` is Prefect's name for it; `seconds` is how long it has worked; `told` is why it ended as
+    it did, where it did not end well.
+    """
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    page: str = ""
+    told: str = ""

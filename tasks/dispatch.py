@@ -19,6 +19,7 @@ from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
 from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.progress import Progress
+from tasks.stages import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ def in_one_piece(document: DocumentT) -> DocumentT:
 
 
 def run_child(
-    flow: Flow[[Recipe], ReportT], recipe: Recipe, *, elsewhere: Elsewhere[ReportT] | None = None
+    flow: Flow[[Recipe], ReportT],
+    recipe: Recipe,
+    *,
+    elsewhere: Elsewhere[ReportT] | None = None,
+    stages: Stages | None = None,
 ) -> ReportT:
     """Run a stage's flow to its end and return its report; its failure is raised here.
 
@@ -44,12 +49,15 @@ def run_child(
         flow: Idempotent, as `run_children` asks.
         recipe: What the stage works on.
         elsewhere: The deployment of `flow` to run it by; without it it runs in this process.
+        stages: The table of a parent with several stages, to stand in.
 
     Raises:
         CogvxError: As the child raised it; also as `run_children` does.
     """
+    stages = stages or Stages(flow.name)
     if elsewhere is None:
-        return flow(recipe)
+        with stages.stage(flow.name):
+            return flow(recipe)
     document = recipe.model_dump(mode="json")
     # What the clips are now decides what the child does; it looks them up itself.
     child = Child(
@@ -57,7 +65,9 @@ def run_child(
         key=digest([flow.name, document]),
         parameters={"recipe": document},
     )
-    return require_all(run_children(flow, [child], what=flow.name, elsewhere=elsewhere))[0]
+    with open_pool(elsewhere.deployment) as pool:
+        ended = run_on_pool(pool, [child], elsewhere=elsewhere, on_seen=stages.show)
+    return require_all(ended)[0]
 
 
 def run_children(
@@ -92,9 +102,11 @@ def run_children(
         if len(children) > 1:  # an only child shows its own
             progress(len(done), len(children))
 
-    if elsewhere is not None:
+    if elsewhere is not None and children:
         with open_pool(elsewhere.deployment) as pool:
-            return run_on_pool(pool, children, elsewhere=elsewhere, on_ended=note)
+            return run_on_pool(
+                pool, children, elsewhere=elsewhere, on_ended=note, on_seen=Stages(what).show
+            )
     for child in children:
         note(_run(flow, child))
     return tuple(done)
@@ -104,19 +116,24 @@ def require_all(ended: Sequence[Ended[ReportT]]) -> tuple[ReportT, ...]:
     """The children's reports, if all have one.
 
     Raises:
-        CogvxError: Children failed; it is of their kind if they agree on one, names each and says
-            why. The error of an only child is raised as it is.
+        CogvxError: Children failed; it is of their kind if they agree on one, names each, says why,
+            and where a person sees more. The error of an only child that ran here is raised as it
+            is.
     """
-    failed = [(one.child.name, one.error) for one in ended if one.error is not None]
+    failed = [(one, one.error) for one in ended if one.error is not None]
     if not failed:
         return tuple(one.report for one in ended if one.report is not None)
-    cause = failed[0][1]
-    if len(ended) == 1:
+    first, cause = failed[0]
+    if len(ended) == 1 and not first.page:
         raise cause
     kinds = {type(error).__name__ for _, error in failed}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    if len(ended) == 1:
+        where = f"in {first.child.name}: {first.page}"
+        raise error_from_name(kind, f"{_reason(cause)}\n{where}") from cause
     lines = [f"{len(failed)} of {len(ended)} failed; what was made is kept, run again for the rest"]
-    lines += [f"  - {name}: {_reason(error)}" for name, error in failed]
-    raise error_from_name(kinds.pop() if len(kinds) == 1 else "", "\n".join(lines)) from cause
+    lines += [f"  - {one.child.name}: {_reason(error)}{_place(one)}" for one, error in failed]
+    raise error_from_name(kind, "\n".join(lines)) from cause
 
 
 def _run(flow: Flow[..., ReportT], child: Child) -> Ended[ReportT]:
@@ -129,6 +146,10 @@ def _run(flow: Flow[..., ReportT], child: Child) -> Ended[ReportT]:
     if state.is_completed():
         return Ended(child, seconds, report=result)
     return Ended(child, seconds, error=result)
+
+
+def _place(ended: Ended[ReportT]) -> str:
+    return f"\n    {ended.page}" if ended.page else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 
 from cogvx.errors import TransientError
 from tasks.clients.model_card import artifact_link
-from tasks.clients.questions import page_of_run
+from tasks.clients.pool import page_of_run
 from tasks.clients.registry import CHAMPION, Registry
 from tasks.clients.runs import NOTE_CHARACTERS, NOTE_TAG
 from tasks.describe import FRAMES

@@ -75,9 +75,9 @@ class Settings(BaseSettings):
     """How long a person may take to approve or reject; then the version stays challenger."""
     worker_patience_seconds: float = Field(default=3600.0, gt=0)
     """How long runs on a pool wait while no worker is there to take them."""
-    lost_seconds: float = Field(default=600.0, ge=90, allow_inf_nan=False)
-    """After how long without a sign of life a run on a pool is given up; several times
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers, which is 180 unless it is set."""
+    lost_seconds: float = Field(default=300.0, ge=60, allow_inf_nan=False)
+    """After how long without a sign of life a run on a pool is given up; at least twice
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers, which our deployments set to 30."""
     stage_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
     """How long one run on a pool may take before it is cancelled, so that one that hangs does not
     hold the others up for ever; training saves a checkpoint then."""

@@ -25,8 +25,15 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, WorkerStatu
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
+from prefect.events.filters import (
+    EventFilter,
+    EventNameFilter,
+    EventOccurredFilter,
+    EventResourceFilter,
+)
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.utilities.urls import url_for
 
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, TransientError
@@ -173,6 +180,31 @@ class Pool:
         with asking("give up a run"):
             self._client.set_flow_run_state(run, Cancelled(message=why), force=True)
 
+    def declare_lost(self, run: UUID, why: str) -> None:
+        """Declare a run crashed of which nobody hears any more.
+
+        Raises:
+            TransientError: The server did not answer.
+        """
+        with asking("declare a run lost"):
+            self._client.set_flow_run_state(run, Crashed(message=why), force=True)
+
+    def last_heartbeat(self, run: UUID) -> str | None:
+        """Names the newest sign of life of a run, to be compared; None where none is known.
+
+        Raises:
+            TransientError: The server did not answer.
+        """
+        which = EventFilter(
+            # whoever sends them may have another clock
+            occurred=EventOccurredFilter(until=datetime.now(UTC) + timedelta(days=1)),
+            event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+            resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
+        )
+        with asking("look for signs of life"):
+            page = self._client.read_events(which, limit=1)
+        return next((str(event.id) for event in page.events), None)
+
     def _is_own(self, run: FlowRun) -> bool:
         if run.parent_task_run_id is None:
             return self.parent is None
@@ -205,6 +237,11 @@ def asking(what: str) -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise TransientError(f"Prefect's server could not {what}: {error!r}") from error
+
+
+def page_of_run(run: UUID) -> str:
+    """The address at which a person sees a run; empty where there are no pages."""
+    return url_for("flow-run", obj_id=run) or ""
 
 
 def _detail(error: httpx.HTTPStatusError) -> str:

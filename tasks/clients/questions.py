@@ -19,7 +19,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Cancelled, Scheduled
-from prefect.utilities.urls import url_for
 from pydantic import Field, ValidationError
 
 from tasks.clients.pool import asking
@@ -127,11 +126,6 @@ def close(run: UUID, why: str) -> bool:
         with asking("end a question"):
             client.set_flow_run_state(run, Cancelled(message=why))
     return True
-
-
-def page_of_run(run: UUID) -> str:
-    """The address at which a person sees a run; empty where there are no pages."""
-    return url_for("flow-run", obj_id=run) or ""
 
 
 def _read(client: SyncPrefectClient, run: UUID) -> FlowRun | None:

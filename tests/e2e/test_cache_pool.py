@@ -31,6 +31,7 @@ from deployments.apply import POOL, apply
 from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
 from tasks.fan_out import Elsewhere, run_on_pool
+from tasks.lookout import Bounds
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
@@ -195,7 +196,8 @@ def children(*keys: str) -> list[Child]:
 
 
 def fan_out(deployment: str, *keys: str, patience_seconds: float = 60) -> tuple[Ended[str], ...]:
-    elsewhere = Elsewhere(deployment, lambda run: f"report of {run}", patience_seconds)
+    bounds = Bounds(patience=patience_seconds)
+    elsewhere = Elsewhere(deployment, lambda run: f"report of {run}", bounds)
     with open_pool(deployment) as pool:
         return run_on_pool(pool, children(*keys), elsewhere=elsewhere, on_ended=lambda _: None)
 
@@ -247,7 +249,7 @@ def test_every_end_is_told_apart(client: SyncPrefectClient, idle: str, prefect_u
         "mend\nthis",
         "its run c failed: Flow run encountered an exception: KeyError: 'x'",
         "the process of its run d ended early: Process exited with status code: -9",
-        "its run e was cancelled: by a person",
+        "its run e was cancelled in Prefect: by a person; run again to go on",
     ]
 
 
@@ -273,7 +275,7 @@ def test_without_a_worker_a_person_is_told_and_patience_ends(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.fan_out._WARN_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.lookout._WARN_AFTER_SECONDS", 0.2)
     caplog.set_level(logging.WARNING, "tasks")
     (ended,) = fan_out(idle, "a", patience_seconds=3)
     pool = idle.removeprefix("idle/")
