@@ -1,24 +1,30 @@
 """Judge the challenger against the champion, or against the bare base if there is none."""
 
 import logging
+from collections.abc import Sequence
 
 from prefect import flow
 
 from cogvx.recipe import Recipe
 from flows.cache import cache
 from flows.generate import generate_shard
+from flows.measure import measure_shard
+from tasks.children import Child, Ended
 from tasks.dispatch import in_one_piece, run_child, run_children
 from tasks.documents import EvaluateReport
-from tasks.evaluate import judge_evaluation
-from tasks.evaluate_plan import EvaluationWork, plan_evaluation
+from tasks.evaluate import judge_evaluation, plan_drift
+from tasks.evaluate_plan import EvaluationWork, enter_evaluation, plan_evaluation
 from tasks.generate import videos_elsewhere
+from tasks.labels import label_run, run_name
+from tasks.measure_documents import MeasureReport
+from tasks.measure_shards import measured_elsewhere
 from tasks.records import RecordsLost, VideosLost
-from tasks.workbench import open_workbench
+from tasks.workbench import Workbench, open_workbench
 
 logger = logging.getLogger(__name__)
 
 
-@flow(name="evaluate", flow_run_name="evaluate {recipe.name}")
+@flow(name="evaluate", flow_run_name=run_name)
 def evaluate(recipe: Recipe) -> EvaluateReport:
     """Screen, render what is missing, measure, decide, and write the report.
 
@@ -36,10 +42,22 @@ def evaluate(recipe: Recipe) -> EvaluateReport:
 
 def _evaluate(recipe: Recipe) -> EvaluateReport:
     bench = open_workbench(recipe, purpose="judge")
-    step: EvaluationWork | EvaluateReport = plan_evaluation(bench)
+    label_run(bench, bench.run_identity(bench.latest_manifest()))
+    entered = enter_evaluation(bench)
+    losses = _measure(bench, entered.unmeasured, "measure losses")
+    step: EvaluationWork | EvaluateReport
+    step = plan_evaluation(bench, in_one_piece(entered), in_one_piece(losses))
     while isinstance(step, EvaluationWork):  # once, and after a HOLD with more seeds once more
-        ended = run_children(
+        videos = run_children(
             generate_shard, step.children, what="render videos", elsewhere=videos_elsewhere()
         )
-        step = judge_evaluation(bench, in_one_piece(step), in_one_piece(ended))
+        shown = in_one_piece(step), in_one_piece(videos)
+        drifts = _measure(bench, plan_drift(bench, *shown), "measure drift")
+        step = judge_evaluation(bench, *shown, in_one_piece(drifts))
     return step
+
+
+def _measure(
+    bench: Workbench, children: Sequence[Child], what: str
+) -> tuple[Ended[MeasureReport], ...]:
+    return run_children(measure_shard, children, what=what, elsewhere=measured_elsewhere(bench))

@@ -42,6 +42,18 @@ def adapter_key(sha256: str) -> str:
     return f"adapters/{sha256}/{ADAPTER_FILE}"
 
 
+def bring_adapter(sha256: str, store: ObjectStore, here: Settings) -> Path:
+    """The file of an adapter that the store has, on this machine.
+
+    Raises:
+        IntegrityError: It is absent or damaged.
+    """
+    path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
+    if sha256_file(path) != sha256:
+        raise IntegrityError(f"{adapter_key(sha256)} in {store.url} is damaged; remove it")
+    return path
+
+
 def find_adapters(
     asked: Sequence[AskedAdapter], here: Settings, store: ObjectStore | None, faults: Faults
 ) -> tuple[FoundAdapter, ...]:
@@ -106,10 +118,7 @@ def _in_store(asked: AskedAdapter, sha256: str, store: ObjectStore, here: Settin
     Raises:
         IntegrityError: It is absent or damaged.
     """
-    path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
-    if sha256_file(path) != sha256:
-        raise IntegrityError(f"{adapter_key(sha256)} in {store.url} is damaged; remove it")
-    return _in_file(asked.ref, path, asked.weight)
+    return _in_file(asked.ref, bring_adapter(sha256, store, here), asked.weight)
 
 
 def _in_registry(asked: AskedAdapter, here: Settings) -> FoundAdapter:

@@ -4,26 +4,26 @@ Loads the GPU stack: import it inside a task's body. Nothing here knows Prefect'
 the registry, so whoever has adapters as files can hold one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from cogvx.data.manifest import Manifest
 from cogvx.evaluation.documents import ArmResult, ArmRole, Change, EvaluationReport
+from cogvx.evaluation.gauge import Gauge
 from cogvx.evaluation.judge import judge, report_of
 from cogvx.evaluation.looks import more_seeds, wants_second_look
 from cogvx.evaluation.render import Arm, Footage
 from cogvx.evaluation.screen import screen
 from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.wording import Contest
-from cogvx.inference.session import Session
 from tasks.gauges import Surroundings, gauges_for, look_around
 from tasks.measure import (
     Losses,
     MeasuredArm,
+    Measurer,
     measure_losses,
-    one_session,
     render_here,
     score_footage,
 )
@@ -101,8 +101,8 @@ def hold_contest(
         RecordsLost: Records of the held-out clips are absent or damaged.
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
     """
-    open_session = one_session(bench)
-    losses = measure_losses(bench, arms, manifest, open_session)
+    measurer = Measurer.here(bench)
+    losses = measure_losses(bench, arms, manifest, measurer)
     match = Match(model, tuple(arms), suite, manifest, losses, provenance)
     stopped = stop_early(bench, match)
     if stopped is not None:
@@ -110,8 +110,10 @@ def hold_contest(
     around = look_around(bench, suite, manifest)
 
     def judged(match: Match) -> Contested:
-        footage = [render_here(bench, arm, match.suite, open_session) for arm in match.arms]
-        return judge_videos(bench, match, footage, around, open_session)
+        footage = [
+            render_here(bench, arm, match.suite, measurer.open_session) for arm in match.arms
+        ]
+        return judge_videos(bench, match, footage, around, measurer)
 
     first = judged(match)
     if not wants_second_look(first.report.verdict, suite.gate):
@@ -152,7 +154,7 @@ def judge_videos(
     match: Match,
     footage: Sequence[Footage],
     around: Surroundings,
-    open_session: Callable[[], Session],
+    measurer: Measurer,
 ) -> Contested:
     """Score every arm's videos under the match's suite, and judge.
 
@@ -161,9 +163,21 @@ def judge_videos(
         match: Who meets whom, at which look.
         footage: Of every arm, in their order.
         around: What all arms are measured beside.
-        open_session: Called only if an arm's drift from the base was never measured.
+        measurer: Asked only for drifts and losses that were never measured.
     """
     base_videos = {(video.prompt_id, video.seed): video.path for video in footage[0].videos}
+
+    def gauges(arm: Arm) -> Sequence[Gauge]:
+        measurer.require(arm)
+        return gauges_for(
+            bench,
+            arm,
+            around,
+            suite=match.suite,
+            base_videos=base_videos,
+            open_session=measurer.open_session,
+        )
+
     measured = tuple(
         score_footage(
             bench,
@@ -171,15 +185,7 @@ def judge_videos(
             shown,
             suite=match.suite,
             losses=match.losses[arm.name],
-            gauges=partial(
-                gauges_for,
-                bench,
-                arm,
-                around,
-                suite=match.suite,
-                base_videos=base_videos,
-                open_session=open_session,
-            ),
+            gauges=partial(gauges, arm),
         )
         for arm, shown in zip(match.arms, footage, strict=True)
     )

@@ -8,7 +8,7 @@ prompt, so that nothing but the prompts must be chosen, and they are what the ba
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from cogvx.digest import canonical_json, digest
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import Reading
 from cogvx.evaluation.render import Arm, video_key
-from cogvx.evaluation.suite import PromptConfig, Suite
+from cogvx.evaluation.suite import Suite
 from cogvx.evaluation.suite_rule import AWAY
 from cogvx.inference.embedding import Embedder
-from cogvx.inference.image import load_image
 from cogvx.inference.prompts import CachedPrompts
 from cogvx.inference.session import Session
+from cogvx.inference.shots import ReadImage
 from cogvx.metrics.metric import Rgb
 from cogvx.metrics.relative import BASE_DRIFT
 from cogvx.model.encode import encode_video
@@ -39,7 +39,9 @@ from cogvx.objective.objective import Objective, predict_velocity, v_loss_b
 from cogvx.objective.randomness import generator
 from cogvx.variants import TRAIN_TIMESTEPS
 from tasks.clients.stores import kept_on_disk
+from tasks.generation import read_picture
 from tasks.measure import setting_of
+from tasks.measure_documents import Scene
 from tasks.progress import Progress
 from tasks.workbench import Workbench, read_stored
 
@@ -47,18 +49,6 @@ logger = logging.getLogger(__name__)
 
 _TIMESTEPS = heldout_timesteps(TRAIN_TIMESTEPS, strata=4)
 _VERSION = 1  # raised when the way of measuring changes, so that old drifts are not compared
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A prompt that is none of the adapter's business, and the base's video of its first seed.
-
-    `key` is the video's name in the store.
-    """
-
-    prompt: PromptConfig
-    seed: int
-    key: str
 
 
 class _KeptDrift(BaseModel):
@@ -74,7 +64,11 @@ def scenes_of(bench: Workbench, suite: Suite) -> tuple[Scene, ...]:
     setting = setting_of(bench)
     firsts = [(p, suite.seeds_of(p)[0]) for p in suite.prompts if p.group in AWAY]
     return tuple(
-        Scene(prompt, seed, video_key(Arm("base"), suite, prompt, seed, setting).digest)
+        Scene(
+            prompt=prompt,
+            seed=seed,
+            key=video_key(Arm("base"), suite, prompt, seed, setting).digest,
+        )
         for prompt, seed in firsts
     )
 
@@ -108,26 +102,48 @@ def drift_of(
     Source: distance between functions on fixed inputs, Benjamin et al. 2018, arXiv:1805.08289.
     """
     scenes = [s for s in scenes_of(bench, suite) if (s.prompt.id, s.seed) in base_videos]
-    missing = [
-        scene
-        for scene in scenes
-        if _acts(arm) and bench.store.info(drift_path(bench, arm, scene)) is None
-    ]
+    missing = unmeasured(bench, arm, scenes)
     if missing:
-        inputs = _Inputs(bench)
-        progress = Progress(f"drift of {arm.name}", "prompts", logger)
-        with _attached(open_session(), arm) as (session, weights):
-            for done, scene in enumerate(missing, start=1):
-                shown = inputs.of(scene, base_videos[scene.prompt.id, scene.seed])
-                drifts = _measure(session, weights, shown, f"{arm.name} on {scene.prompt.id}")
-                kept = canonical_json(_KeptDrift(drifts=drifts))
-                bench.store.write(drift_path(bench, arm, scene), kept)
-                progress(done, len(missing))
+        shown = [(scene, base_videos[scene.prompt.id, scene.seed]) for scene in missing]
+        measure_drift(bench, arm, shown, open_session=open_session)
     return tuple(
         Reading(metric=BASE_DRIFT, unit=scene.prompt.id, draw=timestep, value=drift)
         for scene in scenes
         for timestep, drift in _kept(bench, arm, scene)
     )
+
+
+def unmeasured(bench: Workbench, arm: Arm, scenes: Sequence[Scene]) -> tuple[Scene, ...]:
+    """The scenes of which the store does not know the arm's drift; none where nothing acts."""
+    return tuple(
+        scene
+        for scene in scenes
+        if _acts(arm) and bench.store.info(drift_path(bench, arm, scene)) is None
+    )
+
+
+def measure_drift(
+    bench: Workbench,
+    arm: Arm,
+    shown: Sequence[tuple[Scene, Path]],
+    *,
+    open_session: Callable[[], Session],
+    read_image: ReadImage = read_picture,
+) -> None:
+    """Measure an arm's drift on scenes, each with the base's video, and keep it in the store.
+
+    `read_image` reads the pictures that prompts start from. Raises as `drift_of` does.
+    """
+    inputs = _Inputs(bench, read_image)
+    progress = Progress(f"drift of {arm.name}", "prompts", logger)
+    with _attached(open_session(), arm) as (session, weights):
+        for done, (scene, video) in enumerate(shown, start=1):
+            drifts = _measure(
+                session, weights, inputs.of(scene, video), f"{arm.name} on {scene.prompt.id}"
+            )
+            kept = canonical_json(_KeptDrift(drifts=drifts))
+            bench.store.write(drift_path(bench, arm, scene), kept)
+            progress(done, len(shown))
 
 
 def drift_path(bench: Workbench, arm: Arm, scene: Scene) -> str:
@@ -188,7 +204,8 @@ class _Shown:
 class _Inputs:
     """Makes them; the VAE is loaded once, the text encoder only for a prompt that is not kept."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, read_image: ReadImage) -> None:
+        self._read_image = read_image
         dtype = bench.recipe.base.dtype
         self._size = bench.recipe.video.size
         self._objective = Objective.of(bench.base, image_scale=bench.recipe.base.image_latent_scale)
@@ -221,7 +238,7 @@ class _Inputs:
         images_bfchw = None
         if self._objective.image_scale is not None:
             assert scene.prompt.image is not None  # suites for such bases have one everywhere
-            rgb_hwc = load_image(Path(scene.prompt.image), self._size)
+            rgb_hwc = self._read_image(scene.prompt.image, self._size)
             image_bfchw = self._encode(rgb_hwc[None], self._objective.image_factor)
             images_bfchw = image_track(image_bfchw, latents_bfchw.shape[1])
         return _Shown(

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.looks import wants_second_look
-from tasks.children import Ended
+from tasks.children import Child, Ended
 from tasks.clients.registry import CHAMPION, Registry
 from tasks.clients.stores import kept_on_disk
 from tasks.describe import describe_judged, page_of
@@ -22,6 +22,8 @@ from tasks.evaluate_plan import EvaluationWork
 from tasks.generate_documents import VideoShardReport
 from tasks.judged import keep_judgement
 from tasks.lineage import NO_CHAMPION
+from tasks.measure_documents import MeasureReport
+from tasks.measure_shards import cut_drifts, measurer_of
 from tasks.register import open_registry
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench
@@ -34,6 +36,27 @@ logger = logging.getLogger(__name__)
 
 
 @task(
+    name="plan drift",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def plan_drift(
+    bench: Workbench, work: EvaluationWork, rendered: Sequence[Ended[VideoShardReport]]
+) -> tuple[Child, ...]:
+    """The runs of `measure-shard` that measure what needs the videos; none after a screen.
+
+    Raises:
+        CogvxError: As `judge_evaluation` does, of shards that failed.
+    """
+    _reasons(work, rendered)
+    if work.stopped is not None:
+        return ()
+    return cut_drifts(bench, work.match.arms, work.match.suite, work.match.manifest)
+
+
+@task(
     name="judge videos",
     cache_policy=NO_CACHE,
     retries=RETRIES,
@@ -41,7 +64,10 @@ logger = logging.getLogger(__name__)
     retry_condition_fn=is_transient,
 )
 def judge_evaluation(
-    bench: Workbench, work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]
+    bench: Workbench,
+    work: EvaluationWork,
+    rendered: Sequence[Ended[VideoShardReport]],
+    measured: Sequence[Ended[MeasureReport]] = (),
 ) -> EvaluateReport | EvaluationWork:
     """Score and judge; the verdict is written down, unless more seeds could turn it.
 
@@ -49,11 +75,11 @@ def judge_evaluation(
     champion that is another one than when the evaluation began.
 
     Raises:
-        CogvxError: Shards failed for reasons that have nothing to do with their videos, such as
-            workers that died; what was rendered is kept.
+        CogvxError: Runs failed for reasons that have nothing to do with their videos or arms, such
+            as workers that died; what was made is kept.
     """
-    whys = _reasons(work, ended)
-    found = _judge(bench, work, whys) if work.stopped is None else work.stopped
+    whys = _reasons(work, rendered)
+    found = _judge(bench, work, whys, measured) if work.stopped is None else work.stopped
     return found if isinstance(found, EvaluationWork) else _settle(bench, work, found)
 
 
@@ -70,16 +96,19 @@ def _reasons(work: EvaluationWork, ended: Sequence[Ended[VideoShardReport]]) -> 
 
 
 def _judge(
-    bench: Workbench, work: EvaluationWork, whys: Mapping[str, str]
+    bench: Workbench,
+    work: EvaluationWork,
+    whys: Mapping[str, str],
+    measured: Sequence[Ended[MeasureReport]],
 ) -> "Contested | EvaluationWork":
     """What the videos tell, and after the last look the challenger at other weights as well."""
     from cogvx.evaluation.render import find_footage  # noqa: PLC0415 - loads the GPU stack
     from tasks.contest import judge_videos  # noqa: PLC0415
     from tasks.gauges import look_around  # noqa: PLC0415
-    from tasks.measure import one_session, setting_of  # noqa: PLC0415
+    from tasks.measure import setting_of  # noqa: PLC0415
     from tasks.sweep import with_sweep  # noqa: PLC0415
 
-    match, open_session = work.match, one_session(bench)
+    match, measurer = work.match, measurer_of(bench, measured)
     footage = functools.partial(
         find_footage,
         setting=setting_of(bench),
@@ -90,11 +119,11 @@ def _judge(
     )
     around = look_around(bench, match.suite, match.manifest)
     shown = [footage(arm, match.suite) for arm in match.arms]
-    contested = judge_videos(bench, match, shown, around, open_session)
+    contested = judge_videos(bench, match, shown, around, measurer)
     if wants_second_look(contested.report.verdict, match.suite.gate):
         logger.info("HOLD: two more seeds are rendered, and everything is judged once more")
         return replace(work, match=match.second_look()).cut(bench)
-    report = with_sweep(bench, contested.report, match, footage=footage, open_session=open_session)
+    report = with_sweep(bench, contested.report, match, footage=footage, measurer=measurer)
     return replace(contested, report=report)
 
 

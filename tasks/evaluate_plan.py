@@ -1,6 +1,7 @@
 """Plan an evaluation: who meets whom, the screen before any video, shards of what is missing."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ from prefect.cache_policies import NO_CACHE
 from cogvx.data.manifest import Manifest
 from cogvx.evaluation.changes import recipe_changes
 from cogvx.evaluation.documents import Change
-from tasks.children import Child
+from tasks.children import Child, Ended
 from tasks.clients.model_card import recipe_toml
 from tasks.clients.registry import ADAPTER_TAG, CHAMPION, Registry, Version
 from tasks.evaluate_shards import Cut, cut_missing
 from tasks.lineage import NO_CHAMPION, REFERENCE_TAG, judgement
+from tasks.measure_documents import MeasureReport
+from tasks.measure_shards import cut_losses, measurer_of
 from tasks.models import RECIPE_FILE
 from tasks.register import open_registry, registered_version
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -37,7 +40,9 @@ class EvaluationWork:
         champion: The version with that alias when the evaluation began.
         reference: Number of the version that it meets; None for the base.
         judged: Names all that the verdict depends on, see `tasks.lineage.judgement`.
-        match: The arms and all that they are judged with, at this look.
+        match: The arms and all that they are judged with, at this look; without losses until those
+            of all arms are known.
+        unmeasured: Runs of `measure-shard` that measure the losses which are not.
         cuts: Shards of the videos that are missing; none after a screen that decided.
         fresh: Keys of all videos that were missing, also at the look before.
         stopped: What the screen decided.
@@ -48,6 +53,7 @@ class EvaluationWork:
     reference: int | None
     judged: str
     match: "Match"
+    unmeasured: tuple[Child, ...] = ()
     cuts: tuple[Cut, ...] = ()
     fresh: frozenset[str] = field(default=frozenset())
     stopped: "Contested | None" = None
@@ -65,8 +71,52 @@ class EvaluationWork:
         sweep = sweep_of(bench, self.match.arms[-1])
         if sweep is not None:
             cuts += cut_missing(bench, sweep.arms, sweep.suite)
-        missing = {key for cut in cuts for key in cut.keys.values()}
+        missing = {key for cut in cuts if cut.is_missing for key in cut.keys.values()}
         return replace(self, cuts=cuts, fresh=self.fresh | missing)
+
+
+@task(
+    name="enter evaluation",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def enter_evaluation(bench: Workbench) -> EvaluationWork:
+    """Name the arms, and cut what must be measured before anything else into runs.
+
+    Whoever is judged meets the champion, or the bare base while there is none.
+
+    Raises:
+        ConfigError: The adapter is not registered, or the suite asks for training captions.
+        IntegrityError: A file is not the registered one.
+    """
+    from tasks.contest import Match  # noqa: PLC0415 - loads the GPU stack
+    from tasks.evaluation_index import write_index  # noqa: PLC0415
+
+    manifest, registry = bench.latest_manifest(), open_registry(bench)
+    version = registered_version(bench, registry)
+    holder = registry.get_alias(version.name, CHAMPION)
+    meets = _to_beat(registry, version, holder)
+    suite = suite_apart(bench.recipe, manifest)
+    arms = _arms(bench, registry, version, meets, title=reference_title(meets, holder))
+    write_index(bench, arms, suite, manifest)
+    return EvaluationWork(
+        version=version,
+        champion=None if holder is None else holder.version,
+        reference=None if meets is None else meets.version,
+        judged=judgement(bench.recipe, suite),
+        match=Match(
+            model=bench.recipe.name,
+            arms=arms,
+            suite=suite,
+            manifest=manifest,
+            losses={},
+            provenance=_provenance(bench, manifest, version),
+            changes=() if meets is None else _changes(bench, registry, meets),
+        ),
+        unmeasured=cut_losses(bench, arms, manifest),
+    )
 
 
 @task(
@@ -76,51 +126,31 @@ class EvaluationWork:
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def plan_evaluation(bench: Workbench) -> EvaluationWork:
-    """Name the arms, measure held-out losses, and cut the videos that are missing into shards.
-
-    Whoever is judged meets the champion, or the bare base while there is none.
+def plan_evaluation(
+    bench: Workbench, work: EvaluationWork, measured: Sequence[Ended[MeasureReport]]
+) -> EvaluationWork:
+    """Know the held-out losses of all arms, and cut the videos that are missing into shards.
 
     Raises:
-        ConfigError: The adapter is not registered, the suite asks for training captions, or the
-            recipe's networks cannot be had.
-        IntegrityError: A file is not the registered one, or does not fit the base.
+        ConfigError: The recipe's networks cannot be had.
+        IntegrityError: An adapter does not fit the base.
         RecordsLost: Records of held-out clips are absent or damaged.
+        CogvxError: Runs that were to measure failed.
     """
-    from tasks.contest import Match, stop_early  # noqa: PLC0415 - loads the GPU stack
-    from tasks.evaluation_index import write_index  # noqa: PLC0415
+    from tasks.contest import stop_early  # noqa: PLC0415 - loads the GPU stack
     from tasks.gauges import look_around  # noqa: PLC0415
-    from tasks.measure import measure_losses, one_session  # noqa: PLC0415
+    from tasks.measure import measure_losses  # noqa: PLC0415
 
-    manifest, registry = bench.latest_manifest(), open_registry(bench)
-    version = registered_version(bench, registry)
-    holder = registry.get_alias(version.name, CHAMPION)
-    meets = _to_beat(registry, version, holder)
-    suite = suite_apart(bench.recipe, manifest)
-    arms = _arms(bench, registry, version, meets, title=reference_title(meets, holder))
-    write_index(bench, arms, suite, manifest)
-    match = Match(
-        model=bench.recipe.name,
-        arms=arms,
-        suite=suite,
-        manifest=manifest,
-        losses=measure_losses(bench, arms, manifest, one_session(bench)),
-        provenance=_provenance(bench, manifest, version),
-        changes=() if meets is None else _changes(bench, registry, meets),
-    )
-    work = EvaluationWork(
-        version=version,
-        champion=None if holder is None else holder.version,
-        reference=None if meets is None else meets.version,
-        judged=judgement(bench.recipe, suite),
-        match=match,
-    )
-    stopped = stop_early(bench, match)
+    match = work.match
+    losses = measure_losses(bench, match.arms, match.manifest, measurer_of(bench, measured))
+    work = replace(work, match=replace(match, losses=losses))
+    stopped = stop_early(bench, work.match)
     if stopped is not None:
         return replace(work, stopped=stopped)
     work = work.cut(bench)
     if work.cuts:
-        look_around(bench, suite, manifest)  # what it refuses is refused before videos are made
+        # what it refuses is refused before videos are made
+        look_around(bench, match.suite, match.manifest)
     return work
 
 

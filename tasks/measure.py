@@ -6,7 +6,7 @@ Held-out losses come first, as they are cheap and may end it; then every arm's v
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cogvx.cache.plan import Sample, samples
 from cogvx.data.manifest import Manifest
@@ -30,7 +30,7 @@ from cogvx.inference.session import Session
 from cogvx.model.image_scale import image_scale_of
 from cogvx.objective.heldout import HeldoutLoss, by_clip
 from tasks.clients.stores import kept_on_disk
-from tasks.heldout import losses_of
+from tasks.heldout import Told, losses_of
 from tasks.progress import Progress
 from tasks.records import VideosLost
 from tasks.workbench import Workbench
@@ -48,6 +48,35 @@ class MeasuredArm:
     arm: Arm
     videos: tuple[Rendered, ...]
     result: ArmResult
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Who measures predictions that the store does not keep: this process, or others did before.
+
+    Attributes:
+        open_session: Opens the base; where others measured it raises instead.
+        told: What they measured and the store does not keep.
+        refused: Why they could not measure arms, by name.
+    """
+
+    open_session: Callable[[], Session]
+    told: Told = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls, bench: Workbench) -> "Measurer":
+        """This process, which loads the base when it must, and once."""
+        return cls(one_session(bench))
+
+    def require(self, arm: Arm) -> None:
+        """Refuse an arm that others could not measure.
+
+        Raises:
+            IntegrityError: With their reason.
+        """
+        if arm.name in self.refused:
+            raise IntegrityError(self.refused[arm.name])
 
 
 def setting_of(bench: Workbench) -> Setting:
@@ -72,7 +101,7 @@ def heldout_of(bench: Workbench, manifest: Manifest) -> tuple[Sample, ...]:
 
 
 def measure_losses(
-    bench: Workbench, arms: Sequence[Arm], manifest: Manifest, open_session: Callable[[], Session]
+    bench: Workbench, arms: Sequence[Arm], manifest: Manifest, measurer: Measurer
 ) -> Losses:
     """Held-out losses of every arm, clip by clip.
 
@@ -81,7 +110,10 @@ def measure_losses(
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
     """
     heldout = heldout_of(bench, manifest)
-    return {arm.name: by_clip(losses_of(bench, arm, heldout, open_session)) for arm in arms}
+    return {
+        arm.name: by_clip(losses_of(bench, arm, heldout, measurer.open_session, told=measurer.told))
+        for arm in arms
+    }
 
 
 def render_here(

@@ -42,10 +42,7 @@ def overfit_of(
     Raises:
         IntegrityError: An adapter does not fit the base, or what was kept is damaged.
     """
-    heldout = heldout_of(bench, manifest)
-    train = _chosen(
-        samples(manifest.train, bench.recipe, facts=bench.facts, ids=bench.ids), len(heldout)
-    )
+    train, heldout = overfit_windows(bench, manifest)
     if not train or not heldout:
         return ()
     try:
@@ -62,6 +59,15 @@ def overfit_of(
         Reading(metric=OVERFIT_GAP, unit="clips", draw=timestep, value=gap)
         for timestep, gap in gaps.items()
     )
+
+
+def overfit_windows(
+    bench: Workbench, manifest: Manifest
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The training windows that are looked at, and all that are held out."""
+    heldout = heldout_of(bench, manifest)
+    train = samples(manifest.train, bench.recipe, facts=bench.facts, ids=bench.ids)
+    return _chosen(train, len(heldout)), heldout
 
 
 def _chosen(windows: Sequence[Sample], count: int) -> tuple[Sample, ...]:

@@ -15,10 +15,9 @@ from cogvx.evaluation.gauge import Gauge
 from cogvx.evaluation.render import Arm, Footage
 from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.evaluation.sweep import one_seed_each, points_of, weight_to_try
-from cogvx.inference.session import Session
 from tasks.contest import Match
 from tasks.gauges import Surroundings, gauges_for, grey_clips
-from tasks.measure import measure_losses, score_footage
+from tasks.measure import Measurer, measure_losses, score_footage
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def with_sweep(
     match: Match,
     *,
     footage: Callable[[Arm, Suite], Footage],
-    open_session: Callable[[], Session],
+    measurer: Measurer,
 ) -> EvaluationReport:
     """The same report, and beside its verdict the challenger at other weights, if anyone asks.
 
@@ -65,7 +64,7 @@ def with_sweep(
     sweep = sweep_of(bench, match.arms[-1])
     if sweep is None:
         return report
-    points = sweep_points(bench, sweep, match.manifest, footage=footage, open_session=open_session)
+    points = sweep_points(bench, sweep, match.manifest, footage=footage, measurer=measurer)
     tried = weight_to_try(points)
     said = {} if tried is None else {"weight to try": tried}
     return report.model_copy(update={"sweep": points, "provenance": report.provenance | said})
@@ -77,7 +76,7 @@ def sweep_points(
     manifest: Manifest,
     *,
     footage: Callable[[Arm, Suite], Footage],
-    open_session: Callable[[], Session],
+    measurer: Measurer,
 ) -> tuple[SweepPoint, ...]:
     """Measure what was drawn. Image networks do not look at it: it is a curve, not a comparison.
 
@@ -87,13 +86,13 @@ def sweep_points(
         manifest: Whose held-out clips losses are measured on.
         footage: Brings an arm's videos here; one that is lacking costs its weight the metrics of
             videos.
-        open_session: Called only if a loss or a drift is not kept.
+        measurer: Asked only for losses and drifts that were never measured.
 
     Raises:
         RecordsLost: Records of the held-out clips are absent or damaged.
         IntegrityError: What was kept is damaged.
     """
-    losses = measure_losses(bench, sweep.arms, manifest, open_session)
+    losses = measure_losses(bench, sweep.arms, manifest, measurer)
     drawn = [footage(arm, sweep.suite) for arm in sweep.arms]
     base_videos = {(video.prompt_id, video.seed): video.path for video in drawn[0].videos}
     grey, _ = grey_clips(bench, manifest)  # the verdict has told of lost clips
@@ -102,13 +101,14 @@ def sweep_points(
     for weight, arm, shown in zip(sweep.weights, sweep.arms, drawn, strict=True):
 
         def gauges(arm: Arm = arm) -> Sequence[Gauge]:
+            measurer.require(arm)
             return gauges_for(
                 bench,
                 arm,
                 around,
                 suite=sweep.suite,
                 base_videos=base_videos,
-                open_session=open_session,
+                open_session=measurer.open_session,
             )
 
         measured = score_footage(

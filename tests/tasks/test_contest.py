@@ -7,6 +7,7 @@ from cogvx.evaluation.encoder_gauges import SeenClips
 from cogvx.evaluation.render import Arm, Footage
 from tasks.contest import Match, judge_videos
 from tasks.gauges import Surroundings
+from tasks.measure import Measurer
 from tests.evaluation.builders import suite_of
 from tests.fixtures.family import MEMBERS
 from tests.tasks.test_drift import bench_of, never
@@ -26,7 +27,13 @@ def test_a_verdict_says_first_that_clips_are_lost(nano_base: Path, tmp_path: Pat
     bench, unseen = bench_of(nano_base, tmp_path, MEMBERS[0]), SeenClips((), ())
     told = "1 of 9 clips are gone."
     with_all, with_less = (
-        judge_videos(bench, match, [Footage(())] * 2, Surroundings(unseen, None, None, said), never)
+        judge_videos(
+            bench,
+            match,
+            [Footage(())] * 2,
+            Surroundings(unseen, None, None, said),
+            Measurer(never),
+        )
         for said in ((), (told,))
     )
     assert with_less.report.verdict.reasons == (told, *with_all.report.verdict.reasons)

@@ -1,0 +1,23 @@
+"""Measure one arm of an evaluation on a GPU, so that who evaluates needs none."""
+
+from prefect import flow
+
+from cogvx.recipe import Recipe
+from tasks.afar import leave
+from tasks.measure_arm import measure_arm
+from tasks.measure_documents import MeasureReport
+from tasks.workbench import open_workbench
+
+
+@flow(name="measure-shard", flow_run_name="measure {arm}, {recipe.name}")
+def measure_shard(
+    recipe: Recipe,
+    arm: str,  # noqa: ARG001
+    shard: str,
+) -> MeasureReport:
+    """Measure the losses and drifts of one published plan that are still missing.
+
+    `shard` is the digest of the plan in the store; `arm` says to people whom it is about.
+    """
+    bench = open_workbench(recipe, purpose="cache")
+    return leave(bench.store, measure_arm(bench, shard))

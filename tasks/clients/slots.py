@@ -1,0 +1,71 @@
+"""Slots of a machine's GPUs, shared by all work pools that run there: a Prefect concurrency limit.
+
+Pools know only their own runs. A run that is killed keeps its slots until its lease ends, after
+five minutes.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+
+from cogvx.errors import ConfigError
+from tasks.clients.pool import asking
+from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def gpu_slots(here: Settings, count: int) -> Iterator[None]:
+    """Hold so many GPU slots while the block lasts; wait for them first.
+
+    They are given back however the block ends. A server that forgets meanwhile who holds them stops
+    no work: a warning says so. Without `COGVX_GPU_SLOTS` there is nothing to hold.
+
+    Raises:
+        ConfigError: There is no such limit, or it can never give so many.
+        TransientError: Prefect's server did not answer.
+    """
+    name = here.gpu_slots
+    if not name:
+        yield
+        return
+    require_slots(here, count)
+    logger.info("wait for %d slot(s) of %s", count, name)
+    with concurrency(name, occupy=count, strict=True, raise_on_lease_renewal_failure=False):
+        logger.info("hold %d slot(s) of %s", count, name)
+        yield
+
+
+def require_slots(here: Settings, count: int) -> None:
+    """Refuse slots that can never be had, before any work is done for them.
+
+    Raises:
+        ConfigError: There is no such limit, or it can never give so many.
+        TransientError: Prefect's server did not answer.
+    """
+    name = here.gpu_slots
+    if not name:
+        return
+    where = f'COGVX_GPU_SLOTS = "{name}"'
+    with get_client(sync_client=True) as client, asking("look for GPU slots"):
+        try:
+            found = client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"{where} is no concurrency limit at {client.api_url}; make it there with "
+                f"`prefect gcl create {name} --limit {count}`, or name another"
+            ) from error
+    if found.limit < count:
+        raise ConfigError(
+            f"{where} has {found.limit} slot(s), and this run occupies {count}; use "
+            f"`prefect gcl update {name} --limit {count}`, or train.processes = {found.limit}"
+        )
+    if not found.active:
+        raise ConfigError(
+            f"{where} is not active, so it holds nobody back; use `prefect gcl enable {name}`"
+        )
