@@ -68,7 +68,7 @@ class Pool:
             except (ObjectNotFound, ValueError) as error:
                 raise ConfigError(
                     f'no deployment "{deployment}" at {client.api_url}; make it there with '
-                    "`python -m deployments.apply`, or name another; PREFECT_API_URL says where"
+                    "`cogvx deploy --apply`, or name another; PREFECT_API_URL says where"
                 ) from error
         self._id = found.id
         if not found.work_pool_name:
@@ -111,7 +111,7 @@ class Pool:
                     raise
                 raise ConfigError(
                     f'deployment "{self.deployment}" does not take {name}: {_detail(error)}; '
-                    "apply this version's deployments again: `python -m deployments.apply`"
+                    "apply this version's deployments again: `cogvx deploy --apply`"
                 ) from error
         assert isinstance(run, FlowRun)  # and no coroutine, as there is no event loop here
         return run.id
