@@ -116,18 +116,20 @@ class WatchConfig(Section):
 
 
 class RetentionConfig(Section):
-    """Sweep what no champion, live run or recent version reaches."""
+    """Sweep what no champion, live run or recent version reaches; defaults are the flow's."""
 
     cron: str = Field(min_length=1, max_length=256)
     """When, as "30 4 * * 0"."""
     timezone: str = Field(default="UTC", min_length=1, max_length=64)
     """Zone in which `cron` is meant."""
-    apply: bool = False
+    apply: bool | None = None
     """Remove it; without this the run only says what it would remove, and why."""
-    keep_days: float = Field(default=30.0, ge=0, le=36_500)
+    keep_days: float | None = Field(default=None, ge=0, le=36_500)
     """Days that superseded versions and manifests keep what they reach."""
-    grace_days: float = Field(default=1.0, ge=0, le=36_500)
+    grace_days: float | None = Field(default=None, ge=0, le=36_500)
     """Days that everything stays, as a run may be about to need it."""
+    keep_last: int | None = Field(default=None, ge=0, le=100_000)
+    """So many versions of each model keep what they reach, however old."""
     pool: Name = "cpu"
     """Where it runs."""
 

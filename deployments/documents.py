@@ -84,7 +84,7 @@ def deployment_document(row: DeploymentRow) -> Document:
         "description": flow.description,
         "version": VERSION,
         "enforced": True,
-        "form": digest(parameter_schema(flow).model_dump_for_openapi()),
+        "form": _form(parameter_schema(flow).model_dump_for_openapi()),
     }
 
 
@@ -106,8 +106,13 @@ def deployment_at_server(found: DeploymentResponse) -> Document:
         "description": found.description,
         "version": found.version,
         "enforced": found.enforce_parameter_schema,
-        "form": digest(found.parameter_openapi_schema),
+        "form": _form(found.parameter_openapi_schema or {}),
     }
+
+
+def _form(schema: Document) -> str:
+    """A digest of what a form is made from; some of Prefect's writers leave out what is empty."""
+    return digest({name: part for name, part in schema.items() if part})[:16]
 
 
 def schedule_of(row: DeploymentRow) -> SCHEDULE_TYPES:

@@ -28,6 +28,7 @@ FLOWS = (
     "measure-shard",
     "promote",
     "register",
+    "retention",
     "retrain",
     "train",
     "watch",

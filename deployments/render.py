@@ -40,8 +40,22 @@ def _fields(change: Change, *, in_full: bool) -> Iterator[str]:
     for field, old, new in change.fields:
         if change.sign == "+":
             yield f"    {field} = {_text(new, most)}"
+        elif (parts := _parts(old, new)) is not None:
+            yield f"    {field}: {parts}"
         else:
             yield f"    {field}: {_text(old, most)} -> {_text(new, most)}"
+
+
+def _parts(old: str, new: str) -> str | None:
+    """What came to a list and what went, where that says more than two long lists."""
+    if not (old.startswith('["') and new.startswith('["')):
+        return None
+    before, after = json.loads(old), json.loads(new)
+    gone = [each for each in before if each not in after]
+    came = [each for each in after if each not in before]
+    if not gone and not came:
+        return None
+    return ", ".join([*(f"without {each}" for each in gone), *(f"with {each}" for each in came)])
 
 
 def _text(value: str, most: int | None) -> str:

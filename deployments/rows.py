@@ -230,14 +230,14 @@ def _retention(catalog: Catalog) -> list[DeploymentRow]:
     """The sweep of the store, if the catalog wants it."""
     if (row := catalog.retention) is None:
         return []
-    limits = {"apply": row.apply, "keep_days": row.keep_days, "grace_days": row.grace_days}
+    said = row.model_dump(include={"apply", "keep_days", "grace_days", "keep_last"})
     return [
         DeploymentRow(
             flow="retention",
             name="store",
             entrypoint="flows.retention.retention",
             pool=row.pool,
-            parameters=limits,
+            parameters={name: value for name, value in said.items() if value is not None},
             schedule=Cron(row.cron, row.timezone),
             tags=_top_tags(paused=False),
             job_variables=_job_variables(catalog.pools[row.pool]),
