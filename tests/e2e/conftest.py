@@ -16,7 +16,7 @@ from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.store import LocalStore
 from cogvx.variants import read_facts
 from tests.fixtures.forks import Forks, forking
-from tests.fixtures.servers import free_port, listens, running, wait_until
+from tests.fixtures.servers import prefect_server
 from tests.fixtures.start import PYTHONPATH
 
 SUITE = """
@@ -125,19 +125,7 @@ def write_recipe(path: Path, *, clips: str, base: Path, name: str = "tiny", step
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for all places that do not test the embedded one."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--no-services"]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with running(command, log, environment) as process:
-        wait_until(lambda: listens(port), process, log)
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
 
