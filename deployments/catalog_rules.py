@@ -1,5 +1,6 @@
 """Rules between the sections of a catalog, and those of schedules, pools and their environments."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +21,9 @@ from tasks.settings import HEARTBEAT_SECONDS
 
 # Prefect's workers for processes and containers kill after 30 s; it cannot be configured.
 FIXED_GRACE_SECONDS = 30
-# For the supervisor, and for Prefect to write down the end.
-MARGIN_SECONDS = 10
+# A pod's disk may be gone after its end, so its checkpoint also has to reach the store.
+_UPLOAD_SECONDS = 130
+_USUAL_UPLOAD_SECONDS = 160
 # Limits have no tags on Prefect's server, so their names are the mark of what was made here.
 LIMIT_MARK = "cogvx-"
 SLOTS = "COGVX_GPU_SLOTS"
@@ -39,7 +41,7 @@ def grace_seconds(pool: PoolConfig) -> int:
     """How long a run of the pool that is stopped has before it is killed."""
     if pool.type != "kubernetes":
         return FIXED_GRACE_SECONDS
-    return pool.grace_seconds or int(pool.stop_seconds) + 2 * MARGIN_SECONDS
+    return pool.grace_seconds or math.ceil(pool.stop_seconds) + _USUAL_UPLOAD_SECONDS
 
 
 def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
@@ -63,9 +65,8 @@ def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
 def pool_problems(where: str, pool: PoolConfig, limits: Mapping[str, int]) -> Iterator[Problem]:
     """What a pool cannot be: of another type's settings, too impatient, or full of secrets."""
     yield from _type_problems(where, pool)
-    if pool.stop_seconds + (MARGIN_SECONDS if pool.type == "kubernetes" else 0) > grace_seconds(
-        pool
-    ):
+    uploading = _UPLOAD_SECONDS if pool.type == "kubernetes" else 0
+    if pool.stop_seconds + uploading > grace_seconds(pool):
         yield _impatience(where, pool)
     taken = Counter(queue.priority for queue in pool.queues.values())
     for name, queue in pool.queues.items():
@@ -100,8 +101,11 @@ def _impatience(where: str, pool: PoolConfig) -> Problem:
         wrong = f"is more than the {FIXED_GRACE_SECONDS} s after which Prefect's worker kills"
         use = f"use at most {FIXED_GRACE_SECONDS}"
         return Problem(f"{where}.stop_seconds", pool.stop_seconds, wrong, use)
-    least = int(pool.stop_seconds) + MARGIN_SECONDS
-    wrong = f"is not {MARGIN_SECONDS} s more than stop_seconds = {pool.stop_seconds:g}"
+    least = math.ceil(pool.stop_seconds) + _UPLOAD_SECONDS
+    wrong = (
+        f"is too short to save in stop_seconds = {pool.stop_seconds:g} and to send the checkpoint "
+        "to the store"
+    )
     return Problem(f"{where}.grace_seconds", pool.grace_seconds, wrong, f"use at least {least}")
 
 
