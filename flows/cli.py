@@ -6,9 +6,8 @@ import typer
 
 from cogvx.__main__ import RecipePath, app, guarded
 from flows import aa_cli, cache_cli, generate_cli, models_cli
-from flows.terminal import begin, log_to_terminal, show
+from flows.terminal import begin, show
 from tasks import summary
-from tasks.settings import prepare_process
 
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(models_cli.app, name="models")
@@ -84,19 +83,6 @@ def promote(
     from flows.promote import promote as flow  # noqa: PLC0415
 
     show(f"promote {loaded.name}", summary.promote_rows(flow(loaded, approve, by)))
-
-
-@app.command()
-def up(
-    prefect_port: Annotated[int, typer.Option(help="Where Prefect's pages are.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Where MLflow's pages are.")] = 5000,
-) -> None:
-    """Serve Prefect's and MLflow's pages over what was made here, until Ctrl-C."""
-    prepare_process()
-    log_to_terminal()
-    from tasks.clients.servers import serve_until_interrupted  # noqa: PLC0415
-
-    serve_until_interrupted(prefect_port=prefect_port, mlflow_port=mlflow_port)
 
 
 def main() -> None:

@@ -1,101 +1,110 @@
-"""Start Prefect's and MLflow's servers on this machine, and stop them again."""
+"""Programs that run beside us for long: each under a supervisor, with its log and its end.
 
-import logging
+What a supervisor started ends when this process does, however that happens. Which programs these
+are, and what to do when one dies, is for whoever starts them.
+"""
+
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from cogvx.errors import ConfigError
-from tasks.settings import settings
+from tasks.clients.processes import Mark
+from tasks.clients.supervise import children
 
-logger = logging.getLogger(__name__)
+STOP_SECONDS = 15.0
+"""How long a server has to end by itself."""
+LOG_BYTES = 10 * 2**20
+"""Most bytes of a log; one older part of this size stays beside it."""
 
-# MLflow's own jobs judge answers of language models; they would cost a process that does nothing.
-_NO_JOBS = ("--env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
-_STARTUP_SECONDS = 120
-_STOP_SECONDS = 15
+_TAIL_BYTES = 4000
+
+Guard = Literal["supervise", "tend"]
 
 
-def serve_until_interrupted(*, prefect_port: int, mlflow_port: int) -> None:
-    """Run both servers on loopback, in the foreground; Ctrl-C or the end of either stops both.
+@dataclass(frozen=True)
+class Service:
+    """One program: what it is called, how it is started, and where it answers.
 
-    Raises:
-        ConfigError: A server ended by itself, most often because its port is taken.
+    Attributes:
+        name: Short, unique, fit for a file name.
+        title: For sentences.
+        module: Run by this Python, with `arguments`.
+        environment: Added to this process's own; shown to whoever lists processes.
+        health: URL that answers when it is well; empty for what does not serve.
+        pool: The work pool that it polls, if it is a worker.
+        gpus: What a worker has, as CUDA_VISIBLE_DEVICES says it; empty for all or none.
+        guard: What looks after it: `supervise`, or `tend` for a worker.
+        grace: Seconds from the request to stop until it is killed, as its guard counts them.
     """
-    here = settings()
-    if here.tracking_uri:
-        raise ConfigError(
-            "COGVX_TRACKING_URI names an MLflow server; unset it to serve this folder"
-        )
-    servers: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        host = ["--host", "127.0.0.1", "--port"]
-        prefect = ["prefect", "server", "start", *host, str(prefect_port)]
-        servers["Prefect"] = _start("Prefect", prefect)
-        database = ["--backend-store-uri", here.mlflow_uri]
-        artifacts = ["--artifacts-destination", str(here.mlflow_artifacts)]
-        mlflow = ["mlflow", "server", *host, str(mlflow_port), "--workers", "1"]
-        servers["MLflow"] = _start("MLflow", [*mlflow, *database, *artifacts], *_NO_JOBS)
-        _wait_until_healthy("Prefect", f"http://127.0.0.1:{prefect_port}/api/health", servers)
-        _wait_until_healthy("MLflow", f"http://127.0.0.1:{mlflow_port}/health", servers)
-        logger.info("Prefect  http://127.0.0.1:%d", prefect_port)
-        logger.info("MLflow   http://127.0.0.1:%d", mlflow_port)
-        logger.info("Ctrl-C stops both")
-        while True:
-            _require_alive(servers)
-            time.sleep(1)
-    except KeyboardInterrupt:
-        logger.info("stopping")
-    finally:
-        _stop(servers)
+
+    name: str
+    title: str
+    module: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    health: str = ""
+    pool: str = ""
+    gpus: str = ""
+    guard: Guard = "supervise"
+    grace: float = STOP_SECONDS
 
 
-def _start(name: str, command: Sequence[str], *options: str) -> subprocess.Popen[bytes]:
-    """A server that ends when this process does, however that happens; it prints into a log."""
-    supervise = [sys.executable, "-m", "tasks.clients.supervise", "--grace", str(_STOP_SECONDS)]
-    supervise += options
-    log = settings().home / f"{name.lower()}.log"
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [*supervise, "--", sys.executable, "-m", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+class Started:
+    """A service whose supervisor this process started."""
 
+    service: Service
+    log: Path
+    supervisor: Mark
+    _process: "subprocess.Popen[bytes]"
 
-def _wait_until_healthy(name: str, url: str, servers: dict[str, subprocess.Popen[bytes]]) -> None:
-    until = time.monotonic() + _STARTUP_SECONDS
-    while time.monotonic() < until:
-        _require_alive(servers)
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - loopback over http
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise ConfigError(f"{name} did not answer at {url} within {_STARTUP_SECONDS} s")
-
-
-def _require_alive(servers: dict[str, subprocess.Popen[bytes]]) -> None:
-    for name, process in servers.items():
-        code = process.poll()
-        if code is not None:
-            log = settings().home / f"{name.lower()}.log"
-            raise ConfigError(
-                f"{name}'s server ended with code {code}; is its port taken? See {log}"
+    def __init__(self, service: Service, log: Path) -> None:
+        """Start it; what it prints is appended to `log`."""
+        self.service = service
+        self.log = log
+        guard = [sys.executable, "-m", f"tasks.clients.{service.guard}"]
+        guard += ["--grace", str(service.grace)]
+        for name, value in service.environment.items():
+            guard += ["--env", f"{name}={value}"]
+        command = [sys.executable, "-m", service.module, *service.arguments]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*guard, "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us, who stop things in their order
             )
+        mark = Mark.of(self._process.pid)
+        # so far nobody has waited for it, so its number is its own even if it has ended
+        self.supervisor = mark or Mark(pid=self._process.pid, born="")
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, 128 + n after signal n; None while it runs."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def processes(self) -> tuple[Mark, ...]:
+        """The supervisor and what it looks after, without what those have started in turn."""
+        below = [Mark.of(pid) for pid in children(self.supervisor.pid)[:1]]
+        return (self.supervisor, *(mark for mark in below if mark))
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
 
 
-def _stop(servers: dict[str, subprocess.Popen[bytes]]) -> None:
-    for process in servers.values():
-        process.terminate()
-    for process in servers.values():
-        try:
-            process.wait(2 * _STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def answers(url: str, *, seconds: float = 5.0) -> bool:
+    """Whether a server on this machine says at this URL that it is well."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds):  # noqa: S310 - http, named by us
+            return True
+    except (urllib.error.URLError, OSError, ValueError):
+        return False

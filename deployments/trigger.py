@@ -1,0 +1,110 @@
+"""`cogvx trigger`: start a deployment, and see what becomes of it."""
+
+import logging
+import time
+from uuid import UUID
+
+import httpx
+import typer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from cogvx.errors import CogvxError, ConfigError, TransientError
+from deployments.up_runs import Told, family, is_bad, talking_to, words_for
+from deployments.up_state import Desk
+from tasks.clients.pool import asking
+from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 2.0
+_SILENCE_SECONDS = 300.0  # a server that is started again takes less
+
+
+def run_trigger(name: str, here: Settings, *, wait: bool) -> None:
+    """Start a run of a deployment, and tell where it is; with `wait`, follow it to its end.
+
+    Args:
+        name: As Prefect writes it, `retrain/nano-demo`; a name alone is a retrain's.
+        here: Settings of this machine: the server is that of PREFECT_API_URL, or of `cogvx up`.
+        wait: Interrupted, it leaves the run alone.
+
+    Raises:
+        ConfigError: There is no server, or no such deployment.
+        CogvxError: The run that was followed did not end well.
+        TransientError: The server does not answer.
+    """
+    full = name if "/" in name else f"retrain/{name}"
+    pages = server(here)
+    with talking_to(pages) as client:
+        run = _start(client, full)
+        typer.echo(f"{full} started as {run.name}: {pages}/runs/flow-run/{run.id}")
+        if wait:
+            _follow(client, run.id)
+
+
+def server(here: Settings) -> str:
+    """The pages of the Prefect server that commands talk to.
+
+    Raises:
+        ConfigError: Neither PREFECT_API_URL nor a `cogvx up` of this home names one.
+    """
+    api = PREFECT_API_URL.value()
+    if api:
+        return str(api).removesuffix("/").removesuffix("/api")
+    state = Desk(here.home).read()
+    if state is None or not state.is_kept:
+        raise ConfigError(
+            f"no Prefect server: nothing is up for {here.home.resolve()}, and PREFECT_API_URL is "
+            "not set; start one with `cogvx up --detach`, or name one"
+        )
+    return state.prefect
+
+
+def _start(client: SyncPrefectClient, name: str) -> FlowRun:
+    with asking("start a run"):
+        try:
+            found = client.read_deployment_by_name(name)
+        except (ObjectNotFound, ValueError) as error:
+            known = sorted(_names(client))
+            raise ConfigError(
+                f'no deployment "{name}" at {client.api_url}; there are: '
+                f"{', '.join(known) or 'none, see `cogvx deploy`'}"
+            ) from error
+        try:
+            return client.create_flow_run_from_deployment(found.id)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in {409, 422}:
+                raise
+            raise ConfigError(
+                f"{name} does not start without more parameters: {error.response.text[:500]}"
+            ) from error
+
+
+def _names(client: SyncPrefectClient) -> list[str]:
+    flows = {flow.id: flow.name for flow in client.read_flows()}
+    return [f"{flows.get(one.flow_id, '?')}/{one.name}" for one in client.read_deployments()]
+
+
+def _follow(client: SyncPrefectClient, root: UUID) -> None:
+    """Tell states until the run has ended."""
+    told, heard = Told(), time.monotonic()
+    while True:
+        try:
+            runs = family(client, root)
+            heard = time.monotonic()
+        except TransientError:
+            # a server may be started again meanwhile, and the run goes on without it
+            if time.monotonic() - heard > _SILENCE_SECONDS:
+                raise
+            runs = []
+        for run, words in told.news(runs):
+            logger.log(logging.WARNING if is_bad(run) else logging.INFO, words)
+        head = next((run for run in runs if run.id == root), None)
+        if head is not None and head.state is not None and head.state.is_final():
+            if is_bad(head):
+                raise CogvxError(words_for(head))
+            return
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,125 @@
+"""What stands in the way of `cogvx up`, found before anything is started."""
+
+import importlib.util
+import socket
+import sys
+from typing import get_args
+from urllib.parse import urlsplit
+
+import psutil
+
+from cogvx.errors import ConfigError, Problem
+from deployments.up_services import HOME, HOST, Options, is_served_elsewhere
+from tasks.clients.processes import listener
+from tasks.clients.servers import Guard, answers
+from tasks.settings import Settings
+
+
+def require_possible(options: Options, here: Settings, api_url: str | None) -> None:
+    """Refuse before anything is started.
+
+    Args:
+        options: What is wanted.
+        here: Settings of this machine.
+        api_url: The Prefect API that this process would use by its own settings, if any.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    problems = _elsewhere(options, here, api_url)
+    ports = {"--prefect-port": options.prefect_port}
+    if not is_served_elsewhere(here):
+        ports["--mlflow-port"] = options.mlflow_port
+    if options.with_s3:
+        ports["--s3-port"] = options.s3_port
+        problems += _without_s3(here)
+    for option, port in ports.items():
+        if list(ports.values()).count(port) > 1:
+            problems.append(Problem(option, port, "is the port of two servers", "name another"))
+        elif who := _holder(port):
+            problems.append(Problem(option, port, f"is taken {who}", f"use {option} with another"))
+    if problems:
+        raise ConfigError("cogvx up", problems)
+
+
+def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Problem]:
+    problems = []
+    if api_url and not _is_same(api_url, options.prefect):
+        problems.append(
+            Problem(
+                "PREFECT_API_URL",
+                api_url,
+                "names another server, and `cogvx up` starts its own",
+                "unset it; to work for that server, use `cogvx deploy` and "
+                "`prefect worker start --pool NAME`",
+            )
+        )
+    if is_served_elsewhere(here) and not answers(f"{here.tracking_uri.rstrip('/')}/health"):
+        problems.append(
+            Problem(
+                "COGVX_TRACKING_URI",
+                here.tracking_uri,
+                "does not answer",
+                "bring that MLflow back, or unset it to have one started here",
+            )
+        )
+    return problems
+
+
+def _without_s3(here: Settings) -> list[Problem]:
+    problems = []
+    if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
+        use = f'install it: {sys.executable} -m pip install "moto[server]"'
+        problems.append(Problem("--s3", None, "needs moto's server, which is not installed", use))
+    if here.store_url:
+        problems.append(
+            Problem(
+                "COGVX_STORE_URL",
+                here.store_url,
+                "names a store, and --s3 starts another",
+                "unset it, or leave --s3 out",
+            )
+        )
+    return problems
+
+
+def _is_same(api_url: str, mine: str) -> bool:
+    theirs, ours = urlsplit(api_url), urlsplit(mine)
+    is_here = theirs.hostname in {"localhost", HOST, "::1"}
+    return is_here and theirs.port == ours.port
+
+
+def _holder(port: int) -> str:
+    """Who listens on a port, as "by ..."; nothing if it is free."""
+    if not _is_taken(port):
+        return ""
+    process = listener(port)
+    if process is None:
+        return "by a process of another user"
+    home = _home_of(process)
+    if home:
+        return f"by `cogvx up` of {home} (to stop it: `{HOME}={home} cogvx down`)"
+    return f"by process {process.pid} ({process.name()})"
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def _home_of(process: psutil.Process) -> str:
+    """The home for which a supervisor of ours keeps this process; empty if none does."""
+    try:
+        lines = [one.cmdline() for one in (process, *process.parents())]
+    except psutil.Error:
+        return ""
+    guards = {f"tasks.clients.{guard}" for guard in get_args(Guard)}
+    words = [word for line in lines if guards & set(line) for word in line]
+    return next(
+        (word.removeprefix(f"{HOME}=") for word in words if word.startswith(f"{HOME}=")), ""
+    )

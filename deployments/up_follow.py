@@ -1,0 +1,64 @@
+"""What a person beside `cogvx up` is told: warnings of logs, states of runs, coming schedules."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+
+from cogvx.errors import TransientError
+from deployments.up_logs import LogTail
+from deployments.up_runs import Told, is_bad, next_runs, talking_to, under_way
+from deployments.up_state import now
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_SCHEDULES = 5
+
+
+class Follower:
+    """Tells what is new since it was told before; its own faults are nobody's concern."""
+
+    def __init__(self, prefect: str, logs: Mapping[str, Path], own: Path) -> None:
+        """`logs` are told from, by name; `own` is only kept from growing."""
+        self._prefect = prefect
+        self._tails = {name: LogTail(log) for name, log in logs.items()}
+        self._own = LogTail(own)
+        self._told = Told()
+        self._since = now()
+
+    def tell_logs(self) -> None:
+        """Warnings and errors that were printed; cuts logs that have become too long."""
+        for name, tail in self._tails.items():
+            for line in tail.important():
+                logger.warning("%s: %s", name, line)
+            tail.bound()
+        self._own.bound()
+
+    def tell_runs(self) -> None:
+        """What became of runs. A server that does not answer now is asked again the next time."""
+        until = now()
+        with suppress(TransientError), talking_to(self._prefect, patiently=False) as client:
+            for run, words in self._told.news(under_way(client, self._since)):
+                logger.log(logging.WARNING if is_bad(run) else logging.INFO, words)
+            self._since = until
+
+
+def schedule_lines(client: SyncPrefectClient) -> list[str]:
+    """When schedules start something next.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    runs = next_runs(client, _SHOWN_SCHEDULES)
+    if not runs:
+        return ["next      nothing is scheduled; `cogvx trigger NAME` starts a deployment"]
+    return [f"next      {_moment(run)}  {run.name}" for run in runs]
+
+
+def _moment(run: FlowRun) -> str:
+    when: datetime | None = run.expected_start_time
+    return "?" if when is None else f"{when.astimezone():%a %d %b %H:%M}"

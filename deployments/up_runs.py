@@ -1,0 +1,172 @@
+"""What becomes of flow runs, told as it happens; and runs that nobody executes any more."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Crashed
+
+from cogvx.terminal import printable
+from tasks.clients.pool import asking
+
+_PAGE = 200  # as many flow runs as the server lists at once
+_UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
+_EXECUTED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+_REASON_CHARACTERS = 300
+# Workers say every 30 s that they are there.
+WORKER_SILENCE = timedelta(seconds=120)
+
+
+@contextmanager
+def talking_to(url: str, *, patiently: bool = True) -> Iterator[SyncPrefectClient]:
+    """A client of the server with these pages; one without patience asks only once."""
+    settings = {PREFECT_API_URL: f"{url}/api"}
+    if not patiently:
+        settings[PREFECT_CLIENT_MAX_RETRIES] = "0"
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+
+
+class Told:
+    """States that were told already, so that only changes are."""
+
+    def __init__(self) -> None:
+        """Nothing was told yet."""
+        self._states: dict[UUID, tuple[str, str]] = {}
+
+    def news(self, runs: Sequence[FlowRun]) -> list[tuple[FlowRun, str]]:
+        """Runs whose state is another than before, and the words for it."""
+        found = []
+        for run in sorted(runs, key=_moment):
+            now = (run.state_name or "", "" if run.state is None else run.state.message or "")
+            if self._states.get(run.id) != now:
+                self._states[run.id] = now
+                found.append((run, words_for(run)))
+        return found
+
+
+def is_bad(run: FlowRun) -> bool:
+    """Whether a run ended otherwise than well."""
+    return run.state_type in {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
+
+
+def words_for(run: FlowRun) -> str:
+    """A run and its state, with the reason where it did not end well."""
+    text = f"{run.name}: {run.state_name}"
+    reason = run.state.message if is_bad(run) and run.state and run.state.message else ""
+    if len(reason) > _REASON_CHARACTERS:
+        reason = reason[: _REASON_CHARACTERS - 3] + "..."
+    return printable(f"{text}, {reason}" if reason else text)
+
+
+def under_way(client: SyncPrefectClient, since: datetime | None = None) -> list[FlowRun]:
+    """Runs that are under way, and with `since` also those that ended after it.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    state = FlowRunFilter(state=_in(_UNDER_WAY))
+    with asking("look at runs"):
+        found = client.read_flow_runs(flow_run_filter=state, limit=_PAGE)
+        if since is not None:
+            ended = FlowRunFilter(end_time=FlowRunFilterEndTime(after_=since))
+            found += client.read_flow_runs(flow_run_filter=ended, limit=_PAGE)
+    return list({run.id: run for run in found}.values())
+
+
+def family(client: SyncPrefectClient, root: UUID) -> list[FlowRun]:
+    """A run and all runs below it, level by level.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    with asking("look at runs"):
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[root]))
+        )
+        level = found
+        while level:
+            above = FlowRunFilterParentFlowRunId(any_=[run.id for run in level])
+            level = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=above))
+            found = [*found, *level]
+    return found
+
+
+def next_runs(client: SyncPrefectClient, count: int) -> list[FlowRun]:
+    """The runs that schedules start next, one for each deployment.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    with asking("look at schedules"):
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=_in((StateType.SCHEDULED,))),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=_PAGE,
+        )
+    first: dict[UUID | None, FlowRun] = {}
+    for run in runs:
+        first.setdefault(run.deployment_id, run)
+    return list(first.values())[:count]
+
+
+def polls(client: SyncPrefectClient, pool: str, worker: str, *, since: datetime) -> bool:
+    """Whether a worker of this name looks for runs in the pool, and said so since then.
+
+    One that is stopped says so; one that was killed is known by the age of its last word alone.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    with asking("look for workers"):
+        known = client.read_workers_for_work_pool(pool)
+    return any(
+        one.name == worker
+        and one.status is WorkerStatus.ONLINE
+        and one.last_heartbeat_time is not None
+        and one.last_heartbeat_time > since
+        for one in known
+    )
+
+
+def settle(client: SyncPrefectClient, pools: Collection[str], why: str) -> list[FlowRun]:
+    """Declare runs crashed that were on these pools' workers, when no worker is there any more.
+
+    Left as they are they would count as running for ever, and keep their slots of every limit.
+
+    Raises:
+        TransientError: The server did not answer.
+    """
+    with asking("look at runs"):
+        stranded = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=_in(_EXECUTED)),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=sorted(pools))),
+            limit=_PAGE,
+        )
+        for run in stranded:
+            client.set_flow_run_state(run.id, Crashed(message=why), force=True)
+    return stranded
+
+
+def _moment(run: FlowRun) -> datetime:
+    """When a run came into its state."""
+    return datetime.min.replace(tzinfo=UTC) if run.state is None else run.state.timestamp
+
+
+def _in(types: Sequence[StateType]) -> FlowRunFilterState:
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
