@@ -26,6 +26,8 @@ HEARTBEAT_SECONDS = 30
 EVERYWHERE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # MLflow's client would print a run's address, and with it a password that the address has.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Threads that wait for work would otherwise spin, and starve each other on few cores.
     "OMP_WAIT_POLICY": "PASSIVE",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
