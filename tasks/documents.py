@@ -234,6 +234,49 @@ class PruneReport(_Document):
         return sum(group.bytes for group in self.goes)
 
 
+class Going(_Document):
+    """Objects of one kind that may go for one reason, some of them by name."""
+
+    kind: str
+    why: str
+    objects: int
+    bytes: int
+    examples: tuple[str, ...]
+
+
+class VersionFate(_Document):
+    """Whether a registered version keeps what it needs in the store, and why.
+
+    `leaves` is the day from which on it may go; `bytes` are what nobody else needs of it.
+    """
+
+    name: str
+    stays: bool
+    why: str
+    leaves: str = ""
+    bytes: int = 0
+
+
+class RetentionReport(_Document):
+    """What may go, or went if `applied`, by kind and reason; what becomes of every version."""
+
+    store: str
+    applied: bool
+    goes: tuple[Going, ...]
+    stays: tuple[Group, ...]
+    versions: tuple[VersionFate, ...]
+
+    @property
+    def objects(self) -> int:
+        """How many objects go."""
+        return sum(going.objects for going in self.goes)
+
+    @property
+    def bytes(self) -> int:
+        """How large they are."""
+        return sum(going.bytes for going in self.goes)
+
+
 class InspectReport(_Document):
     """One record: facts as pairs of a name and a text, and the video that was written of it."""
 

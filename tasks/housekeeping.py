@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from cogvx.cache.index import index_cache
 from cogvx.cache.materialise import drop_damaged
@@ -14,7 +15,7 @@ from cogvx.housekeeping.reach import Ages, Registered, find_reach
 from cogvx.housekeeping.whose import find_whose
 from cogvx.recipe import Recipe
 from cogvx.store import KeepsLeftovers, LocalStore, ObjectInfo, ObjectStore
-from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry
+from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry, Version
 from tasks.clients.runs import RUN_TAG, without_secrets
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.documents import DamagedRecord, Group, PruneReport, VerifyReport
@@ -37,9 +38,9 @@ def store_stats(recipe: Recipe | None) -> stats.StoreStats:
     """
     here = settings()
     store = open_record_store(here)
-    objects = _everything(store)
+    objects = everything(store)
     versions, notes = _versions_if_possible(here)
-    reach = find_reach(store, objects, versions, _ages(KEEP_DAYS, GRACE_DAYS))
+    reach = find_reach(store, objects, versions, ages_of(KEEP_DAYS, GRACE_DAYS))
     indexes = (index for _, index in read_indexes(store, _of_kind(objects, "indexes")))
     unneeded = stats.count_unneeded(objects.values(), reach)
     return stats.StoreStats(
@@ -95,17 +96,13 @@ def prune_store(*, apply: bool, keep_days: float, grace_days: float) -> PruneRep
     """
     here = settings()
     store = open_record_store(here)
-    ages = _ages(keep_days, grace_days)
-    try:
+    ages = ages_of(keep_days, grace_days)
+    with deciding():
         # Listed first: what becomes needed from now on is seen to be new before it is removed.
-        objects = _everything(store)
+        objects = everything(store)
         versions = _versions(here)
-        _require_same_home(here, objects, versions)
+        require_same_home(here, objects, versions)
         reach = find_reach(store, objects, versions, ages)
-    except CogvxError as error:
-        raise error_from_name(
-            type(error).__name__, f"nothing is pruned, as it is not known what is needed: {error}"
-        ) from error
     sorted_out = prune.sort_out(objects.values(), reach, ages)
     if apply:
         progress = Progress("prune", "objects", logger)
@@ -116,6 +113,17 @@ def prune_store(*, apply: bool, keep_days: float, grace_days: float) -> PruneRep
         goes=_groups(sorted_out.by_kind()),
         stays=_groups(sorted_out.stays),
     )
+
+
+@contextmanager
+def deciding() -> Iterator[None]:
+    """What fails while it is found out what is needed fails before anything is removed."""
+    try:
+        yield
+    except CogvxError as error:
+        raise error_from_name(
+            type(error).__name__, f"nothing is pruned, as it is not known what is needed: {error}"
+        ) from error
 
 
 def _disk(here: Settings, store: ObjectStore) -> stats.DiskCache | None:
@@ -131,7 +139,8 @@ def _disk(here: Settings, store: ObjectStore) -> stats.DiskCache | None:
     )
 
 
-def _ages(keep_days: float, grace_days: float) -> Ages:
+def ages_of(keep_days: float, grace_days: float) -> Ages:
+    """Days from now on, as ages of objects."""
     return Ages(now=time.time(), keep=keep_days * DAY, grace=grace_days * DAY)
 
 
@@ -139,7 +148,7 @@ def _listing(store: ObjectStore, prefix: str) -> dict[str, ObjectInfo]:
     return {info.key: info for info in store.entries(prefix)}
 
 
-def _everything(store: ObjectStore) -> dict[str, ObjectInfo]:
+def everything(store: ObjectStore) -> dict[str, ObjectInfo]:
     """Every object, and what killed writers left beside them."""
     left = store.leftovers() if isinstance(store, KeepsLeftovers) else ()
     return _listing(store, "") | {info.key: info for info in left}
@@ -165,16 +174,18 @@ def _wanted(recipe: Recipe) -> set[str]:
 
 def _versions(here: Settings) -> list[Registered]:
     registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
-    return [
-        Registered(
-            name=f"{version.name} version {version.version}",
-            run=version.tags.get(RUN_TAG, ""),
-            manifest=version.tags.get(MANIFEST_TAG, ""),
-            adapter=version.tags.get(ADAPTER_TAG, ""),
-            judged=version.tags.get(JUDGED_TAG, ""),
-        )
-        for version in registry.all_versions()
-    ]
+    return [registered_as(version) for version in registry.all_versions()]
+
+
+def registered_as(version: Version) -> Registered:
+    """A version by what it needs in the store, or by nothing if it is none of ours."""
+    return Registered(
+        name=f"{version.name} version {version.version}",
+        run=version.tags.get(RUN_TAG, ""),
+        manifest=version.tags.get(MANIFEST_TAG, ""),
+        adapter=version.tags.get(ADAPTER_TAG, ""),
+        judged=version.tags.get(JUDGED_TAG, ""),
+    )
 
 
 def _versions_if_possible(here: Settings) -> tuple[list[Registered], tuple[str, ...]]:
@@ -184,7 +195,7 @@ def _versions_if_possible(here: Settings) -> tuple[list[Registered], tuple[str, 
         return [], (f"versions are left out: {error}",)
 
 
-def _require_same_home(
+def require_same_home(
     here: Settings, objects: Iterable[str], versions: Iterable[Registered]
 ) -> None:
     """Refuse an MLflow that knows nothing of this store: it is likely not the one that it is for.

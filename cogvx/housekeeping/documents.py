@@ -23,6 +23,14 @@ DocumentT = TypeVar("DocumentT", bound=BaseModel)
 _AT_ONCE = 8
 
 
+class ForkedFrom(BaseModel):
+    """The run whose weights another one begins with."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: str
+
+
 class NeededByRun(BaseModel):
     """What a run needs, read from its run.json.
 
@@ -36,6 +44,7 @@ class NeededByRun(BaseModel):
     train: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     empty_prompt: str
+    fork: ForkedFrom | None = None
 
     def reaches(self) -> set[str]:
         """Where the records of the run lie."""

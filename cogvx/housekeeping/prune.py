@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cogvx.errors import TransientError
-from cogvx.housekeeping.names import Kind, kind_of
+from cogvx.housekeeping.names import Kind, folder_of, kind_of
 from cogvx.housekeeping.reach import Ages, Reach
 from cogvx.store import ObjectInfo, ObjectStore
 
-# Kinds that may go, in this order; all others stay, whatever they are.
+# Kinds that may go, in this order; all others stay, whatever they are. Of runs only forgotten ones.
 _ORDER: tuple[Kind, ...] = (
+    "runs",
     "evaluations",
     "indexes",
     "plans",
@@ -26,6 +27,7 @@ _ORDER: tuple[Kind, ...] = (
     "drift",
     "scores",
     "features",
+    "proofs",
     "adapters",
     "images",
     "latents",
@@ -36,9 +38,10 @@ _ORDER: tuple[Kind, ...] = (
 _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
 # What is measured on files anew where it is missing. No document names it, as the name is made from
 # the bytes of a file that is not there yet when the document is written.
-_MEASURED: tuple[Kind, ...] = ("drift", "scores", "features")
+_MEASURED: tuple[Kind, ...] = ("drift", "scores", "features", "proofs")
 # Where what is needed may have changed since the store was listed.
 _WATCHED = ("indexes/", "manifests/", "runs/")
+_DECISIONS = ("registry/",)
 # ... but not by these, which a run that trains writes all the time.
 _UNWATCHED: tuple[Kind, ...] = ("resumes", "checkpoints")
 _REMOVERS = 16
@@ -60,10 +63,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sorted:
-    """A store in two parts: what may go, in the order of going, and why the rest stays."""
+    """A store in two parts: what may go, in the order of going, and why the rest stays.
+
+    `why` says of each object that may go, by its key, who needs it no more.
+    """
 
     removable: tuple[ObjectInfo, ...]
     stays: Mapping[str, Tally]
+    why: Mapping[str, str]
 
     def by_kind(self) -> dict[Kind, Tally]:
         """What may go, counted."""
@@ -85,7 +92,8 @@ def sort_out(objects: Iterable[ObjectInfo], reach: Reach, ages: Ages) -> Sorted:
         else:
             stays[why] = stays.get(why, Tally()).plus(info)
     removable.sort(key=lambda info: (_ORDER.index(kind_of(info.key)), info.key))
-    return Sorted(tuple(removable), stays)
+    whys = {info.key: _why_it_goes(info, reach) for info in removable}
+    return Sorted(tuple(removable), stays, whys)
 
 
 def remove(
@@ -94,6 +102,7 @@ def remove(
     objects: Mapping[str, ObjectInfo],
     *,
     on_progress: Callable[[int, int], None],
+    decisions: bool = False,
 ) -> None:
     """Remove what `sort_out` found, in its order, unless something became needed since.
 
@@ -102,6 +111,7 @@ def remove(
         removable: As `sort_out` ordered it.
         objects: The listing that it was made from.
         on_progress: Called with how many are gone, and of how many.
+        decisions: Whether a decision about aliases may have something become needed.
 
     Raises:
         TransientError: A document that says what is needed is new or has changed; sort out again.
@@ -110,7 +120,7 @@ def remove(
     done = 0
     with ThreadPoolExecutor(_REMOVERS) as removers:
         for batch in _batches(removable):
-            _require_unchanged(store, objects, done)
+            _require_unchanged(store, objects, done, decisions=decisions)
             list(removers.map(store.delete, [info.key for info in batch]))
             done += len(batch)
             on_progress(done, len(removable))
@@ -122,15 +132,31 @@ def _why_it_stays(info: ObjectInfo, reach: Reach, ages: Ages) -> str | None:
         return "not made by cogvx, as far as their names tell"
     if info.key in reach.owner:
         return reach.roots[reach.owner[info.key]].name
-    if kind not in _ORDER:
+    if kind not in _ORDER or (kind == "runs" and folder_of(info.key) not in reach.forgotten):
         return "datasets, runs, machines and decisions, and what was generated, always kept"
-    return reach.unclear.get(kind) or _why_for_now(info, kind, ages)
+    is_left = info.key in reach.left_by
+    return reach.unclear.get(kind) or _why_for_now(info, kind, ages, is_left=is_left)
 
 
-def _why_for_now(info: ObjectInfo, kind: Kind, ages: Ages) -> str | None:
-    """Why an object that nothing needs stays for a while."""
+def _why_it_goes(info: ObjectInfo, reach: Reach) -> str:
+    kind = kind_of(info.key)
+    if info.key in reach.left_by:
+        return f"only {reach.left_by[info.key]} needed it"
+    if kind in _SUPERSEDED:
+        return "newer documents superseded it"
+    if kind in _MEASURED:
+        return "it is measured anew where it is needed"
+    if kind == "leftovers":
+        return "a writer that was killed left it"
+    return "nothing that is kept needs it"
+
+
+def _why_for_now(info: ObjectInfo, kind: Kind, ages: Ages, *, is_left: bool) -> str | None:
+    """Why an object that nothing needs stays for a while; what a run left goes with the run."""
     if ages.is_fresh(info):
         return f"younger than {_days(ages.grace)}, so a run may be about to use them"
+    if is_left:
+        return None
     if kind in _SUPERSEDED and ages.is_young(info):
         return f"superseded documents, younger than {_days(ages.keep)}"
     if kind in _MEASURED and ages.is_young(info):
@@ -150,12 +176,14 @@ def _batches(removable: Sequence[ObjectInfo]) -> Iterable[Sequence[ObjectInfo]]:
         yield removable[start:]
 
 
-def _require_unchanged(store: ObjectStore, objects: Mapping[str, ObjectInfo], done: int) -> None:
+def _require_unchanged(
+    store: ObjectStore, objects: Mapping[str, ObjectInfo], done: int, *, decisions: bool
+) -> None:
     """What vanished meanwhile needs less than before; what came or changed may need more."""
-    for folder in _WATCHED:
+    for folder in (*_WATCHED, *(_DECISIONS if decisions else ())):
         for now in store.entries(folder):
             then = objects.get(now.key)
-            if kind_of(now.key) in _UNWATCHED:
+            if kind_of(now.key) in _UNWATCHED or "/hands/" in now.key:
                 continue
             if then is None or then.stamp != now.stamp:
                 raise TransientError(

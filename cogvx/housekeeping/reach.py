@@ -2,20 +2,30 @@
 
 The walk begins at the newest clips of every dataset, at earlier ones while they are young, at every
 run that the store holds, and at every registered version. Whoever wants something to go takes away
-what it begins at: a run's folder, a version, a dataset's manifests.
+what it begins at: a run's folder, a version, a dataset's manifests. Or it is said which versions
+leave: then it begins neither at them, nor at their runs, nor at runs that nobody goes on with.
 """
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.index import EvaluationIndex, evaluation_path
 from cogvx.housekeeping.documents import StoredRun, read_kept, read_lists, read_runs
+from cogvx.housekeeping.leaving import (
+    Forgotten,
+    Leaving,
+    Registered,
+    find_forgotten,
+    find_left,
+)
 from cogvx.housekeeping.names import RECORDS, Kind, folder_of, is_digest, kind_of, name_of
 from cogvx.housekeeping.unclear import SHORT, no_evaluation, no_list, no_records, no_spec
 from cogvx.store import ObjectInfo, ObjectStore
+
+__all__ = ["Ages", "Leaving", "Reach", "Registered", "Root", "find_reach"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +50,6 @@ class Ages:
 
 
 @dataclass(frozen=True)
-class Registered:
-    """A registered version: its name for people, and the digests it was tagged with, or nothing."""
-
-    name: str
-    run: str = ""
-    manifest: str = ""
-    adapter: str = ""
-    judged: str = ""
-
-
-@dataclass(frozen=True)
 class Root:
     """Something that is kept for its own sake: how many objects it needs, how many are there."""
 
@@ -63,12 +62,16 @@ class Root:
 class Reach:
     """What is needed: `owner` says which of the roots is the first to need an object.
 
-    `unclear` are kinds of which nobody can tell whether an object is needed, and why.
+    `unclear` are kinds of which nobody can tell whether an object is needed, and why. `forgotten`
+    are runs that the walk did not begin at, and `left_by` says whose an object was that needs it no
+    more.
     """
 
     roots: tuple[Root, ...]
     owner: Mapping[str, int]
     unclear: Mapping[Kind, str]
+    forgotten: frozenset[str] = frozenset()
+    left_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_reach(
@@ -76,6 +79,7 @@ def find_reach(
     objects: Mapping[str, ObjectInfo],
     versions: Sequence[Registered],
     ages: Ages,
+    leaving: Leaving | None = None,
 ) -> Reach:
     """Walk from everything that is kept; reads documents, and no record.
 
@@ -83,18 +87,27 @@ def find_reach(
         store: Where the documents lie.
         objects: All of the store, by key, listed before the versions and this: what was there when
             it was listed and is reached afterwards is never taken for unneeded.
-        versions: Every version in the registry, of this store or not.
+        versions: Every version in the registry, of this store or not; those that leave as well.
         ages: What counts as young.
+        leaving: What may go although the store or the registry holds it; by default nothing.
 
     Raises:
         IntegrityError: A document cannot be read, so what it needs is not known.
         TransientError: The store did not answer this time.
     """
     walk = _Walk(store, objects, versions, ages)
+    if leaving is not None:
+        walk.forget(leaving)
     walk.add_clips()
     walk.add_runs()
     walk.add_versions()
-    return Reach(tuple(walk.roots), walk.owner, walk.unclear)
+    return Reach(
+        tuple(walk.roots),
+        walk.owner,
+        walk.unclear,
+        forgotten=frozenset(walk.forgotten),
+        left_by=find_left(store, objects, forgotten=walk.forgotten, owner=walk.owner),
+    )
 
 
 class _Walk:
@@ -103,6 +116,7 @@ class _Walk:
     roots: list[Root]
     owner: dict[str, int]
     unclear: dict[Kind, str]
+    forgotten: dict[str, Forgotten]
 
     def __init__(
         self,
@@ -111,8 +125,9 @@ class _Walk:
         versions: Sequence[Registered],
         ages: Ages,
     ) -> None:
-        self.roots, self.owner, self.unclear = [], {}, {}
-        self._store, self._objects, self._versions, self._ages = store, objects, versions, ages
+        self.roots, self.owner, self.unclear, self.forgotten = [], {}, {}, {}
+        self._store, self._objects, self._ages = store, objects, ages
+        self._versions = list(versions)
         self._keys: dict[Kind, list[str]] = defaultdict(list)
         for key in objects:
             self._keys[kind_of(key)].append(key)
@@ -124,6 +139,15 @@ class _Walk:
             self._manifests.setdefault(name_of(key), []).append(key)
         self._runs = read_runs(store, objects)
         self._lists = read_lists(store, objects)
+
+    def forget(self, leaving: Leaving) -> None:
+        """Begin neither at what leaves nor at what is behind it."""
+        newest, _ = self._newest()
+        self.forgotten = find_forgotten(
+            leaving, self._objects, runs=self._runs, versions=self._versions, newest=newest
+        )
+        self._runs = {name: run for name, run in self._runs.items() if name not in self.forgotten}
+        self._versions = [v for v in self._versions if v.run not in self.forgotten]
 
     def add_clips(self) -> None:
         """The newest clips of every dataset, and those of before that are still wanted."""

@@ -46,12 +46,18 @@ REVIEW_UNTIL_TAG = "cogvx.review_until"
 REVIEW_RUN_TAG = "cogvx.review_run"
 """Prefect's flow run that asks."""
 
+KEEP_TAG = "cogvx.keep"
+"""Set by a person: what the version needs in the store stays, whatever the tag says but "false"."""
+SWEPT_TAG = "cogvx.swept"
+"""The day on which its adapter left the store; MLflow's own copy stays."""
 COST_TAG = "cogvx.cost"
 """What it cost, in words; numbers are metrics of its run."""
 
 RESULT_TAGS = frozenset(
     {
         COST_TAG,
+        KEEP_TAG,
+        SWEPT_TAG,
         HELDOUT_TAG,
         BEFORE_TAG,
         VERDICT_TAG,

@@ -139,12 +139,12 @@ def records(manifest: Manifest, made: Recipe) -> dict[str, bytes]:
     return found
 
 
-def random_past(root: Path, seed: int) -> Past:
+def random_past(root: Path, seed: int, nights: int = 8) -> Past:
     """Months of nights: clips come and go, runs end or are killed, some folders are removed."""
     chance, past = random.Random(seed), Past(LocalStore(root))
     made = {dtype: recipe_in(dtype) for dtype in ("float32", "bfloat16")}
     removed = []
-    for days in sorted(chance.sample(range(2, 120), 8), reverse=True):
+    for days in sorted(chance.sample(range(2, 120), nights), reverse=True):
         used = made[chance.choice(list(made))]
         _, index = past.cache(chance.randrange(6), days=days, made=used)
         if chance.random() < 0.6:

@@ -228,7 +228,7 @@ def test_a_version_that_was_judged_before_evaluations_were_listed_keeps_all_vide
     assert pruned(past) == {f"videos/ab/ab{'0' * 62}.mp4"}
 
 
-MEASURED = {"drift": ".json", "scores": ".json", "features": ""}
+MEASURED = {"drift": ".json", "scores": ".json", "features": "", "proofs": ".json"}
 
 
 def test_what_was_measured_on_videos_goes_by_its_age(past: Past) -> None:
