@@ -38,7 +38,7 @@ def form_of(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = schema.get("properties", {})
     shown = {
-        name: {**_field(name, field), "position": place}
+        name: {"position": place, **_field(name, field)}
         for place, (name, field) in enumerate(fields.items())
     }
     # Its own title is the name of a class; where it is used it has another one.
@@ -47,20 +47,24 @@ def form_of(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _field(name: str, field: Mapping[str, Any]) -> dict[str, Any]:
-    """A field; one that may be nothing says its plain kind, for which Prefect takes null, too."""
-    kinds = field.get("anyOf", [])
-    some = [kind for kind in kinds if kind.get("type") != "null"]
+    """A field; a text or number that may be nothing says its plain kind, as an empty box is none.
+
+    Prefect takes null for it, too. A choice or a switch is never empty, so it stays beside null.
+    """
+    some = [_short(kind) for kind in field.get("anyOf", ()) if kind.get("type") != "null"]
     plain = dict(field)
-    if len(some) == 1 and len(some) < len(kinds) and "$ref" not in some[0]:
+    if len(some) == 1 and _can_be_empty(some[0]):
         plain = {**some[0], **field}
         del plain["anyOf"], plain["default"]
-        if "enum" in plain:
-            plain["enum"] = [*plain["enum"], None]
     if "$ref" in plain or plain.get("title") != label_of(name):
         plain.pop("description", None)
     if "$ref" in plain:
         plain.pop("default", None)
     return _short(plain)
+
+
+def _can_be_empty(kind: Mapping[str, Any]) -> bool:
+    return kind.get("type") in ("string", "integer", "number") and "enum" not in kind
 
 
 def _short(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,11 +42,11 @@ LAYOUT = frozenset(
 class _Heading(Section):
     """What stands above the sections."""
 
-    schema_version: SchemaVersion = Field(title="Form of this document", default=1)
-    """Of this form of document; only 1 is known."""
-    name: str = Field(
-        title="Name of the registered model: a-z, 0-9 and -", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
+    schema_version: SchemaVersion = Field(
+        title="Form of this document", default=1, json_schema_extra={"position": 99}
     )
+    """Of this form of document; only 1 is known."""
+    name: str = Field(title="Name of the model: a-z, 0-9, -", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the registered model: lower-case letters, digits and dashes."""
 
 

@@ -53,7 +53,7 @@ class BaseConfig(Section):
     dtype: DType = Field(title="Precision of the frozen base")
     """Precision of the frozen base: bfloat16, or float16 for 2b. The adapter is always float32."""
     image_latent_scale: ImageScale | None = Field(
-        default=None, title="Scale of the first frame's latent (image-to-video)"
+        default=None, title="First frame's latent (image-to-video)"
     )
     """What the first frame's latent is scaled with, which must be what serving does: "multiplied"
     by the VAE's factor, "divided" by it, or "raw". CogVideoX1.5-5B-I2V needs it, since programs
@@ -136,7 +136,7 @@ class VideoConfig(Section):
 
 
 class CacheConfig(Section):
-    """How clips are encoded; every setting is part of the keys of the cache."""
+    """How clips are encoded. Every setting is part of the keys of the cache."""
 
     vae_tiling: Literal["auto", "off", "on"] = Field(default="auto", title="Encode in tiles")
     """Encode in tiles: less memory, other latents (normalisation is per tile). Auto means whole
@@ -223,7 +223,7 @@ class TrainConfig(Section):
     """What stands in for it: the empty caption, as diffusers generates with, or zeros, as the
     original code does."""
     image_dropout: float = Field(
-        title="Share of samples without first frame (image-to-video)", default=0.05, ge=0.0, lt=1.0
+        title="Samples without first frame (image-to-video)", default=0.05, ge=0.0, lt=1.0
     )
     """Share of the samples whose first frame is hidden; image-to-video models only."""
     early_stop_patience: int = Field(
@@ -305,7 +305,7 @@ class ComputeConfig(Section):
 
 
 class SweepConfig(Section):
-    """The new adapter at other weights, to see which is best; it decides nothing."""
+    """The new adapter at other weights, to see which is best. It decides nothing."""
 
     suite: str = Field(title="Path of a suite of the split dev", min_length=1, max_length=_MAX_PATH)
     """Path of a suite of the split dev: a weight is not chosen on the prompts that decide."""
