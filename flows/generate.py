@@ -21,13 +21,16 @@ def generate_shard(
     part: str = "1 of 1",
     *,
     for_evaluation: bool = False,
+    paid_by: str = "",
 ) -> VideoShardReport:
     """Make the videos of one published shard that are still missing; run twice, it does nothing.
 
     `shard` is the digest of its plan in the store; `job` and `part` say to people which it is.
-    `for_evaluation` proves first that adapters act, and leaves no labelled copies.
+    `for_evaluation` proves first that adapters act, and leaves no labelled copies; `paid_by` is the
+    model whose costs they are.
     """
-    return leave_video_report(generate_videos(shard, part, for_evaluation=for_evaluation))
+    made = generate_videos(shard, part, for_evaluation=for_evaluation, paid_by=paid_by)
+    return leave_video_report(made)
 
 
 @flow(name="generate", flow_run_name="generate {job.name}")

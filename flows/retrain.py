@@ -15,6 +15,7 @@ from tasks.labels import label_run, run_name
 from tasks.preflight import preflight
 from tasks.publish import publish_summary
 from tasks.register import find_unchanged
+from tasks.stages import Stages
 from tasks.train import trained_elsewhere
 from tasks.workbench import open_workbench
 
@@ -29,13 +30,14 @@ def retrain(recipe: Recipe) -> RetrainReport:
     unchanged = find_unchanged(bench, in_one_piece(manifest))
     if unchanged is not None:
         return publish_summary(bench, RetrainReport(unchanged=unchanged))
+    stages = Stages()
     return publish_summary(
         bench,
         RetrainReport(
-            cache=run_child(cache, recipe),
-            train=run_child(train, recipe, elsewhere=trained_elsewhere(bench)),
-            register_=run_child(register, recipe),
-            evaluate=run_child(evaluate, recipe),
-            promote=run_child(promote, recipe),
+            cache=run_child(cache, recipe, stages=stages),
+            train=run_child(train, recipe, elsewhere=trained_elsewhere(bench), stages=stages),
+            register_=run_child(register, recipe, stages=stages),
+            evaluate=run_child(evaluate, recipe, stages=stages),
+            promote=run_child(promote, recipe, stages=stages),
         ),
     )

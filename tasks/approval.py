@@ -129,7 +129,7 @@ def _hand_over(bench: Workbench, registry: Registry, version: Version) -> Promot
             f"promote {bench.recipe.name}",
             key,
             tag=f"asks:{key[:16]}",
-            parameters={"recipe": bench.recipe.model_dump(mode="json")},
+            parameters={"recipe": bench.recipe.model_dump(mode="json", exclude_none=True)},
             is_child=False,
         )
         trouble = pool.trouble(running=False)

@@ -16,7 +16,7 @@ from cogvx.digest import digest
 from cogvx.errors import CogvxError, error_from_name
 from cogvx.recipe import Recipe
 from tasks.children import Child, Ended
-from tasks.clients.pool import open_pool
+from tasks.clients.pool import open_pool, page_of_run
 from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.progress import Progress
 from tasks.stages import Stages
@@ -56,9 +56,12 @@ def run_child(
     """
     stages = stages or Stages(flow.name)
     if elsewhere is None:
-        with stages.stage(flow.name):
-            return flow(recipe)
-    document = recipe.model_dump(mode="json")
+        with stages.stage(flow.name) as show_page:
+            # Asked for its state, a flow that fails does not raise; a cancellation still does.
+            state: Any = flow(recipe, return_state=True)
+            show_page(page_of_run(state.state_details.flow_run_id))
+            return cast("ReportT", state.result())
+    document = recipe.model_dump(mode="json", exclude_none=True)  # forms know no null
     # What the clips are now decides what the child does; it looks them up itself.
     child = Child(
         name=f"{flow.name} {recipe.name}",

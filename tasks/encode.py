@@ -23,8 +23,10 @@ from cogvx.errors import TransientError
 from cogvx.recipe import Recipe
 from tasks.afar import elsewhere
 from tasks.children import Child, Ended
+from tasks.clients.slots import gpu_slots
 from tasks.documents import CacheReport, ShardReport
 from tasks.fan_out import Elsewhere
+from tasks.metering import metered
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench
@@ -83,6 +85,7 @@ def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
     """Make those records of a published shard that are not there yet.
 
     Raises:
+        ConfigError: There are no such GPU slots as the settings name.
         IntegrityError: The shard's plan is absent, damaged, or of another recipe or base model.
     """
     from cogvx.encoding import Encoders, encode_missing  # noqa: PLC0415 - loads torch
@@ -92,17 +95,24 @@ def encode_records(bench: Workbench, shard: str, part: str) -> ShardReport:
     bars = {
         kind: Progress(f"encode {kind}{suffix}", kind, logger) for kind in ("clips", "captions")
     }
-    report = encode_missing(
-        _in_own_order(plan),
-        bench.recipe,
-        encoders=Encoders(bench.base, bench.facts, bench.ids, device=bench.device),
-        dataset=bench.dataset,
-        store=bench.store,
-        work=bench.work / "clips",
-        on_progress=lambda kind, done, total: bars[kind](done, total),
-    )
-    return ShardReport(
-        records_wanted=plan.wanted, records_encoded=report.encoded, refused=report.refused
+    with (
+        gpu_slots(bench.settings, 1),
+        metered(bench.store, "cache", model=bench.recipe.name) as meter,
+    ):
+        report = encode_missing(
+            _in_own_order(plan),
+            bench.recipe,
+            encoders=Encoders(bench.base, bench.facts, bench.ids, device=bench.device),
+            dataset=bench.dataset,
+            store=bench.store,
+            work=bench.work / "clips",
+            on_progress=lambda kind, done, total: bars[kind](done, total),
+        )
+        meter.made = report.encoded
+    return meter.on(
+        ShardReport(
+            records_wanted=plan.wanted, records_encoded=report.encoded, refused=report.refused
+        )
     )
 
 

@@ -128,5 +128,11 @@ def _child(bench: Workbench, job: GenerateJob, part: str) -> Child:
     return Child(
         name=f"shard {part}, {job.name}",
         key=digest(["evaluate", shard]),
-        parameters={"job": job.name, "shard": shard, "part": part, "for_evaluation": True},
+        parameters={
+            "job": job.name,
+            "shard": shard,
+            "part": part,
+            "for_evaluation": True,
+            "paid_by": bench.recipe.name,
+        },
     )

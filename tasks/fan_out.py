@@ -91,7 +91,9 @@ def run_on_pool(
 
 def _start(pool: Pool, child: Child) -> UUID:
     plain = {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        name: value.model_dump(mode="json", exclude_none=True)
+        if isinstance(value, BaseModel)
+        else value
         for name, value in child.parameters.items()
     }
     return pool.start(child.name, child.key, tag=child.tag, parameters=plain)

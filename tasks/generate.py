@@ -26,6 +26,7 @@ from cogvx.pages.generated import Shown, render_generated
 from cogvx.store import ObjectStore
 from tasks.afar import elsewhere, leave
 from tasks.children import Ended
+from tasks.clients.slots import gpu_slots
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.dispatch import require_all
 from tasks.fan_out import Elsewhere
@@ -33,6 +34,7 @@ from tasks.generate_documents import FailedVideo, GenerateReport, IndexLine, Vid
 from tasks.generate_inputs import published_picture
 from tasks.generate_plan import PLANS, VideoWork, folder_of, video_path
 from tasks.generation import Ready, prepare
+from tasks.metering import metered
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
@@ -52,13 +54,16 @@ logger = logging.getLogger(__name__)
     retry_delay_seconds=RETRY_DELAY_SECONDS,
     retry_condition_fn=is_transient,
 )
-def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> VideoShardReport:
+def generate_videos(
+    shard: str, part: str, *, for_evaluation: bool = False, paid_by: str = ""
+) -> VideoShardReport:
     """Make those videos of a published shard that are not there yet.
 
     For an evaluation it is proved first that the adapters act, and the job gets no folder: videos
-    are looked for under their content's names alone.
+    are looked for under their content's names alone. `paid_by` is the model whose costs they are.
 
     Raises:
+        ConfigError: There are no such GPU slots as the settings name.
         IntegrityError: The shard is damaged, or the base of this machine is another one; or the
             adapters of an evaluation have no effect.
     """
@@ -91,26 +96,26 @@ def generate_videos(shard: str, part: str, *, for_evaluation: bool = False) -> V
 
     proof = _proof_of(ready, store) if for_evaluation else None
     hooks = Hooks(videos=progress, mix=SILENT.mix if proof is None else _prover(ready, proof))
-    if proof is not None and not left and proof.is_missing:
-        try_mix(open_session, _mix_of(ready), engine=ready.engine, hooks=hooks)
-    videos = try_videos(
-        open_session,
-        [shot.wanted for shot in left],
-        engine=ready.engine,
-        store=near,
-        work=here.work / "videos",
-        hooks=hooks,
-    )
-    for video in videos:
-        shot = left[video.number]
-        if isinstance(video, Failed):
-            logger.error("%s failed: %s", shot.name, video.error)
-            failed.append(FailedVideo(name=shot.name, why=str(video.error)))
-        elif not for_evaluation:
-            _deliver(video.path, shot, ready, store, here.work)
-    return VideoShardReport(
-        wanted=len(ready.shots), made=len(left) - len(failed), failed=tuple(failed)
-    )
+    with gpu_slots(here, 1), metered(store, "generate", model=paid_by) as meter:
+        if proof is not None and not left and proof.is_missing:
+            try_mix(open_session, _mix_of(ready), engine=ready.engine, hooks=hooks)
+        videos = try_videos(
+            open_session,
+            [shot.wanted for shot in left],
+            engine=ready.engine,
+            store=near,
+            work=here.work / "videos",
+            hooks=hooks,
+        )
+        for video in videos:
+            shot = left[video.number]
+            if isinstance(video, Failed):
+                logger.error("%s failed: %s", shot.name, video.error)
+                failed.append(FailedVideo(name=shot.name, why=str(video.error)))
+            elif not for_evaluation:
+                _deliver(video.path, shot, ready, store, here.work)
+        meter.made = len(left) - len(failed)
+    return VideoShardReport(wanted=len(ready.shots), made=meter.made, failed=tuple(failed))
 
 
 def videos_elsewhere() -> Elsewhere[VideoShardReport] | None:

@@ -15,6 +15,7 @@ from prefect.exceptions import CancelledRun
 
 from cogvx.errors import TransientError
 from tasks.clients.pool import Pool
+from tasks.settings import worker_pid
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ _PAUSE_GROWTH = 1.3
 _WARN_AFTER_SECONDS = 10.0
 _WARN_EVERY_SECONDS = 600.0
 _HOUR = 3600.0
+# In which a worker hears that a run of its was cancelled.
+_SIGNAL_SECONDS = 40.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Lookout:
         self._counts = (0, 0)
         self._signs: dict[UUID, _Sign] = {}
         self._overdue: set[UUID] = set()
+        self._cancelled: float | None = None
         self.seen: dict[UUID, FlowRun] = {}
 
     def ends(self, runs: Sequence[UUID]) -> dict[UUID, FlowRun | GivenUp]:
@@ -95,8 +99,7 @@ class Lookout:
             children = [seen[run] for run in runs if run in seen]
             running = self._count(children)
             trouble = self._pool.trouble(running=running > 0)
-            if any(_is_cancelled(seen[run]) for run in parent if run in seen):
-                raise CancelledRun("cancelled while its children ran; they are cancelled, too")
+            self._obey([seen[run] for run in parent if run in seen], children)
             self.seen |= {run.id: run for run in children}
             ends: dict[UUID, FlowRun | GivenUp] = {
                 run: GivenUp("was deleted") for run in runs if run not in seen
@@ -115,6 +118,18 @@ class Lookout:
                 raise
             return {}
         return ends
+
+    def _obey(self, parents: Sequence[FlowRun], children: Sequence[FlowRun]) -> None:
+        """Cancel the children of a run that is cancelled; then its worker's signal ends it."""
+        if not any(_is_cancelled(parent) for parent in parents):
+            return
+        if self._cancelled is None:
+            self._cancelled = time.monotonic()
+            self._pool.cancel([run for run in children if run.state and not run.state.is_final()])
+        waited = time.monotonic() - self._cancelled
+        # An exception would make it Failed; the signal that is on its way makes it Cancelled.
+        if worker_pid() is None or waited > _SIGNAL_SECONDS:
+            raise CancelledRun("cancelled while its children ran; they are cancelled, too")
 
     def _count(self, children: Sequence[FlowRun]) -> int:
         """How many are running; says so when that changes."""

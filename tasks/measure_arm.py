@@ -15,6 +15,7 @@ from tasks.clients.slots import gpu_slots
 from tasks.generate_inputs import published_picture
 from tasks.measure_documents import MeasurePlan, MeasureReport, Scene
 from tasks.measure_shards import PLANS
+from tasks.metering import metered
 from tasks.records import RecordsLost
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench
@@ -62,9 +63,13 @@ def measure_arm(bench: Workbench, shard: str) -> MeasureReport:
         for sha256, weight in plan.adapters
     )
     arm, open_session = Arm(plan.arm, tuple(adapters)), one_session(bench)
-    with gpu_slots(bench.settings, 1):
+    with (
+        gpu_slots(bench.settings, 1),
+        metered(bench.store, "measure", model=bench.recipe.name) as meter,
+    ):
         report = _measure_losses(bench, arm, plan, open_session)
         _measure_drifts(bench, arm, plan.scenes, open_session)
+        meter.made = report.wanted
     return report
 
 

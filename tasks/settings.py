@@ -8,9 +8,9 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cogvx.errors import ConfigError, Problem
@@ -99,7 +99,8 @@ class Settings(BaseSettings):
     machines: int = Field(default=1, ge=1, le=1024)
     """Machines that train one run together; `train.processes` counts those of all of them."""
     machine_rank: int = Field(default=0, ge=0)
-    """Which of them this is; number 0 leads, and the others run `cogvx train RECIPE --join`."""
+    """Which of them this is; number 0 leads, and the others run `cogvx train RECIPE --join`. Where
+    there are several, JOB_COMPLETION_INDEX stands in, which Kubernetes gives a Job's pods."""
     main_address: str = ""
     """Name or address under which the others reach machine 0."""
     main_port: int = Field(default=29500, ge=1, le=65535)
@@ -114,6 +115,15 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
     s3_region: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rank_of_pod(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A pod of an indexed Job knows its number by another name."""
+        index = os.environ.get("JOB_COMPLETION_INDEX")  # noqa: TID251 - this is the place
+        if index is None or "machine_rank" in given or str(given.get("machines", 1)) == "1":
+            return given
+        return {**given, "machine_rank": index}
 
     @property
     def mlflow_uri(self) -> str:
@@ -187,6 +197,11 @@ def visible_gpus() -> tuple[str, ...] | None:
     """The GPUs that whoever started this process left to it; None where nothing was said."""
     said = os.environ.get("CUDA_VISIBLE_DEVICES")  # noqa: TID251 - this is the place
     return None if said is None else tuple(each.strip() for each in said.split(",") if each.strip())
+
+
+def flow_run_of_process() -> str:
+    """The flow run that a worker started this process for; empty where a person did."""
+    return os.environ.get("PREFECT__FLOW_RUN_ID", "")  # noqa: TID251 - this is the place
 
 
 def prepare_process() -> None:

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -33,16 +33,19 @@ class Stages:
         self._written = float("-inf")
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Show a stage that runs in this process, while the block lasts and how it ended."""
-        began = time.monotonic()
+    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Show a stage that runs in this process, while the block lasts and how it ended.
+
+        What the block is given takes the address of the stage's page, when that is known.
+        """
+        began, pages = time.monotonic(), [""]
 
         def show(state: str, told: str = "") -> None:
-            self.show([Seen(name, state, time.monotonic() - began, told=told)])
+            self.show([Seen(name, state, time.monotonic() - began, pages[-1], told)])
 
         show("Running")
         try:
-            yield
+            yield pages.append
         except BaseException as error:
             show("Failed", str(error) or type(error).__name__)
             raise

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from cogvx.runs.folder import Fork, RunFolder, RunSpec, TrainOutcome
 from cogvx.runs.lock import hold
 from tasks.afar import elsewhere
 from tasks.clients.launch import launch_training
-from tasks.clients.machines import Machines
+from tasks.clients.machines import Machines, machine_tags, require_gpus
 from tasks.clients.registry import Point, Registry
 from tasks.clients.runs import RUN_TAG
+from tasks.clients.slots import gpu_slots, require_slots
 from tasks.curves import Curves
 from tasks.dataset_page import log_dataset
 from tasks.documents import TrainReport
@@ -33,6 +35,7 @@ from tasks.first_batch import show_first_batch
 from tasks.fork import bring_fork
 from tasks.labels import label_run
 from tasks.lineage import run_tags
+from tasks.metering import metered
 from tasks.records import bring_records
 from tasks.relay import Relay
 from tasks.settings import worker_pid
@@ -58,7 +61,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
         RecordsLost: Records must be encoded again first.
         TrainingDiverged: The loss stopped being finite.
     """
-    machines = Machines.of(bench.settings, bench.recipe.train.processes)
+    machines = _machines_of(bench)
     if not machines.is_first:
         raise ConfigError(
             f"COGVX_MACHINE_RANK = {machines.rank} does not lead; use `cogvx train RECIPE --join` "
@@ -70,6 +73,7 @@ def train_adapter(bench: Workbench) -> TrainReport:
     known = finished_run(bench, run)
     if known is not None:
         return _report(bench, run, known, trained=False)
+    require_room(bench)
     folder = prepare_run(bench, manifest, run)
     with hold(folder.lock):
         step = bring_checkpoint(bench.store, folder, run)
@@ -83,9 +87,32 @@ def train_adapter(bench: Workbench) -> TrainReport:
 
 
 def trained_elsewhere(bench: Workbench) -> Elsewhere[TrainReport] | None:
-    """Where adapters are trained, if the settings do not leave it to this process."""
-    here = bench.settings
-    return elsewhere(here.train_deployment, TrainReport, bench.store, here)
+    """Where adapters are trained, if the settings do not leave it to this process.
+
+    Their reports name the adapter's place in the store: its path is one of another machine.
+    """
+    here, store = bench.settings, bench.store
+    found = elsewhere(here.train_deployment, TrainReport, store, here)
+    if found is None:
+        return None
+
+    def report(run: str) -> TrainReport:
+        told = found.report(run)
+        place = f"{store.url}/{_adapter_key(told.adapter_sha256)}"
+        return told.model_copy(update={"adapter": place})
+
+    return replace(found, report=report)
+
+
+def require_room(bench: Workbench) -> None:
+    """Refuse to train where GPUs or slots of them are lacking, before anything is fetched.
+
+    Raises:
+        ConfigError: There are fewer GPUs than processes, or no such slots as the settings name.
+    """
+    machines, processes = _machines_of(bench), bench.recipe.train.processes
+    require_gpus(bench.settings, machines, processes)
+    require_slots(bench.settings, machines.share(processes))
 
 
 def finished_run(bench: Workbench, run: str) -> TrainOutcome | None:
@@ -212,12 +239,13 @@ def _spec(bench: Workbench, manifest: Manifest, run: str) -> RunSpec:
 
 def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -> TrainOutcome:
     """Run the trainer with an MLflow run open, which ends the way the trainer ends."""
-    recipe = bench.recipe
+    recipe, machines = bench.recipe, _machines_of(bench)
+    processes = recipe.train.processes
     registry = Registry(bench.settings.mlflow_uri, bench.settings.mlflow_artifacts)
     run_id = mlflow_run(bench, registry, run)
     registry.reopen_run(run_id)
     log_dataset(bench, registry, run_id, manifest=manifest)
-    registry.set_run_tags(run_id, run_tags(bench, folder))
+    registry.set_run_tags(run_id, run_tags(bench, folder) | machine_tags(machines))
     show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
     with (
         ending(registry, run_id),
@@ -230,15 +258,26 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
                 uploads.offer(event["folder"])
             relay(event)
 
-        return launch_training(
-            folder.root,
-            processes=recipe.train.processes,
-            on_event=hear,
-            log=folder.root / "trainer.log",
-            machines=Machines.of(bench.settings, bench.recipe.train.processes),
-            worker=worker_pid(),
-            grace=bench.settings.stop_seconds,
-        )
+        with (
+            gpu_slots(bench.settings, machines.share(processes)),
+            metered(bench.store, "train", model=recipe.name, devices=processes),
+        ):
+            outcome = launch_training(
+                folder.root,
+                processes=processes,
+                on_event=hear,
+                log=folder.root / "trainer.log",
+                machines=machines,
+                worker=worker_pid(),
+                grace=bench.settings.stop_seconds,
+            )
+        if outcome.measured is not None:
+            registry.set_run_tags(run_id, {"cogvx.device": outcome.measured.device or "cpu"})
+        return outcome
+
+
+def _machines_of(bench: Workbench) -> Machines:
+    return Machines.of(bench.settings, bench.recipe.train.processes)
 
 
 def _keep(bench: Workbench, folder: RunFolder, run: str, outcome: TrainOutcome) -> None:

@@ -4,11 +4,16 @@ Every machine has a run folder of its own, filled from the store. The first one 
 the checkpoints and the adapter, and hands its newest checkpoint to the others when they have met.
 """
 
+import logging
+import platform
 from dataclasses import dataclass
 from typing import Self
 
 from cogvx.errors import ConfigError, Problem
-from tasks.settings import Settings
+from tasks.clients.gpus import gpus
+from tasks.settings import Settings, visible_gpus
+
+logger = logging.getLogger(__name__)
 
 _ANY_FREE_PORT = 0
 
@@ -21,6 +26,10 @@ class Machines:
     rank: int = 0
     address: str = ""
     port: int = _ANY_FREE_PORT
+
+    def share(self, processes: int) -> int:
+        """How many of a run's processes are started on each machine."""
+        return processes // self.count
 
     @property
     def is_first(self) -> bool:
@@ -68,3 +77,44 @@ class Machines:
             problems.append(Problem("train.processes", processes, wrong, f"use {numbers}"))
         if problems:
             raise ConfigError("machines", problems)
+
+
+def require_gpus(here: Settings, machines: Machines, processes: int) -> None:
+    """Refuse to start more processes than there are GPUs; on a machine without any all is well.
+
+    Which GPUs a worker's runs see is decided by CUDA_VISIBLE_DEVICES, in the worker's environment
+    or its pool's job variables; the trainer's processes take them in that order.
+
+    Raises:
+        ConfigError: There are too few; or none, and the settings ask for them.
+    """
+    found, share = gpus(), machines.share(processes)
+    said = visible_gpus()
+    shown = "" if said is None else f', as CUDA_VISIBLE_DEVICES = "{",".join(said)}" says'
+    if not found:
+        if here.device == "cuda":
+            raise ConfigError(
+                f"COGVX_DEVICE = cuda, but {platform.node()} has no GPU that may be used{shown}; "
+                "give its worker one, or use auto to train on the CPU"
+            )
+        return
+    if len(found) < share:
+        enough = len(found) * machines.count
+        raise ConfigError(
+            f"train.processes = {processes} needs {share} GPU(s) on {platform.node()}, where "
+            f"{len(found)} may be used{shown}; use {enough}, or give its worker more"
+        )
+    if len(found) > share:
+        idle = len(found) - share
+        logger.warning(
+            "train.processes = %d: %d of %d GPUs stay idle here", processes, idle, len(found)
+        )
+
+
+def machine_tags(machines: Machines) -> dict[str, str]:
+    """Where a run is trained, for MLflow: the machine that leads, its GPUs, how many machines."""
+    return {
+        "cogvx.machine": platform.node(),
+        "cogvx.gpus": ",".join(gpus()) or "none",
+        "cogvx.machines": str(machines.count),
+    }

@@ -161,7 +161,7 @@ class Pool:
         return None
 
     def cancel(self, runs: Sequence[FlowRun]) -> None:
-        """Ask that runs stop, except those that another parent started: they are also its own.
+        """Ask that runs stop, except those of another parent that lives: they are also its own.
 
         Raises:
             TransientError: The server did not answer.
@@ -206,9 +206,14 @@ class Pool:
         return next((str(event.id) for event in page.events), None)
 
     def _is_own(self, run: FlowRun) -> bool:
+        """Whether this run started it, or whoever did has ended and can stop it no more."""
         if run.parent_task_run_id is None:
             return self.parent is None
-        return self._client.read_task_run(run.parent_task_run_id).flow_run_id == self.parent
+        parent = self._client.read_task_run(run.parent_task_run_id).flow_run_id
+        if parent is None or parent == self.parent:
+            return True
+        above = self.look([parent]).get(parent)
+        return above is None or (above.state is not None and above.state.is_final())
 
     def _last_ended(self, tag: str) -> str:
         runs = self._client.read_flow_runs(
