@@ -42,7 +42,7 @@ from tasks.clients.registry import Reason, Version
 from tasks.contest import hold_contest
 from tasks.documents import EvaluateReport
 from tasks.evaluate import judge_evaluation
-from tasks.evaluate_plan import plan_evaluation
+from tasks.evaluate_plan import enter_evaluation, plan_evaluation
 from tasks.register import open_registry, register_adapter
 from tasks.settings import settings
 from tasks.stills import stills_of
@@ -251,7 +251,7 @@ def test_a_champion_that_moved_makes_the_verdict_invalid(
     studio: Studio, first: EvaluationReport
 ) -> None:
     bench = studio.bench(studio.recipe(2))
-    work = plan_evaluation.fn(bench)
+    work = plan_evaluation.fn(bench, enter_evaluation.fn(bench), ())
     assert work.cuts == ()
     registry = open_registry(bench)
     registry.crown("toy", 2, expected_champion=1, reason=REASON)
@@ -315,6 +315,37 @@ def test_an_adapter_without_effect_is_not_rendered(studio: Studio, first: Evalua
     assert told.verdict == "INVALID"
     assert "its adapter changes nothing" in report.verdict.headline
     assert studio.videos() == before
+
+
+def test_videos_made_by_people_are_not_judged_before_their_adapter_is_proved(
+    studio: Studio, first: EvaluationReport
+) -> None:
+    """As after `cogvx generate` with an evaluation's prompts: the videos are there, no proof is."""
+    proofs = [info.key for info in studio.store.entries("proofs/")]
+    for key in proofs:
+        studio.store.delete(key)
+    before = studio.videos()
+    told, _ = studio.evaluate(studio.recipe(2))
+    assert (told.videos_rendered, told.videos_reused) == (0, 3 * ARM)
+    assert studio.videos() == before
+    assert len([info.key for info in studio.store.entries("proofs/")]) == 2, "of both adapters"
+
+
+def test_a_damaged_video_is_rendered_again(studio: Studio, first: EvaluationReport) -> None:
+    key, before = video_of_the_base(studio), studio.videos()
+    whole = studio.store.read(key)
+    studio.store.write(key, whole[: len(whole) // 2])
+    told, _ = studio.evaluate(studio.recipe(1))
+    assert told.videos_rendered == 1
+    assert studio.store.read(key) == whole
+    assert studio.videos().keys() == before.keys()
+
+
+def video_of_the_base(studio: Studio) -> str:
+    """Where the store has one of the videos that every report needs."""
+    report = json.loads(studio.pages(studio.recipe(1))["report.json"])
+    stem = next(video["key"] for video in report["videos"] if video["arm"] == "base")
+    return f"videos/{stem[:2]}/{stem}.mp4"
 
 
 def test_a_killed_evaluation_gives_the_same_report(studio: Studio, first: EvaluationReport) -> None:
