@@ -33,7 +33,6 @@ COPY flows flows
 COPY deployments deployments
 # Compiled here, as the user who runs it may not write there: without, each start takes twice as long.
 RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
-    && pip check \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/cogvx/lib
 
 FROM ${BASE}
