@@ -34,6 +34,7 @@ from tasks.housekeeping import ages_of, deciding, everything, registered_as, req
 from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
+from tasks.shown import shown
 from tasks.workbench import read_stored
 
 logger = logging.getLogger(__name__)
@@ -132,16 +133,16 @@ def show_retention(report: RetentionReport) -> None:
         if not fate.stays:
             logger.info("%s: %s", fate.name, fate.why)
     logger.info("%s %d objects, %d bytes", verb, report.objects, report.bytes)
-    if not is_watched():
-        return
     rows = [
         {**going.model_dump(exclude={"examples"}), "examples": ", ".join(going.examples)}
         for going in report.goes
     ]
     total = f"{verb} {report.objects} objects, {report.bytes / 2**30:.2f} GiB"
-    create_table_artifact(rows, key="retention", description=f"{total}, of {report.store}")
     fates = [fate.model_dump() for fate in sorted(report.versions, key=lambda one: one.stays)]
-    create_table_artifact(fates, key="retention-versions", description="What versions keep")
+    if is_watched():
+        with shown("what is kept"):
+            create_table_artifact(rows, key="retention", description=f"{total}, of {report.store}")
+            create_table_artifact(fates, key="retention-versions", description="What versions keep")
 
 
 def _find_versions(registry: Registry, rule: Rule, now: float) -> _Versions:
