@@ -5,10 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cogvx.pages.remarks import duration
-from tasks.documents import EvaluateReport, PromoteReport, RetrainReport, Unchanged
-from tasks.summary import Row, cache_rows, register_rows, train_rows
+from tasks.documents import (
+    EvaluateReport,
+    PromoteReport,
+    RegisterReport,
+    RetrainReport,
+    Unchanged,
+)
+from tasks.summary import Row, cache_rows, train_rows
 
-_MOST_REASONS = 8
+_MOST_REASONS = 6
 _SECONDS_WORTH_SAYING = 5.0
 
 
@@ -50,6 +56,7 @@ def summary_page(report: RetrainReport, around: Around) -> str:
             f"![Frames of base, reference and challenger]({around.picture})"
             if around.picture
             else "",
+            _reasons(report.evaluate),
             _stages(report, around.stages),
             _table("Cost", ("", ""), around.costs),
             _table("Where it is", ("", ""), [(n, f"`{p}`") for n, p in around.places.items()]),
@@ -62,19 +69,23 @@ def _verdict(
 ) -> list[str]:
     if judged is None:
         return ["# Not judged"]
-    who = f"{judged.name} version {judged.version}"
-    aliases = moved.aliases if moved else ()
-    became = "is the champion" if "champion" in aliases else "stays challenger"
-    lines = [f"# {judged.verdict}: {who} {became}"]
-    if headline:
-        lines.append(f"**{_plain(headline)}** Against {judged.reference}.")
-    else:
-        lines.append(f"Judged against {judged.reference}.")
-    if moved is not None:
-        lines.append(f"{moved.reason[:1].upper()}{moved.reason[1:]}.")
+    became = "is the champion" if moved and "champion" in moved.aliases else "stays challenger"
+    told = f"**{_plain(headline)}** " if headline else ""
+    return [
+        f"# {judged.verdict}: {judged.name} v{judged.version} {became}",
+        f"{told}Judged against {judged.reference}.",
+        f"{moved.reason[:1].upper()}{moved.reason[1:]}." if moved else "",
+    ]
+
+
+def _reasons(judged: EvaluateReport | None) -> str:
+    if judged is None or not judged.reasons:
+        return ""
     reasons = [f"- {_plain(reason)}" for reason in judged.reasons[:_MOST_REASONS]]
     left = len(judged.reasons) - len(reasons)
-    return [*lines, "\n".join([*reasons, *([f"- and {left} more in the report"] if left else [])])]
+    return "\n".join(
+        ["## Why", "", *reasons, *([f"- and {left} more, see the report"] if left else [])]
+    )
 
 
 def _unchanged(found: Unchanged) -> list[str]:
@@ -92,10 +103,10 @@ def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
         "cache": [(n, f) for n, f in cache_rows(report.cache) if n in ("clips", "records")]
         if report.cache
         else [],
-        "train": train_rows(report.train)[:-1] if report.train else [],
-        "register": register_rows(report.register_) if report.register_ else [],
+        "train": train_rows(report.train)[:1] if report.train else [],
+        "register": _version(report.register_) if report.register_ else [],
         "evaluate": _videos(report.evaluate) if report.evaluate else [],
-        "promote": [],
+        "promote": _aliases(report.promote) if report.promote else [],
     }
     times = {stage.name: stage for stage in stages}
     rows = []
@@ -109,8 +120,16 @@ def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
     return _table("Stages", ("stage", "result", "time"), rows)
 
 
+def _version(report: RegisterReport) -> list[Row]:
+    return [("", f"version {report.version}" + ("" if report.created else ", registered before"))]
+
+
 def _videos(report: EvaluateReport) -> list[Row]:
     return [("", f"{report.videos_rendered} videos rendered, {report.videos_reused} reused")]
+
+
+def _aliases(report: PromoteReport) -> list[Row]:
+    return [("", f"aliases: {', '.join(report.aliases) or 'none'}")]
 
 
 def _time(stage: StageTime) -> str:

@@ -68,11 +68,15 @@ def model_card(page: ModelPage) -> str:
 
 
 def description(page: ModelPage) -> str:
-    """The page in at most MOST_CHARACTERS: what is least needed is left to the file."""
+    """The page in at most MOST_CHARACTERS: what is least needed is left to the file.
+
+    The verdict comes first, as lists of versions show the first line; the name is above already.
+    """
     if page.judged is not None:
         reasons = page.judged.reasons[:_MOST_REASONS]
         page = replace(page, judged=replace(page.judged, reasons=reasons))
-    head, details, uses = list(_heading(page)), list(_details(page)), list(_uses(page))
+    _, what, verdict, *rest_of_head = _heading(page)
+    head, details, uses = [verdict, what, *rest_of_head], list(_details(page)), list(_uses(page))
     rest = "The whole page is README.md beside the model, its recipe recipe.toml."
     for parts in (
         [*head, *details, *uses, _recipe(page)],

@@ -37,6 +37,11 @@ __all__ = [
 ]
 
 _VERSIONS_AT_ONCE = 1000
+_ABOUT = (
+    "LoRA adapters for CogVideoX, a version for each retraining. `models:/{name}@champion` is the"
+    " one to use; `challenger` is the newest. Each version's page says what it learned from and how"
+    " it was judged."
+)
 
 
 class Registry(Aliases):
@@ -286,7 +291,7 @@ class Registry(Aliases):
 
     def _ensure_model(self, name: str) -> None:
         try:
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(name, description=_ABOUT.format(name=name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -46,6 +46,8 @@ _PARAM_CHARACTERS = 6000
 _DATASET_NAME_CHARACTERS = 500
 _DATASET_DIGEST_CHARACTERS = 36
 _DATASET_CONTEXT = "mlflow.data.context"  # the tag by which its pages group datasets
+# Without it the pages of a server open an experiment as one of traces, which has none here.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _TABLES = "mlflow.loggedArtifacts"  # the tag by which its pages know tables
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
@@ -278,7 +280,9 @@ class Runs:
         if self.artifact_root is not None:
             location = (self.artifact_root / name).resolve().as_uri()
         try:
-            experiment_id = self._client.create_experiment(name, artifact_location=location)
+            experiment_id = self._client.create_experiment(
+                name, artifact_location=location, tags=_KIND
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

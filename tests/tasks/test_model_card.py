@@ -68,8 +68,7 @@ def page(variant: Variant = COGVIDEOX_5B, judged: Judged | None = None, **card: 
 @pytest.mark.parametrize("text", [model_card(page()), description(page())])
 def test_a_page_says_what_it_is_what_it_learned_from_and_how_to_use_it(text: str) -> None:
     for told in (
-        "# style",
-        "rank 8",
+        "LoRA adapter of rank 8",
         "49 frames, 480 x 720 pixels",
         "[zai-org/CogVideoX-5b](https://huggingface.co/zai-org/CogVideoX-5b) at `aaaa",
         f"`{'f' * 64}`",
@@ -94,6 +93,12 @@ def test_a_verdict_stands_at_the_top_with_frames_that_mlflow_finds() -> None:
     assert "](get-artifact?path=card%2Fframes.png&run_uuid=run-id)" in text
     assert "- heldout_loss 0.3523 -> 0.0467: better." in text
     assert text.index("PROMOTE") < text.index("## What it is")
+
+
+def test_lists_of_versions_show_the_verdict_first() -> None:
+    assert description(page(judged=JUDGED)).startswith("**PROMOTE** against champion v2")
+    assert description(page()).startswith("**Not judged yet.**")
+    assert model_card(page()).startswith("# style\n")
 
 
 def test_a_description_is_never_longer_than_mlflow_keeps() -> None:
