@@ -4,6 +4,7 @@ It is TOML, closed and frozen like a recipe. Files of recipes are relative to th
 paths inside a recipe mean the folder that a worker runs in. Nothing here asks a server.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _KINDS: Mapping[str, type[Section]] = {
     "notify": NotifyConfig,
     "zombies": ZombiesConfig,
 }
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SECTIONS = ("pools", "recipes", "limits", *_KINDS)
 
 
@@ -87,9 +89,8 @@ def load_catalog(path: Path) -> Catalog:
     for name, pool in pools.items():
         problems += pool_problems(f"pools.{name}", pool, limits)
     # A pool that cannot be read is known all the same: nobody should be told to make it.
-    problems += place_problems(
-        rows, single.get("retention"), known=document.get("pools", {}), pools=pools
-    )
+    known = document["pools"] if isinstance(document.get("pools"), dict) else {}
+    problems += place_problems(rows, single.get("retention"), known=known, pools=pools)
     if single["zombies"] is not None:
         problems += zombie_problems(single["zombies"])
     recipes, found = _recipes(path.parent, rows)
@@ -109,6 +110,9 @@ def _tables(
     found: dict[str, PoolConfig] = {}
     problems: list[Problem] = []
     for key, table in tables.items():
+        if not _NAME.fullmatch(key):
+            use = "use lower-case letters, digits and dashes, at most 63"
+            problems.append(Problem(f"{name}.{key}", None, "is not named as a pool can be", use))
         section, wrong = parse_section(table, kind, f"{name}.{key}")
         problems += wrong
         if isinstance(section, kind):

@@ -140,8 +140,7 @@ def place_problems(
             yield Problem(f"pools.{pool}", None, "is missing", use)
     for index, row in rows.items():
         where = f"recipes[{index}]"
-        if row.cron is not None:
-            yield from schedule_problems(row.cron, row.timezone, where)
+        yield from schedule_problems(row.cron or "0 0 * * *", row.timezone, where)
         for role, pool in _places(row.places):
             if pool not in names and role in row.places.model_fields_set:
                 yield _unknown_pool(f"{where}.places.{role}", pool, names)

@@ -3,9 +3,11 @@
 Nothing here depends on another section: those rules are in `deployments.catalog_rules`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from cogvx.section import Section
 from tasks.clients.supervise import GRACE_SECONDS
@@ -13,8 +15,22 @@ from tasks.clients.supervise import GRACE_SECONDS
 PoolType = Literal["process", "docker", "kubernetes"]
 Collision = Literal["ENQUEUE", "CANCEL_NEW"]
 Ending = Literal["Failed", "Crashed", "TimedOut", "Cancelled"]
-# Memory and CPU as Kubernetes and Docker write them.
-Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|m)?$")]
+
+
+def _like(pattern: str, example: str) -> AfterValidator:
+    """Texts that match all of a pattern; the message shows how one looks."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise PydanticCustomError("other_form", "write it like {example}", {"example": example})
+        return text
+
+    return AfterValidator(check)
+
+
+Memory = Annotated[str, _like("[1-9][0-9]{0,8}(Mi|Gi)", '"16Gi"')]
+Cpus = Annotated[str, _like("[1-9][0-9]{0,6}m?", '"8" or "500m"')]
+Block = Annotated[str, _like("[a-z0-9-]{1,200}/[a-z0-9-]{1,200}", '"slack-webhook/ops"')]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 DEFAULT_QUEUE = "default"
@@ -54,11 +70,11 @@ class PoolConfig(Section):
     """Image of containers and Jobs, with this project installed."""
     gpus: int = Field(default=0, ge=0, le=64)
     """GPUs of each run. A worker of processes hands out its own machine's by itself."""
-    cpu: Quantity | None = None
+    cpu: Cpus | None = None
     """CPUs that a Kubernetes run asks for, as 8 or 500m."""
-    memory: Quantity | None = None
+    memory: Memory | None = None
     """Memory of each run, as 64Gi."""
-    shm: Quantity | None = None
+    shm: Memory | None = None
     """Shared memory of each run, as 16Gi: processes that load clips exchange tensors there."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints of Kubernetes nodes that runs put up with."""
@@ -137,7 +153,7 @@ class RetentionConfig(Section):
 class NotifyConfig(Section):
     """Tell people about retrains, watches and sweeps that ended badly."""
 
-    block: str = Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
+    block: Block
     """A notification block of Prefect's server as type/name, for example slack-webhook/ops."""
     on: tuple[Ending, ...] = Field(default=("Failed", "Crashed", "TimedOut"), min_length=1)
     """The ends that are told."""
