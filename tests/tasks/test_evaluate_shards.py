@@ -8,7 +8,7 @@ from PIL import Image
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.cache.plan import Identities
 from cogvx.digest import sha256_file
-from cogvx.evaluation.render import Arm
+from cogvx.evaluation.render import Arm, proof_of_arm
 from cogvx.evaluation.suite import Suite, parse_suite
 from cogvx.inference.batch import AdapterAtWeight
 from cogvx.inference.job import GenerateJob
@@ -20,6 +20,7 @@ from tasks.evaluate_shards import _parts, cut_missing
 from tasks.generate_inputs import published_picture
 from tasks.generate_plan import PLANS
 from tasks.generation import prepare
+from tasks.measure import setting_of
 from tasks.settings import Settings
 from tasks.workbench import Workbench, published
 from tests.adapters.toys import toy_adapter
@@ -108,6 +109,10 @@ def test_the_videos_of_a_shard_have_the_names_that_an_evaluation_looks_for(
             assert bench.store.info(f"adapters/{adapter.sha256}/{ADAPTER_FILE}")
     for key in made.values():
         bench.store.write(key.path, b"a video")
+    if arms[-1].adapters:
+        (*_, unproved) = cut_missing(bench, arms, suite)
+        assert (len(unproved.keys), unproved.is_missing) == (1, False), "its videos are there"
+        proof_of_arm(arms[-1], setting_of(bench), bench.store).keep()
     assert len(cut_missing(bench, arms, suite)) == len(arms) - 1, "the last arm is complete"
 
 
