@@ -90,11 +90,12 @@ class Supervisor:
         while True:
             ended = reap()
             code = ended.get(child.pid, code)
-            tree = descendants(os.getpid(), child.pid)
-            if code is not None and not tree:
-                return code
             # an orphan whose command has ended has nobody left to work for
             if self._asked or code is not None or self._is_deserted():
+                # reads all of /proc: only now, or each supervisor costs a tenth of a core
+                tree = descendants(os.getpid(), child.pid)
+                if code is not None and not tree:
+                    return code
                 self.end(tree)
             time.sleep(_POLL_SECONDS)
 
