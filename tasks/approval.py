@@ -13,9 +13,9 @@ from cogvx.digest import digest
 from tasks.clients import questions
 from tasks.clients.pool import open_pool, page_of_run
 from tasks.clients.registry import Registry, Version
-from tasks.clients.versions import VERDICT_TAG
+from tasks.clients.versions import NO_CHAMPION, REFERENCE_TAG, VERDICT_TAG
 from tasks.documents import PromoteReport
-from tasks.history import judgement_from, links_of
+from tasks.history import judgement_from, links_of, picture_of
 from tasks.judged import judgement_page, show_judgement
 from tasks.promote import judged_version, promote_adapter, reject_adapter, report_of
 from tasks.register import open_registry
@@ -112,13 +112,22 @@ def _question(registry: Registry, version: Version, until: datetime) -> str:
     run = registry.facts_of_runs([version.run_id]).get(version.run_id)
     judgement = judgement_from(version, run)
     assert judgement is not None  # as whoever has no verdict is not asked about
-    who = f"{version.name} version {version.version}"
-    note = f"Without an answer until {until:%Y-%m-%d %H:%M} UTC it stays challenger."
+    who = f"{version.name} v{version.version}"
+    note = (
+        f"Approve, and it becomes the champion{_instead(version)}. Reject, or give no answer until "
+        f"{until:%Y-%m-%d %H:%M} UTC, and it stays challenger."
+    )
     if version.tags[VERDICT_TAG] != "PROMOTE":
         note += f" To approve is to override {judgement.verdict}; that is written down."
     links = links_of(registry, version, run)
-    show_judgement(who, version.name, judgement, links, note=note)
-    return judgement_page(who, judgement, links, note=note)
+    page = judgement_page(who, judgement, links, note=note, picture=picture_of(registry, version))
+    show_judgement(who, version.name, judgement, links, page=page)
+    return page
+
+
+def _instead(version: Version) -> str:
+    reference = version.tags[REFERENCE_TAG]
+    return "" if reference == NO_CHAMPION else f" instead of v{reference}"
 
 
 def _hand_over(bench: Workbench, registry: Registry, version: Version) -> PromoteReport:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cogvx import files
@@ -27,8 +26,8 @@ from cogvx.pages.dataset import Before, Dataset, render_dataset
 from cogvx.pages.remarks import duration
 from cogvx.pages.strips import make_strips
 from tasks.assets import tell_asset
+from tasks.clips_table import show_clips
 from tasks.labels import dataset_name
-from tasks.progress import is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.workbench import Workbench, read_stored
 
@@ -82,12 +81,7 @@ def show_dataset(bench: Workbench, manifest: Manifest) -> str:
         before = tuple(_read(bench, one) for one in earlier)
         page = _write(bench, dataclasses.replace(dataset, before=before), key)
         logger.info("dataset: %s", page)
-    if is_watched():
-        create_markdown_artifact(
-            _markdown(page, dataset.describe()),
-            key="dataset",
-            description=f"Dataset of {dataset.name}",
-        )
+    show_clips(manifest, dataset.name, _markdown(page, dataset.describe()))
     return str(page)
 
 
@@ -244,10 +238,10 @@ def _profile(numbers: DatasetStatistics) -> Mapping[str, object]:
 
 def _markdown(page: Path, numbers: DatasetStatistics) -> str:
     return (
-        f"[{page}]({page.resolve().as_uri()})\n\n"
         f"- {numbers.all.clips:,} clips, {numbers.all.windows:,} windows,"
         f" {duration(numbers.all.seconds)}\n"
         f"- {numbers.heldout.clips:,} held out\n"
         f"- {sum(numbers.rejected.values()):,} rejected\n"
-        f"- manifest {numbers.manifest}\n"
+        f"- manifest `{numbers.manifest}`\n"
+        f"- page with pictures, on the machine that made it: `{page}`\n"
     )

@@ -16,6 +16,7 @@ from cogvx.adapters.card import read_card
 from cogvx.errors import IntegrityError
 from cogvx.runs.folder import TrainOutcome
 from tasks.clients.model_card import (
+    FRAMES,
     Judged,
     ModelPage,
     Taught,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from cogvx.evaluation.documents import EvaluationReport
     from cogvx.evaluation.gallery import Videos
     from tasks.clients.registry import Registry, Version
-
-FRAMES = "card/frames.png"
-"""Where the frames lie with an MLflow run."""
 
 _FOLDER, _FRAMES = FRAMES.split("/")
 _SAMPLES = "samples"

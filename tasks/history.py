@@ -27,6 +27,7 @@ from cogvx.evaluation.history import (
 from cogvx.evaluation.history_page import history_page
 from cogvx.metrics.registry import metrics
 from tasks.clients.journal import AliasMove
+from tasks.clients.model_card import FRAMES, artifact_link
 from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.clients.runs import RunFacts
 from tasks.clients.versions import (
@@ -140,13 +141,21 @@ def links_of(registry: Registry, version: Version, run: RunFacts | None = None) 
     server = registry.tracking_uri.rstrip("/")
     if not server.startswith(("http://", "https://")) or "@" in server:
         return {}
-    links = {"version": f"{server}/#/models/{quote(version.name)}/versions/{version.version}"}
-    if version.run_id:
-        links["run"] = f"{server}/#/runs/{version.run_id}"
+    links: dict[str, str] = {}
     if run is not None:
         artifacts = f"{server}/#/experiments/{run.experiment_id}/runs/{version.run_id}/artifacts"
         links["report"] = f"{artifacts}/{_REPORT}"
+    links["version"] = f"{server}/#/models/{quote(version.name)}/versions/{version.version}"
+    if version.run_id:
+        links["run"] = f"{server}/#/runs/{version.run_id}"
     return links
+
+
+def picture_of(registry: Registry, version: Version) -> str:
+    """The address of a judged version's frames; empty without a server that has pages."""
+    if not version.run_id or not links_of(registry, version):
+        return ""
+    return f"{registry.tracking_uri.rstrip('/')}/{artifact_link(version.run_id, FRAMES)}"
 
 
 def metric_key(label: str) -> str:

@@ -31,6 +31,7 @@ from tasks.clients.versions import (
 from tasks.history import HISTORY_FILE, links_of, metric_key, model_history, write_history
 from tasks.labels import tag_run
 from tasks.progress import is_watched
+from tasks.shown import shown
 
 TABLE = "evaluation/prompts.json"
 _FOLDER = "evaluation"
@@ -83,30 +84,43 @@ def keep_judgement(
 
 
 def show_judgement(
-    who: str, model: str, judgement: Judgement, links: Mapping[str, str], *, note: str = ""
+    who: str, model: str, judgement: Judgement, links: Mapping[str, str], *, page: str = ""
 ) -> None:
-    """Make the judgement artifacts of the flow run under way, if there is one."""
+    """Make the judgement artifacts of the flow run under way, if there is one.
+
+    `page` stands in for the judgement's own, where a person is asked about it.
+    """
     if not is_watched():
         return
     key = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
     about = f"{who}: {judgement.verdict} against {judgement.reference}"
-    text = judgement_page(who, judgement, links, note=note)
-    create_markdown_artifact(text, key=f"verdict-{key}", description=about)
-    if judgement.measures:
-        rows = [_cells(measure) for measure in judgement.measures]
-        create_table_artifact(rows, key=f"metrics-{key}", description=about)
+    text = page or judgement_page(who, judgement, links)
+    with shown("verdict"):
+        create_markdown_artifact(text, key=f"verdict-{key}", description=about)
+        if judgement.measures:
+            rows = [_cells(measure) for measure in judgement.measures]
+            create_table_artifact(rows, key=f"metrics-{key}", description=about)
 
 
 def judgement_page(
-    who: str, judgement: Judgement, links: Mapping[str, str], *, note: str = ""
+    who: str,
+    judgement: Judgement,
+    links: Mapping[str, str],
+    *,
+    note: str = "",
+    picture: str = "",
 ) -> str:
-    """Verdict, next step, links and table as Markdown; Prefect shows no HTML in it."""
+    """Verdict, next step, links, picture and table as Markdown; Prefect shows no HTML in it.
+
+    `note` stands in for the next step; `picture` is the address of frames to look at.
+    """
+    step = f"Next: {_plain(judgement.next_step)}" if judgement.next_step else ""
     parts = [
         f"# {judgement.verdict}: {who}",
         f"**{_plain(judgement.headline)}** Against {judgement.reference}.",
-        f"Next: {_plain(judgement.next_step)}" if judgement.next_step else "",
-        note,
+        note or step,
         " · ".join(_link(name, address) for name, address in links.items()),
+        f"![Frames of base, reference and challenger]({picture})" if picture else "",
         _table(judgement.measures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

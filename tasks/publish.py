@@ -10,13 +10,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from cogvx.errors import TransientError
-from tasks.clients.model_card import artifact_link
 from tasks.clients.pool import page_of_run
 from tasks.clients.registry import CHAMPION, Registry
 from tasks.clients.runs import NOTE_CHARACTERS, NOTE_TAG
-from tasks.describe import FRAMES
 from tasks.documents import RetrainReport
-from tasks.history import judgement_from, links_of
+from tasks.history import judgement_from, links_of, picture_of
 from tasks.labels import champion_tag, tag_run
 from tasks.register import open_registry
 from tasks.shown import shown
@@ -80,14 +78,10 @@ def _around(bench: Workbench, report: RetrainReport, registry: Registry) -> Arou
     links = links_of(registry, version, run)
     around = Around(
         stages=stage_times(),
-        links={
-            f"{name}, in MLflow": links[name]
-            for name in ("report", "version", "run")
-            if name in links
-        },
+        links={f"{name}, in MLflow": address for name, address in links.items()},
         places=_places(bench, report, served=bool(links)),
         headline="" if judgement is None else judgement.headline,
-        picture=_picture(registry, version.run_id) if links else "",
+        picture=picture_of(registry, version),
     )
     champion = registry.aliases(found.name).get(CHAMPION)
     tag_run(
@@ -111,10 +105,6 @@ def _places(bench: Workbench, report: RetrainReport, *, served: bool) -> dict[st
         places["adapter"] = report.train.adapter
         places["checkpoints"] = f"{bench.store.url.rstrip('/')}/runs/{report.train.run}/"
     return places
-
-
-def _picture(registry: Registry, run_id: str) -> str:
-    return f"{registry.tracking_uri.rstrip('/')}/{artifact_link(run_id, FRAMES)}"
 
 
 def _waited(run: FlowRun) -> float:

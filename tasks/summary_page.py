@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cogvx.pages.remarks import duration
 from tasks.documents import (
+    CacheReport,
     EvaluateReport,
     PromoteReport,
     RegisterReport,
@@ -100,19 +101,16 @@ def _unchanged(found: Unchanged) -> list[str]:
 
 def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
     told = {
-        "cache": [(n, f) for n, f in cache_rows(report.cache) if n in ("clips", "records")]
-        if report.cache
-        else [],
-        "train": train_rows(report.train)[:1] if report.train else [],
-        "register": _version(report.register_) if report.register_ else [],
-        "evaluate": _videos(report.evaluate) if report.evaluate else [],
-        "promote": _aliases(report.promote) if report.promote else [],
+        "cache": _clips(report.cache) if report.cache else "",
+        "train": train_rows(report.train)[0][1] if report.train else "",
+        "register": _version(report.register_) if report.register_ else "",
+        "evaluate": _videos(report.evaluate) if report.evaluate else "",
+        "promote": _aliases(report.promote) if report.promote else "",
     }
     times = {stage.name: stage for stage in stages}
     rows = []
-    for name, facts in told.items():
+    for name, text in told.items():
         time = times.get(name)
-        text = "; ".join(f"{n}: {f}" if n in ("clips", "records") else f for n, f in facts)
         shown = f"[{name}]({time.page})" if time and time.page else name
         rows.append((shown, _plain(text), "" if time is None else _time(time)))
     total = sum(stage.seconds + stage.waited for stage in stages)
@@ -120,16 +118,21 @@ def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
     return _table("Stages", ("stage", "result", "time"), rows)
 
 
-def _version(report: RegisterReport) -> list[Row]:
-    return [("", f"version {report.version}" + ("" if report.created else ", registered before"))]
+def _clips(report: CacheReport) -> str:
+    told = [f"{name}: {fact}" for name, fact in cache_rows(report) if name != "dataset"]
+    return "; ".join(told)
 
 
-def _videos(report: EvaluateReport) -> list[Row]:
-    return [("", f"{report.videos_rendered} videos rendered, {report.videos_reused} reused")]
+def _version(report: RegisterReport) -> str:
+    return f"version {report.version}" + ("" if report.created else ", registered before")
 
 
-def _aliases(report: PromoteReport) -> list[Row]:
-    return [("", f"aliases: {', '.join(report.aliases) or 'none'}")]
+def _videos(report: EvaluateReport) -> str:
+    return f"{report.videos_rendered} videos rendered, {report.videos_reused} reused"
+
+
+def _aliases(report: PromoteReport) -> str:
+    return f"aliases: {', '.join(report.aliases) or 'none'}"
 
 
 def _time(stage: StageTime) -> str:

@@ -17,6 +17,8 @@ from tasks.clients.package import ADAPTER_PATH
 
 # Longest description that MLflow's tables hold.
 MOST_CHARACTERS = 5000
+FRAMES = "card/frames.png"
+"""Where a few frames of base, reference and this version lie with its MLflow run."""
 _MOST_REASONS = 12
 
 _PUBLISHED_AT = "https://huggingface.co"

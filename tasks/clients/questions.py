@@ -30,9 +30,15 @@ _SLACK_SECONDS = 86_400
 class Answer(RunInput):
     """The form. Prefect refuses what does not fit before the run goes on."""
 
-    decision: Literal["approve", "reject"] = Field(description="Shall it be the champion?")
-    reason: str = Field(pattern=r"\S", max_length=2000, description="Kept with the decision.")
-    name: str = Field(pattern=r"\S", max_length=200, description="Yours; kept with the decision.")
+    decision: Literal["approve", "reject"] = Field(
+        description="approve: it becomes the champion. reject: it stays challenger."
+    )
+    reason: str = Field(
+        pattern=r"\S", max_length=2000, description="One sentence, kept with the version."
+    )
+    name: str = Field(
+        title="Your name", pattern=r"\S", max_length=200, description="Kept with the decision."
+    )
 
 
 def asking_run() -> UUID | None:
@@ -75,6 +81,7 @@ def remind(run: UUID, until: datetime) -> None:
             client.create_flow_run_from_deployment(
                 found.deployment_id,
                 parameters=found.parameters,
+                name=f"closes {found.name}",
                 state=Scheduled(scheduled_time=until),
                 idempotency_key=f"{run} until {until.isoformat()}",
                 tags=[_tag(run)],

@@ -244,10 +244,9 @@ def test_the_run_that_asks_shows_table_verdict_and_next_step(
     assert rows[0]["metric"] == "heldout_loss"
     assert {type(cell) for row in rows for cell in row.values()} == {str}
     page = str(shown["verdict-refused"].data)
-    assert page.startswith("# PROMOTE: refused version 1")
+    assert page.startswith("# PROMOTE: refused v1")
     assert "| heldout\\_loss | better | +" in page
-    assert "Without an answer until" in page
-    assert "Next: " in page
+    assert "Reject, or give no answer until" in page
 
 
 def test_what_a_person_rejects_stays_challenger_and_is_not_asked_again(
