@@ -108,7 +108,11 @@ def run_children(
     if elsewhere is not None and children:
         with open_pool(elsewhere.deployment) as pool:
             return run_on_pool(
-                pool, children, elsewhere=elsewhere, on_ended=note, on_seen=Stages(what).show
+                pool,
+                children,
+                elsewhere=elsewhere,
+                on_ended=note,
+                on_seen=Stages(f"{what} by run").show,
             )
     for child in children:
         note(_run(flow, child))

@@ -4,6 +4,7 @@ The first tests tell one story on a real worker: a run with a shard that fails, 
 process that mends it, a run that starts nothing. The others stand in for the worker over the API.
 """
 
+import json
 import logging
 import os
 import re
@@ -19,8 +20,14 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+)
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 
@@ -30,12 +37,15 @@ from cogvx.store import LocalStore
 from deployments.apply import POOL, apply
 from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
+from tasks.dispatch import require_all, run_children
 from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.lookout import Bounds
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
 from tests.fixtures.start import ROOT
+
+PATIENT = Bounds(patience=60)
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +205,7 @@ def children(*keys: str) -> list[Child]:
     return [Child(name=key, key=key * 20, parameters={"n": 1}) for key in keys]
 
 
-def fan_out(deployment: str, *keys: str, patience_seconds: float = 60) -> tuple[Ended[str], ...]:
-    bounds = Bounds(patience=patience_seconds)
+def fan_out(deployment: str, *keys: str, bounds: Bounds = PATIENT) -> tuple[Ended[str], ...]:
     elsewhere = Elsewhere(deployment, lambda run: f"report of {run}", bounds)
     with open_pool(deployment) as pool:
         return run_on_pool(pool, children(*keys), elsewhere=elsewhere, on_ended=lambda _: None)
@@ -253,6 +262,107 @@ def test_every_end_is_told_apart(client: SyncPrefectClient, idle: str, prefect_u
     ]
 
 
+@flow
+def strict(deployment: str, key: str) -> None:
+    """A parent that needs its children."""
+    require_all(fan_out(deployment, key))
+
+
+def test_a_parent_says_what_its_child_said_its_name_and_where_to_look(
+    client: SyncPrefectClient, idle: str, prefect_url: str
+) -> None:
+    said = "DataError: clip 7 is torn; mend it"
+    ends: dict[str, tuple[State, str]] = {
+        "a": (Failed(message=f"Flow run encountered an exception: {said}"), said),
+        "b": (Cancelled(), "its run b was cancelled in Prefect; run again to go on"),
+    }
+    for key, (end, expected) in ends.items():
+        states: list[State] = []
+
+        def call(key: str = key, states: list[State] = states) -> tuple[Ended[str], ...]:
+            states.append(strict(idle, key, return_state=True))
+            return ()
+
+        parent = Aside(call, prefect_url)
+        run = wait_for_runs(client, idle, len(states) + 1 if key == "a" else 2)[key]
+        client.set_flow_run_state(run.id, end, force=True)
+        parent.result()
+        message = str(states[0].message)
+        assert states[0].name == "Failed"
+        assert expected in message
+        page = f"{prefect_url.removesuffix('/api')}/runs/flow-run/{run.id}"
+        assert f"in {key}: {page}" in message
+
+
+def test_a_parent_has_a_table_of_its_children(
+    client: SyncPrefectClient, idle: str, prefect_url: str
+) -> None:
+    @flow
+    def watched(deployment: str) -> UUID:
+        elsewhere = Elsewhere(deployment, lambda run: f"report of {run}")
+        run_children(nothing, children("a", "b"), what="Two of them", elsewhere=elsewhere)
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        return context.flow_run.id
+
+    found: list[UUID] = []
+
+    def call() -> tuple[Ended[str], ...]:
+        found.append(watched(idle))
+        return ()
+
+    parent = Aside(call, prefect_url)
+    runs = wait_for_runs(client, idle, 2)
+    client.set_flow_run_state(runs["a"].id, Completed(), force=True)
+    client.set_flow_run_state(runs["b"].id, Crashed(message="no memory"), force=True)
+    parent.result()
+    mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=found))
+    (table,) = [
+        each
+        for each in client.read_artifacts(artifact_filter=mine)
+        if each.key == "two-of-them-by-run"
+    ]
+    first, second = json.loads(str(table.data))
+    assert (first["what"], first["state"], first["why"]) == ("a", "Completed", "")
+    assert first["page"].endswith(f"/runs/flow-run/{runs['a'].id}")
+    assert (second["what"], second["state"]) == ("b", "Crashed")
+    assert "no memory" in second["why"]
+
+
+def test_a_run_that_takes_too_long_is_cancelled_and_says_so(
+    client: SyncPrefectClient, idle: str, prefect_url: str
+) -> None:
+    bounds = Bounds(stage=1.5)
+    parent = Aside(lambda: fan_out(idle, "a", bounds=bounds), prefect_url)
+    run = wait_for_runs(client, idle, 1)["a"].id
+    client.set_flow_run_state(run, Running(), force=True)
+    deadline = time.monotonic() + 30
+    while client.read_flow_run(run).state_name != "Cancelling":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    client.set_flow_run_state(run, Cancelled(), force=True)  # its worker has stopped it
+    error = parent.result()[0].error
+    assert isinstance(error, TransientError)
+    assert "was cancelled after 0.000417 h (COGVX_STAGE_HOURS)" in str(error)
+
+
+def test_a_run_that_nobody_stops_is_given_up(
+    client: SyncPrefectClient, idle: str, prefect_url: str
+) -> None:
+    parent = Aside(lambda: fan_out(idle, "a", bounds=Bounds(lost=1.5)), prefect_url)
+    run = wait_for_runs(client, idle, 1)["a"].id
+    client.set_flow_run_state(run, Running(), force=True)
+    client.set_flow_run_state(run, Cancelling())
+    error = parent.result()[0].error
+    assert isinstance(error, TransientError)
+    state = client.read_flow_run(run).state
+    assert state is not None
+    assert state.name == "Cancelled"
+    for said in (str(error), str(state.message)):
+        assert "s after it was told to stop nobody had stopped it; its worker may be lost" in said
+
+
 def test_parents_share_a_run_until_it_ended(
     client: SyncPrefectClient, idle: str, prefect_url: str
 ) -> None:
@@ -277,7 +387,7 @@ def test_without_a_worker_a_person_is_told_and_patience_ends(
 ) -> None:
     monkeypatch.setattr("tasks.lookout._WARN_AFTER_SECONDS", 0.2)
     caplog.set_level(logging.WARNING, "tasks")
-    (ended,) = fan_out(idle, "a", patience_seconds=3)
+    (ended,) = fan_out(idle, "a", bounds=Bounds(patience=3))
     pool = idle.removeprefix("idle/")
     assert isinstance(ended.error, TransientError)
     assert f'3 s in which no worker polls work pool "{pool}"' in str(ended.error)
