@@ -212,6 +212,13 @@ class _Hook(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class _Server(ThreadingHTTPServer):
+    """Many senders may come at once; the next one waits instead of being turned away."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+
 def main() -> None:
     """Serve the web hook until somebody stops it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -221,7 +228,7 @@ def main() -> None:
     given = parser.parse_args()
     _Hook.watchers = _from_environment(_watches(given.watch))
     _Hook.token = _setting("COGVX_NOTIFY_TOKEN")
-    with ThreadingHTTPServer((given.host, given.port), _Hook) as server:
+    with _Server((given.host, given.port), _Hook) as server:
         server.serve_forever()
 
 
