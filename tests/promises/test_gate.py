@@ -8,7 +8,7 @@ from tasks.settings import settings
 from tests.fixtures.chain import ROOT, home_of
 from tests.promises.table import GOOD, judge_all, rules, train_good
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # trains, and renders 100 videos
 
 BAD = ("untrained", "overcooked", "double strength")
 
