@@ -40,7 +40,7 @@ def run_trigger(name: str, here: Settings, *, wait: bool) -> None:
     pages = server(here)
     with talking_to(pages) as client:
         run = _start(client, full)
-        typer.echo(f"{full} started as {run.name}: {pages}/runs/flow-run/{run.id}")
+        typer.echo(f"{full} is to run: {pages}/runs/flow-run/{run.id}")
         if wait:
             _follow(client, run.id)
 
@@ -94,17 +94,18 @@ def _follow(client: SyncPrefectClient, root: UUID) -> None:
     while True:
         try:
             runs = family(client, root)
+            news = told.news(client, runs)
             heard = time.monotonic()
         except TransientError:
             # a server may be started again meanwhile, and the run goes on without it
             if time.monotonic() - heard > _SILENCE_SECONDS:
                 raise
-            runs = []
-        for run, words in told.news(runs):
+            runs, news = [], []
+        for run, words in news:
             logger.log(logging.WARNING if is_bad(run) else logging.INFO, words)
         head = next((run for run in runs if run.id == root), None)
         if head is not None and head.state is not None and head.state.is_final():
             if is_bad(head):
-                raise CogvxError(words_for(head))
+                raise CogvxError(words_for(head, head.name))
             return
         time.sleep(_POLL_SECONDS)

@@ -5,7 +5,7 @@
 
 import logging
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient
 
 from cogvx.errors import TransientError
-from deployments.catalog import Catalog, load_catalog
-from deployments.up_catalog import pool_plans, put_on
+from deployments.catalog import load_catalog
+from deployments.up_catalog import pool_plans
 from deployments.up_follow import Follower, schedule_lines
 from deployments.up_keeper import Asked, Keeper
 from deployments.up_runs import polls, settle, talking_to
@@ -24,8 +24,10 @@ from deployments.up_services import (
     S3,
     Options,
     PoolPlan,
+    deploying,
     servers,
     shared_environment,
+    slots_of,
     worker_name,
     workers,
 )
@@ -60,8 +62,7 @@ def run_up(options: Options, here: Settings, desk: Desk, *, how_to_stop: str) ->
         ConfigError: The catalog has problems, or something did not start; what had started is
             stopped.
     """
-    catalog = load_catalog(options.catalog)
-    plans, left_out = pool_plans(catalog)
+    plans, left_out = pool_plans(load_catalog(options.catalog))
     environment = shared_environment(options, here)
     state = UpState(
         keeper=me(),
@@ -79,10 +80,11 @@ def run_up(options: Options, here: Settings, desk: Desk, *, how_to_stop: str) ->
     with keeper.closing():
         house = _House(options, keeper, plans)
         try:
-            house.start_servers(servers(options, here), catalog)
+            house.start_servers(servers(options, here), environment)
             for line in left_out:
                 logger.warning(line)
-            house.start_workers(workers(plans, gpus(), environment))
+            found = workers(plans, gpus(), environment, with_slots=not here.gpu_slots)
+            house.start_workers(found)
             keeper.enter("up")
             house.say_where(state)
             logger.info(how_to_stop)
@@ -102,18 +104,15 @@ class _House:
         self._plans = plans
         self._services: list[Service] = []
 
-    def start_servers(self, found: Sequence[Service], catalog: Catalog) -> None:
+    def start_servers(self, found: Sequence[Service], environment: Mapping[str, str]) -> None:
         """Servers, all at once, and what is deployed on them."""
         if self._options.with_s3:
             logger.warning(IN_MEMORY)
         self._start(found)
         self._wait(PREFECT)
+        for line in self._keeper.finish(deploying(self._options, environment)):
+            logger.info("  %s", line)
         with talking_to(self._options.prefect) as client:
-            changes = put_on(client, catalog)
-            how = "" if changes else ": nothing to change"
-            logger.info("applied %s%s", self._options.catalog, how)
-            for change in changes:
-                logger.info("  %s", change)
             # whatever an earlier `up` that was killed had under way, nobody executes now
             self._settle(client, "its worker was killed; start it again, and it goes on")
         for service in found:
@@ -124,9 +123,13 @@ class _House:
 
     def start_workers(self, found: Sequence[Service]) -> None:
         """Workers, who find their servers well and their deployments there."""
-        since = now()
-        self._start(found)
+        shares = {one.gpus for one in found if "COGVX_GPU_SLOTS" in one.environment}
         with talking_to(self._options.prefect) as client:
+            for share in sorted(shares):
+                slots = share.count(",") + 1
+                client.upsert_global_concurrency_limit_by_name(slots_of(share), slots)
+            since = now()
+            self._start(found)
             for service in found:
                 polling = partial(
                     polls, client, service.pool, worker_name(service.name), since=since

@@ -1,11 +1,6 @@
-"""The catalog as `cogvx up` uses it: its pools on this machine, and its rows on the server."""
+"""The catalog as `cogvx up` uses it: its pools on this machine."""
 
-from prefect.client.orchestration import SyncPrefectClient
-
-from deployments.apply import apply_catalog
 from deployments.catalog import Catalog
-from deployments.render import lines
-from deployments.rows import desired
 from deployments.up_services import PoolPlan
 
 
@@ -28,13 +23,3 @@ def pool_plans(catalog: Catalog) -> tuple[list[PoolPlan], list[str]]:
                 f"runs belong: prefect worker start --pool {name}"
             )
     return plans, left_out
-
-
-def put_on(client: SyncPrefectClient, catalog: Catalog) -> list[str]:
-    """Bring the server to what the catalog says; returns what that took, as lines to show.
-
-    Raises:
-        ConfigError: The server cannot become this; nothing was changed.
-        TransientError: The server did not answer.
-    """
-    return list(lines(apply_catalog(client, desired(catalog))))

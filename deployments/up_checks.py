@@ -4,12 +4,18 @@ import importlib.util
 import socket
 import sys
 from typing import get_args
-from urllib.parse import urlsplit
 
 import psutil
 
 from cogvx.errors import ConfigError, Problem
-from deployments.up_services import HOME, HOST, Options, is_served_elsewhere
+from deployments.up_services import (
+    HOME,
+    HOST,
+    STORE,
+    Options,
+    is_same_place,
+    is_served_elsewhere,
+)
 from tasks.clients.processes import listener
 from tasks.clients.servers import Guard, answers
 from tasks.settings import Settings
@@ -28,11 +34,11 @@ def require_possible(options: Options, here: Settings, api_url: str | None) -> N
     """
     problems = _elsewhere(options, here, api_url)
     ports = {"--prefect-port": options.prefect_port}
-    if not is_served_elsewhere(here):
+    if not is_served_elsewhere(options, here):
         ports["--mlflow-port"] = options.mlflow_port
     if options.with_s3:
         ports["--s3-port"] = options.s3_port
-        problems += _without_s3(here)
+        problems += _without_s3(options, here)
     for option, port in ports.items():
         if list(ports.values()).count(port) > 1:
             problems.append(Problem(option, port, "is the port of two servers", "name another"))
@@ -44,7 +50,7 @@ def require_possible(options: Options, here: Settings, api_url: str | None) -> N
 
 def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Problem]:
     problems = []
-    if api_url and not _is_same(api_url, options.prefect):
+    if api_url and not is_same_place(api_url, options.prefect):
         problems.append(
             Problem(
                 "PREFECT_API_URL",
@@ -54,7 +60,9 @@ def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Pr
                 "`prefect worker start --pool NAME`",
             )
         )
-    if is_served_elsewhere(here) and not answers(f"{here.tracking_uri.rstrip('/')}/health"):
+    if is_served_elsewhere(options, here) and not answers(
+        f"{here.tracking_uri.rstrip('/')}/health"
+    ):
         problems.append(
             Problem(
                 "COGVX_TRACKING_URI",
@@ -66,12 +74,13 @@ def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Pr
     return problems
 
 
-def _without_s3(here: Settings) -> list[Problem]:
+def _without_s3(options: Options, here: Settings) -> list[Problem]:
     problems = []
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
         use = f'install it: {sys.executable} -m pip install "moto[server]"'
         problems.append(Problem("--s3", None, "needs moto's server, which is not installed", use))
-    if here.store_url:
+    is_ours = here.store_url == STORE and is_same_place(here.s3_endpoint_url or "", options.s3)
+    if here.store_url and not is_ours:
         problems.append(
             Problem(
                 "COGVX_STORE_URL",
@@ -81,12 +90,6 @@ def _without_s3(here: Settings) -> list[Problem]:
             )
         )
     return problems
-
-
-def _is_same(api_url: str, mine: str) -> bool:
-    theirs, ours = urlsplit(api_url), urlsplit(mine)
-    is_here = theirs.hostname in {"localhost", HOST, "::1"}
-    return is_here and theirs.port == ours.port
 
 
 def _holder(port: int) -> str:

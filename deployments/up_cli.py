@@ -1,6 +1,7 @@
 """`cogvx up`, `status`, `down` and `trigger`: everything on one machine."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,13 +63,26 @@ def up(
         leave_running(desk, options)
 
 
-def status() -> None:
+def status(
+    *,
+    env: Annotated[
+        bool,
+        typer.Option(
+            "--env",
+            help='What other commands need to use the same servers: eval "$(cogvx status --env)".',
+        ),
+    ] = False,
+) -> None:
     """Say what runs, since when, and which runs are under way; exit code 3 if something is down."""
     prepare_process()
     state = Desk(settings().home).read()
     if state is None:
         typer.echo(f"nothing is up for {settings().home.resolve()}; `cogvx up` starts it")
         raise typer.Exit(DOWN)
+    if env:
+        for name, value in state.environment.items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
+        return
     from deployments.up_status import Status  # noqa: PLC0415
 
     found = Status(state)

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from cogvx.errors import TransientError
 from deployments.up_logs import LogTail
-from deployments.up_runs import Told, is_bad, next_runs, talking_to, under_way
+from deployments.up_runs import Names, Told, is_bad, next_runs, talking_to, under_way
 from deployments.up_state import now
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Follower:
         """What became of runs. A server that does not answer now is asked again the next time."""
         until = now()
         with suppress(TransientError), talking_to(self._prefect, patiently=False) as client:
-            for run, words in self._told.news(under_way(client, self._since)):
+            for run, words in self._told.news(client, under_way(client, self._since)):
                 logger.log(logging.WARNING if is_bad(run) else logging.INFO, words)
             self._since = until
 
@@ -56,7 +56,8 @@ def schedule_lines(client: SyncPrefectClient) -> list[str]:
     runs = next_runs(client, _SHOWN_SCHEDULES)
     if not runs:
         return ["next      nothing is scheduled; `cogvx trigger NAME` starts a deployment"]
-    return [f"next      {_moment(run)}  {run.name}" for run in runs]
+    names = Names()
+    return [f"next      {_moment(run)}  {names.of(client, run)}" for run in runs]
 
 
 def _moment(run: FlowRun) -> str:

@@ -75,6 +75,25 @@ class Keeper:
             self._kept.append(_Kept(service, started, "starting", now(), time.monotonic()))
         self._write()
 
+    def finish(self, service: Service) -> list[str]:
+        """Start something that ends by itself, wait for that, and return the lines it printed.
+
+        Raises:
+            Asked: Meanwhile somebody asked to stop.
+            ConfigError: It did not end well, with its last words; or another service ended.
+        """
+        log = self._desk.log(service.name)
+        log.unlink(missing_ok=True)
+        self.start([service])
+        kept = self._kept[-1]
+        while kept.started.code is None:
+            self._require_all_alive()
+            self.pause(_POLL_SECONDS)
+        self._kept.remove(kept)
+        if kept.started.code:
+            raise _failed(kept, f"ended with code {kept.started.code}")
+        return log.read_text(errors="replace").splitlines()
+
     def wait(self, name: str, is_well: Callable[[], bool]) -> float:
         """Wait until a service is well for the first time; returns the seconds since its start.
 
@@ -164,7 +183,7 @@ class Keeper:
 
     def _require_all_alive(self) -> None:
         for kept in self._kept:
-            if kept.started.code is not None:
+            if kept.started.code is not None and kept.service.must_stay:
                 raise _failed(kept, f"ended with code {kept.started.code}")
 
     def _end_strays(self, grace: float) -> None:

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
@@ -42,21 +43,46 @@ def talking_to(url: str, *, patiently: bool = True) -> Iterator[SyncPrefectClien
         yield client
 
 
+class Names:
+    """What runs are called: by their deployment until they begin, as flows name their own runs."""
+
+    def __init__(self) -> None:
+        """Names are asked for once."""
+        self._deployments: dict[UUID, str] = {}
+
+    def of(self, client: SyncPrefectClient, run: FlowRun) -> str:
+        """The name of a run.
+
+        Raises:
+            TransientError: The server did not answer.
+        """
+        if run.deployment_id is None or run.start_time is not None:
+            return run.name
+        if run.deployment_id not in self._deployments:
+            self._deployments[run.deployment_id] = _deployment_name(client, run.deployment_id)
+        return self._deployments[run.deployment_id] or run.name
+
+
 class Told:
     """States that were told already, so that only changes are."""
 
     def __init__(self) -> None:
         """Nothing was told yet."""
         self._states: dict[UUID, tuple[str, str]] = {}
+        self._names = Names()
 
-    def news(self, runs: Sequence[FlowRun]) -> list[tuple[FlowRun, str]]:
-        """Runs whose state is another than before, and the words for it."""
+    def news(self, client: SyncPrefectClient, runs: Sequence[FlowRun]) -> list[tuple[FlowRun, str]]:
+        """Runs whose state is another than before, and the words for it.
+
+        Raises:
+            TransientError: The server did not answer.
+        """
         found = []
         for run in sorted(runs, key=_moment):
             now = (run.state_name or "", "" if run.state is None else run.state.message or "")
             if self._states.get(run.id) != now:
+                found.append((run, words_for(run, self._names.of(client, run))))
                 self._states[run.id] = now
-                found.append((run, words_for(run)))
         return found
 
 
@@ -65,12 +91,12 @@ def is_bad(run: FlowRun) -> bool:
     return run.state_type in {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 
 
-def words_for(run: FlowRun) -> str:
+def words_for(run: FlowRun, name: str) -> str:
     """A run and its state, with the reason where it did not end well."""
-    text = f"{run.name}: {run.state_name}"
     reason = run.state.message if is_bad(run) and run.state and run.state.message else ""
     if len(reason) > _REASON_CHARACTERS:
         reason = reason[: _REASON_CHARACTERS - 3] + "..."
+    text = f"{name}: {run.state_name}"
     return printable(f"{text}, {reason}" if reason else text)
 
 
@@ -166,6 +192,16 @@ def settle(client: SyncPrefectClient, pools: Collection[str], why: str) -> list[
 def _moment(run: FlowRun) -> datetime:
     """When a run came into its state."""
     return datetime.min.replace(tzinfo=UTC) if run.state is None else run.state.timestamp
+
+
+def _deployment_name(client: SyncPrefectClient, number: UUID) -> str:
+    """As people write it; empty for one that was removed."""
+    with asking("name a deployment"):
+        try:
+            found = client.read_deployment(number)
+            return f"{client.read_flow(found.flow_id).name}/{found.name}"
+        except ObjectNotFound:
+            return ""
 
 
 def _in(types: Sequence[StateType]) -> FlowRunFilterState:

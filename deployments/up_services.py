@@ -4,6 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tasks.clients.servers import Service
 from tasks.clients.supervise import GRACE_SECONDS
@@ -12,6 +13,8 @@ from tasks.settings import Settings
 
 PREFECT, MLFLOW, S3 = "prefect", "mlflow", "s3"
 BUCKET = "cogvx"
+STORE = f"s3://{BUCKET}/store"
+"""The store on the S3 server that `up` starts."""
 HOST = "127.0.0.1"
 HOME = "COGVX_HOME"
 """By this variable on a supervisor's command line a process is known as that home's."""
@@ -19,6 +22,8 @@ HOME = "COGVX_HOME"
 _STORING_SECONDS = TENDING_SECONDS - GRACE_SECONDS
 
 
+# Logs are where a person looks when no run says anything.
+_TO_ITS_LOG = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -63,9 +68,19 @@ class PoolPlan:
     stop_seconds: float = GRACE_SECONDS
 
 
-def is_served_elsewhere(here: Settings) -> bool:
-    """Whether the settings name an MLflow server, which is then used and not started."""
-    return here.tracking_uri.startswith(("http://", "https://"))
+def is_served_elsewhere(options: Options, here: Settings) -> bool:
+    """Whether the settings name an MLflow server, which is then used and not started.
+
+    The one that would be started is named where somebody took over what `cogvx status --env` says.
+    """
+    named = here.tracking_uri
+    return named.startswith(("http://", "https://")) and not is_same_place(named, options.mlflow)
+
+
+def is_same_place(url: str, mine: str) -> bool:
+    """Whether a URL names a server of ours on this machine."""
+    theirs, ours = urlsplit(url), urlsplit(mine)
+    return theirs.hostname in {"localhost", HOST, "::1"} and theirs.port == ours.port
 
 
 def servers(options: Options, here: Settings) -> list[Service]:
@@ -79,6 +94,7 @@ def servers(options: Options, here: Settings) -> list[Service]:
             ("server", "start", *host, str(options.prefect_port)),
             {
                 HOME: str(here.home.resolve()),
+                **_TO_ITS_LOG,
                 # Its pages ask the API here, and on another port would otherwise ask 4200.
                 "PREFECT_UI_API_URL": f"{options.prefect}/api",
                 # A connection to SQLite waits so long for its turn, from its first statement on.
@@ -89,9 +105,12 @@ def servers(options: Options, here: Settings) -> list[Service]:
             health=f"{options.prefect}/api/health",
         )
     ]
-    if not is_served_elsewhere(here):
-        where = ("--backend-store-uri", here.mlflow_uri)
-        artifacts = ("--artifacts-destination", str(here.mlflow_artifacts))
+    if not is_served_elsewhere(options, here):
+        kept = here
+        if is_same_place(here.tracking_uri, options.mlflow):
+            kept = here.model_copy(update={"tracking_uri": ""})
+        where = ("--backend-store-uri", kept.mlflow_uri)
+        artifacts = ("--artifacts-destination", str(kept.mlflow_artifacts))
         found.append(
             Service(
                 MLFLOW,
@@ -120,16 +139,33 @@ def servers(options: Options, here: Settings) -> list[Service]:
     return found
 
 
+def deploying(options: Options, environment: Mapping[str, str]) -> Service:
+    """What brings the server to the catalog.
+
+    A process of its own: it imports every flow, and so does not stay in memory.
+    """
+    return Service(
+        "deploy",
+        "`cogvx deploy`",
+        "deployments.cli",
+        ("deploy", "--apply", "--catalog", str(options.catalog)),
+        environment,
+        must_stay=False,
+    )
+
+
 def shared_environment(options: Options, here: Settings) -> dict[str, str]:
     """What workers are given, and what commands beside them need to see the same things."""
     found = {
         "PREFECT_API_URL": f"{options.prefect}/api",
         HOME: str(here.home.resolve()),
-        "COGVX_TRACKING_URI": here.tracking_uri if is_served_elsewhere(here) else options.mlflow,
+        "COGVX_TRACKING_URI": (
+            here.tracking_uri if is_served_elsewhere(options, here) else options.mlflow
+        ),
     }
     if options.with_s3:
         found |= {
-            "COGVX_STORE_URL": f"s3://{BUCKET}/store",
+            "COGVX_STORE_URL": STORE,
             "COGVX_S3_ENDPOINT_URL": options.s3,
             "COGVX_S3_ACCESS_KEY": "in-memory",  # moto lets anybody in
             "COGVX_S3_SECRET_KEY": "in-memory",
@@ -142,8 +178,10 @@ def workers(
     pools: Sequence[PoolPlan],
     gpus: Sequence[str],
     environment: Mapping[str, str],
+    *,
+    with_slots: bool,
 ) -> list[Service]:
-    """A worker for each pool, or one for each GPU (or group of GPUs) of the pool's runs.
+    """A worker for each pool, or one for each GPU (or group of GPUs) where its runs need some.
 
     A pool's runs that need no GPU have no limit here but the pool's own: a worker that has one may
     fail when a suspended run comes back at once.
@@ -152,36 +190,22 @@ def workers(
         pools: Process pools.
         gpus: Of this machine, as CUDA_VISIBLE_DEVICES names them.
         environment: See `shared_environment`.
+        with_slots: Workers of several pools, which have the same GPUs, take turns.
     """
+    # The same groups for all pools: whoever takes turns has to mean the same GPUs.
+    shares = _shares(gpus, max((pool.gpus for pool in pools), default=0))
     found = []
     for pool in pools:
-        shares = _shares(pool, gpus)
-        for number, share in enumerate(shares):
-            name = pool.name if len(shares) == 1 else f"{pool.name}-{number}"
-            limit = ("--limit", "1") if pool.gpus else ()
-            more = {"CUDA_VISIBLE_DEVICES": share} if share else {}
-            found.append(
-                Service(
-                    f"worker-{name}",
-                    f"the worker of {name}",
-                    "prefect",
-                    (
-                        *("worker", "start", "--pool", pool.name, "--type", "process"),
-                        *("--name", f"{name} on {platform.node()}", *limit),
-                    ),
-                    {
-                        **environment,
-                        **more,
-                        # its log is where a person looks when no run says anything
-                        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
-                    },
-                    pool=pool.name,
-                    gpus=share,
-                    guard="tend",
-                    grace=pool.stop_seconds + _STORING_SECONDS,
-                )
-            )
+        mine = shares if pool.gpus else [""]
+        for number, share in enumerate(mine):
+            name = pool.name if len(mine) == 1 else f"{pool.name}-{number}"
+            found.append(_worker(pool, name, share, environment, with_slots=with_slots))
     return found
+
+
+def slots_of(share: str) -> str:
+    """The concurrency limit of a group of GPUs."""
+    return f"up-gpu-{share.replace(',', '-')}"
 
 
 def worker_name(service_name: str) -> str:
@@ -189,12 +213,32 @@ def worker_name(service_name: str) -> str:
     return f"{service_name.removeprefix('worker-')} on {platform.node()}"
 
 
-def _shares(pool: PoolPlan, gpus: Sequence[str]) -> list[str]:
+def _worker(
+    pool: PoolPlan, name: str, share: str, environment: Mapping[str, str], *, with_slots: bool
+) -> Service:
+    limit = ("--limit", "1") if pool.gpus else ()
+    more = {"CUDA_VISIBLE_DEVICES": share} if share else {}
+    slots = {"COGVX_GPU_SLOTS": slots_of(share)} if share and with_slots else {}
+    service = f"worker-{name}"
+    return Service(
+        service,
+        f"the worker of {name}",
+        "prefect",
+        (
+            *("worker", "start", "--pool", pool.name, "--type", "process"),
+            *("--name", worker_name(service), *limit),
+        ),
+        {**environment, **more, **slots, **_TO_ITS_LOG},
+        pool=pool.name,
+        gpus=share,
+        guard="tend",
+        grace=pool.stop_seconds + _STORING_SECONDS,
+    )
+
+
+def _shares(gpus: Sequence[str], size: int) -> list[str]:
     """CUDA_VISIBLE_DEVICES of each worker; one that is empty leaves it as it is."""
-    if not pool.gpus or not gpus:
+    if not gpus or not size:
         return [""]
-    count = max(1, len(gpus) // pool.gpus)
-    return [
-        ",".join(gpus[start : start + pool.gpus])
-        for start in range(0, count * pool.gpus, pool.gpus)
-    ]
+    count = max(1, len(gpus) // size)
+    return [",".join(gpus[start : start + size]) for start in range(0, count * size, size)]

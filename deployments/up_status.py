@@ -5,7 +5,7 @@ from datetime import datetime
 
 from cogvx.errors import TransientError
 from deployments.up_follow import schedule_lines
-from deployments.up_runs import WORKER_SILENCE, polls, talking_to, under_way, words_for
+from deployments.up_runs import WORKER_SILENCE, Names, polls, talking_to, under_way, words_for
 from deployments.up_services import PREFECT, worker_name
 from deployments.up_state import ServiceState, UpState, now
 from tasks.clients.servers import answers
@@ -58,9 +58,10 @@ class Status:
                         words = f"polls {one.pool}" if lives and does else "down"
                         words = "does not poll" if lives and not does else words
                         self._note(one.title, _service_line(one, words), is_well=lives and does)
+                names = Names()
                 for run in under_way(client):
                     began = f", since {_since(run.start_time)}" if run.start_time else ""
-                    self.rows.append(("run", f"{words_for(run)}{began}"))
+                    self.rows.append(("run", f"{words_for(run, names.of(client, run))}{began}"))
                 self.rows += [
                     ("next", line.removeprefix("next").strip()) for line in schedule_lines(client)
                 ]

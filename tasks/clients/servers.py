@@ -38,6 +38,7 @@ class Service:
         health: URL that answers when it is well; empty for what does not serve.
         pool: The work pool that it polls, if it is a worker.
         gpus: What a worker has, as CUDA_VISIBLE_DEVICES says it; empty for all or none.
+        must_stay: Whether its end is a fault.
         guard: What looks after it: `supervise`, or `tend` for a worker.
         grace: Seconds from the request to stop until it is killed, as its guard counts them.
     """
@@ -50,6 +51,7 @@ class Service:
     health: str = ""
     pool: str = ""
     gpus: str = ""
+    must_stay: bool = True
     guard: Guard = "supervise"
     grace: float = STOP_SECONDS
 

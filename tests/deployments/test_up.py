@@ -1,0 +1,194 @@
+"""What `cogvx up` starts, refuses and tells, decided without starting anything."""
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from cogvx.errors import ConfigError
+from deployments.up_checks import require_possible
+from deployments.up_logs import LogTail, older
+from deployments.up_services import Options, PoolPlan, servers, shared_environment, workers
+from tasks.clients import gpus as machine
+from tasks.settings import Settings, settings
+from tests.fixtures.servers import free_port
+
+POOLS = [PoolPlan("cpu"), PoolPlan("gpu-train", gpus=1), PoolPlan("gpu-eval", gpus=1)]
+
+
+def options(**chosen: int) -> Options:
+    return Options(Path("catalog.toml"), **{"prefect_port": free_port(), **chosen})
+
+
+def here(tmp_path: Path, **given: str) -> Settings:
+    return Settings(_env_file=None, home=tmp_path, **given)  # type: ignore[call-arg, arg-type]
+
+
+# Workers
+
+
+def test_each_gpu_has_a_worker_of_each_pool_that_takes_turns_with_the_others() -> None:
+    found = workers(POOLS, ["0", "1"], {}, with_slots=True)
+    assert [one.name for one in found] == [
+        *("worker-cpu", "worker-gpu-train-0", "worker-gpu-train-1"),
+        *("worker-gpu-eval-0", "worker-gpu-eval-1"),
+    ]
+    cpu, first, second = found[:3]
+    assert "CUDA_VISIBLE_DEVICES" not in cpu.environment
+    assert "--limit" not in cpu.arguments
+    assert first.arguments[-2:] == ("--limit", "1")
+    assert first.environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert first.environment["COGVX_GPU_SLOTS"] == "up-gpu-0"
+    assert second.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert found[3].environment["COGVX_GPU_SLOTS"] == first.environment["COGVX_GPU_SLOTS"]
+
+
+def test_a_pool_that_trains_on_several_gpus_makes_groups_of_them_for_all() -> None:
+    pools = [PoolPlan("gpu-train", gpus=2), PoolPlan("gpu-eval", gpus=1)]
+    found = workers(pools, ["0", "1", "2", "3", "4"], {}, with_slots=True)
+    assert [one.gpus for one in found] == ["0,1", "2,3", "0,1", "2,3"]
+    assert [one.gpus for one in workers(pools, ["7"], {}, with_slots=True)] == ["7", "7"]
+
+
+def test_without_gpus_a_pool_has_one_worker_with_one_run() -> None:
+    found = workers(POOLS, [], {}, with_slots=True)
+    assert [one.name for one in found] == ["worker-cpu", "worker-gpu-train", "worker-gpu-eval"]
+    assert all("COGVX_GPU_SLOTS" not in one.environment for one in found)
+    assert found[1].arguments[-2:] == ("--limit", "1")
+
+
+def test_slots_that_a_person_set_are_left() -> None:
+    found = workers(POOLS, ["0"], {}, with_slots=False)
+    assert all("COGVX_GPU_SLOTS" not in one.environment for one in found)
+
+
+# GPUs
+
+
+def nvidia_smi(folder: Path, says: str) -> None:
+    file = folder / "nvidia-smi"
+    file.write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "found"),
+    [
+        (None, "auto", ("0", "1")),
+        ("1", "auto", ("1",)),
+        ("", "auto", ()),
+        (None, "cpu", ()),
+    ],
+)
+def test_gpus_are_counted_by_the_driver_and_left_to_whoever_chose(
+    visible: str | None,
+    device: str,
+    found: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvidia_smi(tmp_path, "GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("COGVX_DEVICE", device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    settings.cache_clear()
+    assert machine.gpus() == found
+    settings.cache_clear()
+
+
+# What stands in the way
+
+
+def test_all_that_stands_in_the_way_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with pytest.raises(ConfigError) as caught:
+            require_possible(
+                options(prefect_port=taken, mlflow_port=taken),
+                here(tmp_path),
+                "http://prefect.example:4200/api",
+            )
+    said = str(caught.value)
+    assert "PREFECT_API_URL" in said
+    assert "names another server" in said
+    assert f"--prefect-port = {taken} is the port of two servers" in said
+
+
+def test_a_port_that_is_taken_is_told_with_its_holder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"--mlflow-port = {taken} is taken by process \d+"):
+            require_possible(options(mlflow_port=taken), here(tmp_path), None)
+
+
+def test_an_mlflow_elsewhere_has_to_answer(tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=r"COGVX_TRACKING_URI.*does not answer"):
+        require_possible(options(), here(tmp_path, tracking_uri=away), None)
+
+
+def test_a_store_that_is_set_is_not_replaced_by_one_in_memory(tmp_path: Path) -> None:
+    chosen = Options(Path("c.toml"), free_port(), free_port(), free_port(), with_s3=True)
+    with pytest.raises(ConfigError, match=r"COGVX_STORE_URL.*leave --s3 out"):
+        require_possible(chosen, here(tmp_path, store_url="s3://real/store"), None)
+
+
+def test_a_shell_that_took_over_what_status_says_can_start_it_again(tmp_path: Path) -> None:
+    chosen = Options(Path("c.toml"), free_port(), free_port(), free_port(), with_s3=True)
+    given = shared_environment(chosen, here(tmp_path))
+    again = here(
+        tmp_path,
+        tracking_uri=given["COGVX_TRACKING_URI"],
+        store_url=given["COGVX_STORE_URL"],
+        s3_endpoint_url=given["COGVX_S3_ENDPOINT_URL"],
+    )
+    require_possible(chosen, again, given["PREFECT_API_URL"])
+    assert servers(chosen, again) == servers(chosen, here(tmp_path))
+    assert shared_environment(chosen, again) == given
+
+
+def test_an_mlflow_elsewhere_is_used_and_none_is_started(tmp_path: Path) -> None:
+    away = here(tmp_path, tracking_uri="https://mlflow.example")
+    assert [one.name for one in servers(options(), away)] == ["prefect"]
+    assert shared_environment(options(), away)["COGVX_TRACKING_URI"] == "https://mlflow.example"
+
+
+# Logs
+
+
+def test_a_person_sees_warnings_once_and_whole(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text("12:00 | ERROR | of an earlier start\n")
+    tail = LogTail(log)
+    with log.open("a") as file:
+        file.write("12:01 | INFO | nothing\n12:01 | WARNING | half of")
+        file.flush()
+        assert tail.important() == []
+        file.write(" a line\n")
+    assert tail.important() == ["12:01 | WARNING | half of a line"]
+    assert tail.important() == []
+
+
+def test_a_log_keeps_its_bound_while_somebody_writes(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    tail = LogTail(log, most_bytes=1000)
+    with log.open("ab", buffering=0) as writer:
+        for number in range(100):
+            writer.write(f"{number} ERROR {'x' * 40}\n".encode())
+            tail.important()
+            tail.bound()
+    assert log.stat().st_size <= 1100
+    assert older(log).stat().st_size <= 1100
+    assert log.read_text().splitlines()[-1].startswith("99 ERROR")
+
+
+def test_many_lines_at_once_are_counted(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    tail = LogTail(log)
+    log.write_text("an ERROR\n" * 50)
+    told = tail.important()
+    assert len(told) == 6
+    assert "45 more" in told[-1]
