@@ -99,7 +99,8 @@ class Lookout:
             children = [seen[run] for run in runs if run in seen]
             running = self._count(children)
             trouble = self._pool.trouble(running=running > 0)
-            self._obey([seen[run] for run in parent if run in seen], children)
+            if self._must_stop([seen[run] for run in parent if run in seen], children):
+                return {}
             self.seen |= {run.id: run for run in children}
             ends: dict[UUID, FlowRun | GivenUp] = {
                 run: GivenUp("was deleted") for run in runs if run not in seen
@@ -119,10 +120,14 @@ class Lookout:
             return {}
         return ends
 
-    def _obey(self, parents: Sequence[FlowRun], children: Sequence[FlowRun]) -> None:
-        """Cancel the children of a run that is cancelled; then its worker's signal ends it."""
+    def _must_stop(self, parents: Sequence[FlowRun], children: Sequence[FlowRun]) -> bool:
+        """Whether the run that waits was cancelled; its children are, and no end counts any more.
+
+        Raises:
+            CancelledRun: It was, and no worker is there to end it with a signal.
+        """
         if not any(_is_cancelled(parent) for parent in parents):
-            return
+            return False
         if self._cancelled is None:
             self._cancelled = time.monotonic()
             self._pool.cancel([run for run in children if run.state and not run.state.is_final()])
@@ -130,6 +135,7 @@ class Lookout:
         # An exception would make it Failed; the signal that is on its way makes it Cancelled.
         if worker_pid() is None or waited > _SIGNAL_SECONDS:
             raise CancelledRun("cancelled while its children ran; they are cancelled, too")
+        return True
 
     def _count(self, children: Sequence[FlowRun]) -> int:
         """How many are running; says so when that changes."""

@@ -47,7 +47,8 @@ class Stages:
         try:
             yield pages.append
         except BaseException as error:
-            show("Failed", str(error) or type(error).__name__)
+            if isinstance(error, Exception):  # a signal has no time for pages
+                show("Failed", str(error) or type(error).__name__)
             raise
         show("Completed")
 
