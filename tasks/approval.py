@@ -108,7 +108,10 @@ def _ask(
 
 
 def _question(registry: Registry, version: Version, until: datetime) -> str:
-    """What a person reads above the form, and as an artifact of the run that asks."""
+    """What a person reads above the form; an artifact of the run that asks has it all.
+
+    Above the form it is short, as the form is below it.
+    """
     run = registry.facts_of_runs([version.run_id]).get(version.run_id)
     judgement = judgement_from(version, run)
     assert judgement is not None  # as whoever has no verdict is not asked about
@@ -122,7 +125,7 @@ def _question(registry: Registry, version: Version, until: datetime) -> str:
     links = links_of(registry, version, run)
     page = judgement_page(who, judgement, links, note=note, picture=picture_of(registry, version))
     show_judgement(who, version.name, judgement, links, page=page)
-    return page
+    return judgement_page(who, judgement.model_copy(update={"measures": ()}), links, note=note)
 
 
 def _instead(version: Version) -> str:
