@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cogvx.pages.remarks import duration
+from tasks.costs import cost_rows
 from tasks.documents import (
     CacheReport,
     EvaluateReport,
@@ -13,7 +14,7 @@ from tasks.documents import (
     RetrainReport,
     Unchanged,
 )
-from tasks.summary import Row, cache_rows, train_rows
+from tasks.summary import cache_rows, train_rows
 
 _MOST_REASONS = 6
 _SECONDS_WORTH_SAYING = 5.0
@@ -43,7 +44,6 @@ class Around:
     places: Mapping[str, str] = field(default_factory=dict)
     headline: str = ""
     picture: str = ""
-    costs: Sequence[Row] = ()
 
 
 def summary_page(report: RetrainReport, around: Around) -> str:
@@ -59,7 +59,7 @@ def summary_page(report: RetrainReport, around: Around) -> str:
             else "",
             _reasons(report.evaluate),
             _stages(report, around.stages),
-            _table("Cost", ("", ""), around.costs),
+            _table("Cost", ("", ""), [] if report.cost is None else cost_rows(report.cost)),
             _table("Where it is", ("", ""), [(n, f"`{p}`") for n, p in around.places.items()]),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
