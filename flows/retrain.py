@@ -8,6 +8,7 @@ from flows.evaluate import evaluate
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
+from tasks.cost_sums import settle_costs
 from tasks.dispatch import in_one_piece, run_child
 from tasks.documents import RetrainReport
 from tasks.ingest import survey_clips
@@ -31,13 +32,11 @@ def retrain(recipe: Recipe) -> RetrainReport:
     if unchanged is not None:
         return publish_summary(bench, RetrainReport(unchanged=unchanged))
     stages = Stages()
-    return publish_summary(
-        bench,
-        RetrainReport(
-            cache=run_child(cache, recipe, stages=stages),
-            train=run_child(train, recipe, elsewhere=trained_elsewhere(bench), stages=stages),
-            register_=run_child(register, recipe, stages=stages),
-            evaluate=run_child(evaluate, recipe, stages=stages),
-            promote=run_child(promote, recipe, stages=stages),
-        ),
+    report = RetrainReport(
+        cache=run_child(cache, recipe, stages=stages),
+        train=run_child(train, recipe, elsewhere=trained_elsewhere(bench), stages=stages),
+        register_=run_child(register, recipe, stages=stages),
+        evaluate=run_child(evaluate, recipe, stages=stages),
+        promote=run_child(promote, recipe, stages=stages),
     )
+    return publish_summary(bench, settle_costs(bench, report))

@@ -115,7 +115,9 @@ def generate_videos(
             elif not for_evaluation:
                 _deliver(video.path, shot, ready, store, here.work)
         meter.made = len(left) - len(failed)
-    return VideoShardReport(wanted=len(ready.shots), made=meter.made, failed=tuple(failed))
+    return meter.on(
+        VideoShardReport(wanted=len(ready.shots), made=meter.made, failed=tuple(failed))
+    )
 
 
 def videos_elsewhere() -> Elsewhere[VideoShardReport] | None:

@@ -1,6 +1,7 @@
 """What a stage did, as pairs of a short name and a fact; the terminal and the UI show the same."""
 
 from cogvx.preflight.compare import comparison
+from tasks.costs import cost_rows
 from tasks.documents import (
     CacheReport,
     EvaluateReport,
@@ -26,6 +27,7 @@ def summary_rows(report: RetrainReport) -> list[Row]:
     rows += register_rows(report.register_, aliases) if report.register_ else []
     rows += evaluate_rows(report.evaluate) if report.evaluate else []
     rows += promote_rows(report.promote) if report.promote else []
+    rows += cost_rows(report.cost) if report.cost else []
     return rows
 
 

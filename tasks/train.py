@@ -202,8 +202,9 @@ def prepare_run(bench: Workbench, manifest: Manifest, run: str) -> RunFolder:
         if bench.settings.machine_rank == 0:  # the one that leads hands the weights over
             spec = spec.model_copy(update={"fork": _fork(bench, folder, run)})
         files.write_document(folder.spec, spec)
-    # Before the records are fetched: from now on pruning keeps them.
-    bench.put(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
+    # Before the records are fetched: from now on pruning keeps them. Also where it says so already,
+    # as a run that nobody went on with for long is one that may leave.
+    bench.store.write(f"runs/{run}/{folder.spec.name}", canonical_json(spec))
     wanted = record_paths((*spec.train, *spec.heldout), spec.empty_prompt)
     bring_records(bench, wanted, folder.records, what="fetch records")
     return folder
