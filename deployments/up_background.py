@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 
-from cogvx.errors import CogvxError
 from deployments.up_services import Options
 from deployments.up_state import EXTRA_SECONDS, Desk, UpState
 from tasks.clients.processes import Mark, end
@@ -23,7 +22,7 @@ def leave_running(desk: Desk, options: Options) -> None:
     """Start `cogvx up` apart from this terminal, and come back when all is well.
 
     Raises:
-        CogvxError: It ended before that; what it said was shown.
+        Exit: It ended before that, with its own exit code; what it said was shown.
     """
     command = [sys.executable, "-m", "deployments.cli", "up", "--background"]
     command += ["--catalog", str(options.catalog), "--prefect-port", str(options.prefect_port)]
@@ -51,7 +50,7 @@ def leave_running(desk: Desk, options: Options) -> None:
         raise
     _show(desk.output, shown)
     if process.poll() is not None:
-        raise CogvxError(f"`cogvx up` ended with code {process.returncode}; see {desk.output}")
+        raise typer.Exit(process.returncode)
     typer.echo(
         "it runs in the background; `cogvx status` shows what it does, `cogvx down` stops it"
     )
