@@ -27,6 +27,8 @@ _PAUSE_GROWTH = 1.3
 _WARN_AFTER_SECONDS = 10.0
 _WARN_EVERY_SECONDS = 600.0
 _HOUR = 3600.0
+# A server that takes so long for a look is behind with signs of life, too.
+_SLOW_SECONDS = 10.0
 # In which a worker hears that a run of its was cancelled.
 _SIGNAL_SECONDS = 40.0
 
@@ -92,6 +94,7 @@ class Lookout:
             TransientError: The server did not answer for as long as the patience lasts.
         """
         time.sleep(self._pause_seconds)
+        began = time.monotonic()
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, self._pause_seconds * _PAUSE_GROWTH)
         parent = [] if self._pool.parent is None else [self._pool.parent]
         try:
@@ -102,6 +105,8 @@ class Lookout:
             if self._must_stop([seen[run] for run in parent if run in seen], children):
                 return {}
             self.seen |= {run.id: run for run in children}
+            if time.monotonic() - began > _SLOW_SECONDS:
+                self._count_anew()
             ends: dict[UUID, FlowRun | GivenUp] = {
                 run: GivenUp("was deleted") for run in runs if run not in seen
             }
@@ -115,10 +120,16 @@ class Lookout:
                 why = f"was given up after {patience:.0f} s in which {trouble}"
                 ends |= {run.id: self._give_up(run, why) for run in left if run.id not in ends}
         except TransientError as error:
+            self._count_anew()
             if self._is_too_much(str(error)):
                 raise
             return {}
         return ends
+
+    def _count_anew(self) -> None:
+        """Forget how long runs have been silent: the server stood still, and may not have heard."""
+        for run, sign in self._signs.items():
+            self._signs[run] = _Sign(sign.state, sign.heard)
 
     def _must_stop(self, parents: Sequence[FlowRun], children: Sequence[FlowRun]) -> bool:
         """Whether the run that waits was cancelled; its children are, and no end counts any more.
@@ -195,7 +206,11 @@ class Lookout:
         """
         if sign.silence < self._bounds.lost / 2:
             return None
+        asked = time.monotonic()
         heard = self._pool.last_heartbeat(run.id)
+        if time.monotonic() - asked > _SLOW_SECONDS:
+            self._count_anew()
+            return None
         if heard is None or heard != sign.heard:
             # Heard of only now, however old it is: from here on it counts.
             self._signs[run.id] = _Sign(sign.state, heard)
