@@ -15,6 +15,7 @@ from prefect.utilities.templating import apply_values
 from prefect.workers.base import BaseJobConfiguration
 
 from deployments import pools
+from deployments.catalog import load_catalog
 from deployments.catalog_sections import PoolConfig
 from tasks.settings import Settings
 from tests.infra.compose import INFRA
@@ -97,6 +98,23 @@ def test_a_training_run_gets_what_its_pool_says() -> None:
     assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert pod["terminationGracePeriodSeconds"] >= _TRAIN.stop_seconds + _ENTRYPOINT_SECONDS
+
+
+@pytest.mark.parametrize("file", ["catalog/catalog.toml", "kubernetes/catalog.toml"])
+def test_a_catalog_can_be_deployed_with_a_recipe_beside_it(file: str, tmp_path: Path) -> None:
+    recipes = INFRA.parent / "deployments" / "recipes"
+    shutil.copy(INFRA / file, tmp_path / "catalog.toml")
+    shutil.copy(recipes / "cogvideox-5b.toml", tmp_path / "my-style.toml")
+    catalog = load_catalog(tmp_path / "catalog.toml")
+    workers = {name.removeprefix("worker-") for name in _of("Deployment")}
+    assert set(catalog.pools) == workers
+    for name, pool in catalog.pools.items():
+        if pool.type == "kubernetes":
+            pod = _job(pool)["spec"]["template"]["spec"]
+            (container,) = pod["containers"]
+            assert container["image"].startswith("registry.example.com/cogvx-worker")
+            assert container["resources"]["limits"].get("nvidia.com/gpu", 0) == pool.gpus
+            assert (pool.gpus > 0) == name.startswith("gpu-")
 
 
 def test_templates_and_manifests_name_the_same_things() -> None:

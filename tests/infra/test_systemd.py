@@ -9,7 +9,7 @@ import pytest
 from tasks.settings import Settings
 from tests.infra.compose import INFRA
 
-UNITS = sorted((INFRA / "systemd").iterdir())
+UNITS = sorted((INFRA / "systemd").glob("*.service"))
 ANALYSE = shutil.which("systemd-analyze")
 # Where README.md says that the project lies.
 HOME = "/opt/cogvx"
