@@ -33,13 +33,16 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Ru
 
 from cogvx.cache.plan import CachePlan
 from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
+from cogvx.recipe import Recipe
 from cogvx.store import LocalStore
 from deployments.apply import POOL, apply
 from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
-from tasks.dispatch import require_all, run_children
+from tasks.dispatch import require_all, run_child, run_children
 from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.lookout import Bounds
+from tasks.stages import Stages
+from tests.cache.toys import recipe as toy_recipe
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
@@ -328,6 +331,42 @@ def test_a_parent_has_a_table_of_its_children(
     assert first["page"].endswith(f"/runs/flow-run/{runs['a'].id}")
     assert (second["what"], second["state"]) == ("b", "Crashed")
     assert "no memory" in second["why"]
+
+
+@flow(name="good")
+def good(recipe: Recipe) -> str:
+    return recipe.name
+
+
+@flow(name="bad")
+def bad(recipe: Recipe) -> str:
+    raise DataError(f"{recipe.name} has no clips; bring some")
+
+
+@flow
+def chain() -> str:
+    """Two stages in one process; for a test and for its server."""
+    stages = Stages()
+    done = run_child(good, toy_recipe(), stages=stages)
+    run_child(bad, toy_recipe(), stages=stages)
+    return done
+
+
+def test_stages_in_one_process_stand_in_their_parents_table_and_raise_what_they_raised(
+    client: SyncPrefectClient,
+) -> None:
+    state: State = chain(return_state=True)
+    assert "DataError: toy has no clips; bring some" in str(state.message)
+    mine = ArtifactFilter(
+        flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+    )
+    shown = client.read_artifacts(artifact_filter=mine)
+    (table,) = [each for each in shown if each.key == "stages"]
+    first, second = json.loads(str(table.data))
+    assert (first["what"], first["state"]) == ("good", "Completed")
+    assert (second["what"], second["state"]) == ("bad", "Failed")
+    assert second["why"] == "toy has no clips; bring some"
+    assert "/runs/flow-run/" in first["page"]
 
 
 def test_a_run_that_takes_too_long_is_cancelled_and_says_so(
