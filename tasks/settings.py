@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from cogvx.errors import ConfigError, Problem
 from tasks.clients.supervise import GRACE_SECONDS
@@ -185,6 +185,8 @@ def settings() -> Settings:
             for detail in error.errors()
         ]
         raise ConfigError("settings", problems) from error
+    except SettingsError as error:  # of what should be JSON; its cause may hold more than a name
+        raise ConfigError(f"settings: {error}; it is written as JSON") from None
 
 
 def worker_pid() -> int | None:

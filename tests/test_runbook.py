@@ -9,11 +9,27 @@ import errno
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from cogvx.data.ingest import _require_enough as require_enough
+from cogvx.data.manifest import Rejected
+from cogvx.errors import CogvxError
+from cogvx.housekeeping.documents import read_kept
+from cogvx.model.identity import download
+from cogvx.recipe_sections import DatasetConfig
+from cogvx.runs.disk import explained
+from cogvx.runs.folder import RunFolder, RunSpec
+from cogvx.runs.lock import hold
+from cogvx.store import LocalStore
+from tasks.clients.ending import Ended, outcome_of
+from tasks.clients.runs import Runs
+from tasks.clients.s3_errors import translate
+from tasks.settings import prepare_process, settings
 
 ROOT = Path(__file__).parents[1]
 GAP = "..."
@@ -46,7 +62,7 @@ def quoted(symptom: str) -> list[tuple[str, str]]:
     return [
         (message, source)
         for message, source in found
-        if source != "cogvx" or ("cogvx " not in message[:6] and re.search(r"[a-z] ", message))
+        if source != "cogvx" or ("cogvx " not in message[:6] and " " in message)
     ]
 
 
@@ -134,3 +150,119 @@ def test_the_runbook_has_symptom_cause_and_action_of_many_failures() -> None:
     assert all(cell for cells in found for cell in cells)
     assert sum(bool(quoted(symptom)) for symptom, *_ in found) >= 50
     assert len({message for message, _ in MESSAGES}) == len(MESSAGES)
+
+
+# Some of them, provoked
+
+
+def pattern(message: str) -> str:
+    return ".*?".join(re.escape(" ".join(part.split())) for part in message.split(GAP))
+
+
+def is_answered(printed: str) -> bool:
+    """Whether somebody who reads this finds it in the runbook."""
+    said = " ".join(printed.split())
+    return any(re.search(pattern(message), said) for message, _ in MESSAGES)
+
+
+def held(folder: Path) -> None:
+    with hold(folder / "run.lock"), hold(folder / "run.lock"):
+        pass
+
+
+def disk(number: int) -> Callable[[Path], None]:
+    def fail(folder: Path) -> None:
+        with explained(RunFolder(folder)):
+            raise OSError(number, os.strerror(number), str(folder))
+
+    return fail
+
+
+def trainer_ended(code: int) -> Callable[[Path], None]:
+    return lambda folder: outcome_of(RunFolder(folder), Ended(code, "words")) and None
+
+
+def s3_says(code: str) -> Callable[[Path], None]:
+    def fail(folder: Path) -> None:
+        error = ClientError({"Error": {"Code": code}}, "GetObject")
+        raise translate(error, "s3://bucket at https://example.com", "records/1")
+
+    return fail
+
+
+def unreachable_s3(folder: Path) -> None:
+    raise translate(EndpointConnectionError(endpoint_url="x"), "s3://bucket", "records/1")
+
+
+def no_database(folder: Path) -> None:
+    (folder / "mlflow.db").write_text("this is no database" * 100)
+    Runs(f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def no_home(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGVX_HOME", str(folder / "file" / "home"))
+        settings.cache_clear()
+        prepare_process()
+
+
+def setting(name: str, value: str) -> Callable[[Path], None]:
+    def fail(_folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            settings.cache_clear()
+            settings()
+
+    return fail
+
+
+def foreign_document(folder: Path) -> None:
+    store = LocalStore(folder)
+    store.write("runs/1/run.json", b"{}")
+    read_kept(store, "runs/1/run.json", RunSpec)
+
+
+def bad_delivery(folder: Path) -> None:
+    rejected = [Rejected(key=f"{n}.mp4", reason="black", detail="dark") for n in range(3)]
+    config = DatasetConfig.model_validate({"uri": "clips"})
+    require_enough("file:///clips", 1, rejected, config)
+
+
+def no_such_base(folder: Path) -> None:
+    download("a/b/c", None, wanted=["*"], where="base.path")
+
+
+PROVOKED = {
+    "two processes train one run": held,
+    "disk full": disk(errno.ENOSPC),
+    "disk closed": disk(errno.EROFS),
+    "killed": trainer_ended(128 + 9),
+    "crashed": trainer_ended(128 + 11),
+    "no word": trainer_ended(1),
+    "no bucket": s3_says("NoSuchBucket"),
+    "no right": s3_says("AccessDenied"),
+    "clock skew": s3_says("RequestTimeTooSkewed"),
+    "S3 is away": unreachable_s3,
+    "MLflow's database": no_database,
+    "home": no_home,
+    "device": setting("COGVX_DEVICE", "gpu"),
+    "prices": setting("COGVX_POOL_PRICES", "2.5 in gpu-train"),
+    "foreign document": foreign_document,
+    "bad delivery": bad_delivery,
+    "no such base": no_such_base,
+}
+
+
+@pytest.mark.parametrize("failure", PROVOKED)
+def test_what_a_failure_prints_is_found_in_the_runbook(failure: str, tmp_path: Path) -> None:
+    try:
+        with pytest.raises(CogvxError) as caught:
+            PROVOKED[failure](tmp_path)
+    finally:
+        settings.cache_clear()
+    assert is_answered(str(caught.value)), caught.value
+
+
+def test_what_nothing_prints_is_not_found_in_it() -> None:
+    assert not is_answered("MLflow is tired")
