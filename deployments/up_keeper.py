@@ -122,7 +122,14 @@ class Keeper:
             raise Asked
 
     def tend(self) -> list[Service]:
-        """See who died, and start those again whose time has come; returns the latter."""
+        """See who died, and start those again whose time has come; returns the latter.
+
+        Raises:
+            Asked: The home was removed, so that nobody could find and stop this any more.
+        """
+        if not self._desk.is_there:
+            logger.error("%s was removed, so everything is stopped", self._desk.folder)
+            raise Asked
         again = []
         for kept in self._kept:
             if kept.status == "running" and kept.started.code is not None:

@@ -94,11 +94,17 @@ class Desk:
         """Nothing is made yet."""
         self.folder = home.resolve() / "up"
         self._file = self.folder / "state.json"
+        self._lock = self.folder / "lock"
 
     @property
     def output(self) -> Path:
         """What `up` itself says when it is in the background."""
         return self.folder / "up.log"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what was held is still in its place: a home may be removed while it is used."""
+        return self._lock.exists()
 
     def log(self, name: str) -> Path:
         """What a service prints."""
@@ -131,7 +137,7 @@ class Desk:
             TransientError: Somebody else is.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
+        with self._lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

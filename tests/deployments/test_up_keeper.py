@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def keeper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     )
     keeper = Keeper(desk, state)
     try:
-        with keeper.closing():
+        with desk.held(), keeper.closing():
             yield keeper
     finally:
         for number, handler in zip(SIGNALS, before, strict=True):
@@ -141,6 +142,13 @@ def test_who_is_asked_to_stop_waits_for_nothing_more(keeper: Keeper) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Asked):
         keeper.pause(60)
+
+
+def test_it_stops_when_its_home_is_removed(desk: Desk, keeper: Keeper) -> None:
+    assert keeper.tend() == []
+    shutil.rmtree(desk.folder)
+    with pytest.raises(Asked):
+        keeper.tend()
 
 
 def test_a_second_ctrl_c_does_not_wait_for_one_that_does_not_stop(

@@ -1,50 +1,299 @@
-"""`cogvx up` serves both pages, and leaves nothing behind, however it ends."""
+"""`cogvx up` runs everything on one machine, says what runs, and leaves nothing behind.
+
+Most tests tell one story: up in the background, looked at, hurt, used, and taken down.
+"""
 
 import os
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.apply import apply
+from deployments.up_state import Desk, UpState
+from tasks.clients.processes import Mark
+from tasks.clients.servers import answers
 from tasks.clients.supervise import descendants
-from tests.e2e.conftest import make_place
+from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.e2e.up_flows import household, mishap, nap
 from tests.fixtures.servers import free_port
 
+SECONDS = 300.0  # on a machine that does much else; alone, most things take five
+CATALOG = """
+[pools.cpu]
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_both_pages_are_served_until_the_end(tmp_path: Path, ending: signal.Signals) -> None:
-    place = make_place(tmp_path, tmp_path / "none.toml")
-    prefect, mlflow = free_port(), free_port()
-    ports = ["--prefect-port", str(prefect), "--mlflow-port", str(mlflow)]
-    process = subprocess.Popen(
-        place.command("up", *ports),
-        cwd=tmp_path,
-        env=place.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    said = ""
-    while "Ctrl-C stops both" not in said:
-        line = process.stderr.readline()
-        assert line, f"it ended after saying\n{said}"
-        said += line
-    for url in (f"http://127.0.0.1:{prefect}/api/health", f"http://127.0.0.1:{mlflow}/health"):
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            assert answer.status == 200
-    below = descendants(process.pid)
-    assert below
-    process.send_signal(ending)
-    process.wait(timeout=60)
-    process.stderr.close()
-    until = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in below):
-        assert time.monotonic() < until, "a server outlived its command"
+[pools.gpu-train]
+concurrency = 1
+
+[pools.gpu-cache]
+type = "docker"
+image = "cogvx"
+
+[pools.gpu-eval]
+type = "docker"
+image = "cogvx"
+
+[[recipes]]
+file = "recipe.toml"
+cron = "0 3 * * *"
+"""
+
+
+@dataclass
+class Home:
+    """A place with a catalog, the ports of its own, and what was told there."""
+
+    place: Place
+    prefect: str = field(default_factory=lambda: str(free_port()))
+    mlflow: str = field(default_factory=lambda: str(free_port()))
+
+    @property
+    def up(self) -> list[str]:
+        catalog = str(self.place.root / "catalog.toml")
+        ports = ["--prefect-port", self.prefect, "--mlflow-port", self.mlflow]
+        return ["up", "--catalog", catalog, *ports]
+
+    @property
+    def desk(self) -> Desk:
+        return Desk(self.place.home)
+
+    @property
+    def state(self) -> UpState:
+        state = self.desk.read()
+        assert state is not None
+        return state
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "deployments.cli", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words),
+            cwd=self.place.root,
+            env=self.place.environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    def deploy(self, flow: Flow[..., None], pool: str) -> str:
+        """Put a flow of these tests beside the catalog."""
+        with self.api(), get_client(sync_client=True) as client:
+            return apply(client, flow, pool=pool)
+
+    def api(self):  # type: ignore[no-untyped-def]
+        return temporary_settings({PREFECT_API_URL: f"{self.state.prefect}/api"})
+
+
+def make_home(root: Path) -> Home:
+    root.mkdir(exist_ok=True)
+    recipe = write_recipe(root / "recipe.toml", clips="clips", base=Path("base"))
+    (root / "catalog.toml").write_text(CATALOG)
+    return Home(make_place(root, recipe, OMP_NUM_THREADS="1", PREFECT_WORKER_QUERY_SECONDS="1"))
+
+
+def wait_for(holds: Callable[[], bool], what: str, log: Path, keeper: Mark) -> None:
+    until = time.monotonic() + SECONDS
+    while not holds():
+        if time.monotonic() > until or not keeper.lives:
+            words = log.read_text() if log.is_file() else ""
+            pytest.fail(f"not {what}:\n{words[-3000:]}")
         time.sleep(0.2)
-    assert process.returncode == (0 if ending == signal.SIGINT else -int(ending))
-    assert not os.path.lexists(tmp_path / "mlruns")
+
+
+def all_below(keeper: int) -> list[Mark]:
+    return [mark for pid in descendants(keeper) if (mark := Mark.of(pid))]
+
+
+def require_gone(marks: list[Mark]) -> None:
+    until = time.monotonic() + 60
+    while left := [mark for mark in marks if mark.lives]:
+        assert time.monotonic() < until, f"{left} outlived their command"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Up in the background; what `up` said is in the file `said`."""
+    home = make_home(tmp_path_factory.mktemp("up"))
+    try:
+        done = home.run(*home.up, "--detach")
+        (home.place.root / "said").write_text(done.stderr + done.stdout)
+        assert done.returncode == 0, done.stderr[-4000:]
+        yield home
+    finally:
+        home.run("down")
+
+
+def test_it_comes_back_when_all_is_well_and_says_where(home: Home) -> None:
+    said = (home.place.root / "said").read_text()
+    assert f"http://127.0.0.1:{home.prefect}" in said
+    assert f"http://127.0.0.1:{home.mlflow}" in said
+    assert "+ deployment  retrain/tiny" in said
+    assert "pool gpu-eval is of type docker and gets no worker here" in said
+    for url in (home.state.prefect, home.state.mlflow):
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.status == 200
+
+
+def test_a_second_up_finds_the_first(home: Home) -> None:
+    keeper = home.state.keeper
+    done = home.run("up")
+    assert done.returncode == 0, done.stderr
+    assert f"http://127.0.0.1:{home.prefect}" in done.stdout
+    assert "all of it is well" in done.stdout
+    assert home.state.keeper == keeper
+
+
+def test_an_up_of_another_home_is_told_who_has_its_ports(home: Home, tmp_path: Path) -> None:
+    other = make_home(tmp_path / "other")
+    other.prefect, other.mlflow = home.prefect, home.mlflow
+    done = other.run(*other.up)
+    assert done.returncode == 2
+    for option in ("--prefect-port", "--mlflow-port"):
+        assert option in done.stderr
+    assert f"is taken by `cogvx up` of {home.place.home}" in done.stderr
+    assert other.desk.read() is None
+    assert home.state.is_kept
+
+
+def test_status_says_what_runs(home: Home) -> None:
+    done = home.run("status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("polls cpu", "polls gpu-train", "retrain/tiny", str(home.desk.folder)):
+        assert words in done.stdout
+
+
+def test_a_worker_that_is_killed_comes_back(home: Home) -> None:
+    def worker() -> tuple[int, Mark]:
+        (found,) = [one for one in home.state.services if one.pool == "gpu-train"]
+        return found.starts, found.processes[-1]
+
+    _, mark = worker()
+    os.kill(mark.pid, signal.SIGKILL)
+    came = lambda: worker()[0] == 2 and worker()[1].lives and len(home.state.left) == 8  # noqa: E731
+    wait_for(came, "started again", home.desk.output, home.state.keeper)
+    assert "the worker of gpu-train ended with code 137" in home.desk.output.read_text()
+
+
+def test_trigger_follows_a_run_and_its_children(home: Home) -> None:
+    home.deploy(household, "cpu")
+    done = home.run("trigger", "household/cpu", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert f"http://127.0.0.1:{home.prefect}/runs/flow-run/" in done.stdout
+    assert "nap: Completed" in done.stderr
+    home.deploy(mishap, "cpu")
+    done = home.run("trigger", "mishap/cpu", "--wait")
+    assert done.returncode == 1, done.stderr
+    assert "mishap: Failed, Flow run encountered an exception: ValueError: it was to fail" in (
+        done.stderr
+    )
+
+
+def test_trigger_names_what_there_is(home: Home) -> None:
+    done = home.run("trigger", "tinny")
+    assert done.returncode == 2
+    assert 'no deployment "retrain/tinny"' in done.stderr
+    assert "retrain/tiny" in done.stderr
+
+
+def test_down_lets_runs_save_before_anything_is_gone(home: Home) -> None:
+    name = home.deploy(nap, "gpu-train")
+    with home.api(), get_client(sync_client=True) as client:
+        client.create_flow_run_from_deployment(
+            client.read_deployment_by_name(name).id,
+            parameters={"seconds": 600.0, "note": str(home.place.root)},
+        )
+    log, keeper = home.desk.log("worker-gpu-train"), home.state.keeper
+    wait_for((home.place.root / "begun").exists, "napping", log, keeper)
+    below = all_below(keeper.pid)
+    done = home.run("down")
+    assert done.returncode == 0, done.stderr
+    require_gone([keeper, *below])
+    assert (home.place.root / "saved").exists()
+    with sqlite3.connect(home.place.home / "prefect" / "prefect.db") as database:
+        query = "select state_name from flow_run where name = 'nap' and deployment_id is not null"
+        assert database.execute(query).fetchall() == [("Crashed",)]
+    assert not answers(f"http://127.0.0.1:{home.mlflow}/health")
+    assert home.run("status").returncode == 3
+    assert not (home.place.root / "mlruns").exists()
+
+
+def test_what_was_killed_leaves_nothing_and_is_cleared_up(home: Home) -> None:
+    with (home.place.root / "killed.log").open("w") as output:
+        process = subprocess.Popen(
+            home.command(*home.up),
+            cwd=home.place.root,
+            env=home.place.environment,
+            stdin=subprocess.DEVNULL,
+            stderr=output,
+        )
+    log = home.place.root / "killed.log"
+    keeper = Mark.of(process.pid)
+    assert keeper is not None
+    started = lambda: "starting the worker of gpu-train" in log.read_text()  # noqa: E731
+    wait_for(started, "starting workers", log, keeper)
+    below = all_below(process.pid)
+    assert len(below) >= 4
+    process.kill()
+    process.wait()
+    done = home.run("status")
+    assert done.returncode == 3
+    assert "was killed" in done.stdout
+    require_gone(below)
+    assert home.run("down").returncode == 0
+    assert "nothing is up" in home.run("status").stdout
+
+
+def test_asked_to_stop_while_it_starts_it_stops(home: Home) -> None:
+    with (home.place.root / "asked.log").open("w") as output:
+        process = subprocess.Popen(
+            home.command(*home.up),
+            cwd=home.place.root,
+            env=home.place.environment,
+            stdin=subprocess.DEVNULL,
+            stderr=output,
+        )
+    log = home.place.root / "asked.log"
+    keeper = Mark.of(process.pid)
+    assert keeper is not None
+    wait_for(lambda: "starting MLflow" in log.read_text(), "starting", log, keeper)
+    below = all_below(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 0, log.read_text()
+    assert "all stopped" in log.read_text()
+    require_gone(below)
+    assert home.desk.read() is None
+
+
+@pytest.mark.slow
+def test_an_s3_server_that_dies_comes_back_empty_and_that_is_said(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "s3")
+    port = free_port()
+    try:
+        done = home.run(*home.up, "--detach", "--s3", "--s3-port", str(port))
+        assert done.returncode == 0, done.stderr
+        assert "KEEPS EVERYTHING IN MEMORY" in done.stderr
+        environment = home.run("status", "--env").stdout
+        assert f"export COGVX_S3_ENDPOINT_URL=http://127.0.0.1:{port}\n" in environment
+        assert "export COGVX_STORE_URL=s3://cogvx/store\n" in environment
+        bucket = f"http://127.0.0.1:{port}/cogvx"
+        assert answers(bucket)
+        (server,) = [one for one in home.state.services if one.name == "s3"]
+        os.kill(server.processes[-1].pid, signal.SIGKILL)
+        said = lambda: "EVERYTHING IT KEPT IS GONE" in home.desk.output.read_text()  # noqa: E731
+        wait_for(said, "said", home.desk.output, home.state.keeper)
+        assert answers(bucket)
+    finally:
+        assert home.run("down").returncode == 0
