@@ -26,6 +26,8 @@ HEARTBEAT_SECONDS = 30
 EVERYWHERE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow's client would print a run's address, and with it a password that the address has.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Threads that wait for work would otherwise spin, and starve each other on few cores.
@@ -223,8 +225,6 @@ def prepare_process() -> None:
         raise ConfigError(f"COGVX_HOME = {home} cannot be written: {error.strerror}") from error
     defaults = {
         **EVERYWHERE,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
