@@ -161,7 +161,7 @@ def _pauses(row: Document) -> bool:
 def _surplus(
     kind: Kind, there: Mapping[str, Seen], rows: Mapping[str, Document]
 ) -> Iterator[Change]:
-    for name, seen in there.items():
+    for name, seen in sorted(there.items(), key=lambda item: item[0]):
         if name in rows or not seen.is_ours:
             continue
         if kind == "pool":

@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx  # what Prefect's client raises
 import prefect
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import WorkQueue
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
@@ -86,17 +87,23 @@ def open_server() -> Iterator[SyncPrefectClient]:
 
 def _version(client: SyncPrefectClient, url: str) -> str:
     try:
-        return str(client.api_version())
+        found = client.api_version()
     except httpx.HTTPStatusError as error:
         if error.response.status_code in {401, 403}:
             raise ConfigError(
                 f"the server at {url} refuses us; PREFECT_API_AUTH_STRING or PREFECT_API_KEY is "
                 "missing or wrong"
             ) from error
-        raise TransientError(f"the server at {url} does not answer: {error}") from error
-    except (httpx.HTTPError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        raise TransientError(f"no Prefect server answers at {url}: {reason}") from error
+        raise _no_server(url, _reason(error)) from error
+    except (httpx.HTTPError, ValueError) as error:  # ValueError: what came is no JSON
+        raise _no_server(url, str(error) or type(error).__name__) from error
+    if not isinstance(found, str):
+        raise _no_server(url, "what answers there tells no version")
+    return found
+
+
+def _no_server(url: str, why: str) -> TransientError:
+    return TransientError(f"no Prefect server answers at {url}: {why}")
 
 
 @contextmanager
@@ -149,13 +156,15 @@ def read_server(client: SyncPrefectClient, wanted: Desired) -> Found:
 def _pools(client: SyncPrefectClient, wanted: Desired) -> dict[str, Seen]:
     rows = {row.name: row for row in wanted.pools}
     found: dict[str, Seen] = {}
+    queues: dict[UUID | None, list[WorkQueue]] = {}
+    for queue in _every(client.read_work_queues):
+        queues.setdefault(queue.work_pool_id, []).append(queue)
     for pool in _every(client.read_work_pools):
         ours = (pool.description or "") == MADE_HERE
         if (row := rows.get(pool.name)) is None:
             document: Document = {}
         else:
-            queues = client.read_work_queues(work_pool_name=pool.name)
-            document = pool_at_server(pool, queues, row)
+            document = pool_at_server(pool, queues.get(pool.id, []), row)
         found[pool.name] = Seen(pool.id, document, is_ours=ours, is_paused=pool.is_paused)
     return found
 
@@ -172,11 +181,9 @@ def _limits(client: SyncPrefectClient) -> dict[str, Seen]:
 
 
 def _deployments(client: SyncPrefectClient) -> dict[str, Seen]:
-    flows: dict[UUID, str] = {}
+    flows = {flow.id: flow.name for flow in _every(client.read_flows)}
     found: dict[str, Seen] = {}
     for deployment in _every(client.read_deployments):
-        if deployment.flow_id not in flows:
-            flows[deployment.flow_id] = client.read_flow(deployment.flow_id).name
         found[f"{flows[deployment.flow_id]}/{deployment.name}"] = Seen(
             deployment.id,
             deployment_at_server(deployment),
