@@ -10,7 +10,7 @@ from cogvx.data.sources import ClipFiles, list_files
 from cogvx.errors import DataError
 from cogvx.recipe import Recipe
 from cogvx.store import ObjectStore
-from tasks.arrivals import announce
+from tasks.arrivals import announce, dataset_resource
 from tasks.clients.stores import open_record_store, open_store
 from tasks.documents import WatchReport
 from tasks.settings import settings
@@ -50,7 +50,8 @@ def watch_clips(recipe: Recipe, *, settle_seconds: float, patience_seconds: floa
     here = settings()
     store, uri = open_record_store(here), recipe.dataset.uri
     dataset = open_store(uri, here)
-    announcements = Announcements(store, dataset.url)
+    # Told apart by spelling as well: an event reaches those who wait for that spelling alone.
+    announcements = Announcements(store, f"{dataset.url} as {dataset_resource(uri)}")
     before = announcements.newest()
     if before is not None:
         _send_forgotten(announcements, uri, before)

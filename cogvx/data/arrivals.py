@@ -87,11 +87,11 @@ class Arrival(_Document):
 class Announcements:
     """The arrivals of one dataset, in a store."""
 
-    def __init__(self, store: ObjectStore, dataset_url: str) -> None:
-        """Nothing is read yet."""
+    def __init__(self, store: ObjectStore, dataset: str) -> None:
+        """Nothing is read yet; `dataset` says which, and under what name it is announced."""
         self._store = store
-        self._dataset = dataset_url
-        self._folder = f"arrivals/{digest(dataset_url)[:32]}/"
+        self._dataset = dataset
+        self._folder = f"arrivals/{digest(dataset)[:32]}/"
 
     def newest(self) -> Arrival | None:
         """The last change that somebody found, announced or not.

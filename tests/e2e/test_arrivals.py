@@ -30,7 +30,7 @@ from cogvx.store import LocalStore
 from deployments.apply import apply_catalog
 from deployments.catalog import load_catalog
 from deployments.rows import desired
-from tasks.arrivals import announce, event_id
+from tasks.arrivals import announce, dataset_resource, event_id
 from tasks.clients.s3 import S3Store
 from tasks.documents import WatchReport
 from tasks.settings import settings
@@ -103,7 +103,8 @@ class Watched:
         self.recipe: Recipe = check_file(root / f"{name}.toml").recipe
         self.clips = root / "clips"
         self.store = LocalStore(root / "home" / "store")
-        self.announcements = Announcements(self.store, LocalStore(self.clips).url)
+        name = f"{LocalStore(self.clips).url} as {dataset_resource(str(self.clips))}"
+        self.announcements = Announcements(self.store, name)
 
     def put(self, name: str, data: bytes = b"a clip") -> None:
         (self.clips / f"{name}.mp4").write_bytes(data)
