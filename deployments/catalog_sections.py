@@ -162,5 +162,6 @@ class NotifyConfig(Section):
 class ZombiesConfig(Section):
     """Runs whose process is gone without a word."""
 
-    within_seconds: int = Field(default=90, ge=10, le=86_400)
-    """So long without a heartbeat makes a run Crashed; at least three heartbeats."""
+    within_seconds: int = Field(default=300, ge=10, le=86_400)
+    """So long without a heartbeat makes a run Crashed; at least three heartbeats (90), and longer than
+    the server may be away: of heartbeats sent meanwhile it learns too late."""
