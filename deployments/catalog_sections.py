@@ -64,7 +64,7 @@ class PoolConfig(Section):
     """What starts a run: a process of the worker's machine, a container, or a Kubernetes Job."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     """Most runs at a time, over all workers; a worker's own limit is `--limit`."""
-    queues: dict[Name, QueueConfig] = Field(default_factory=dict)
+    queues: dict[Name, QueueConfig] = Field(default={})
     """By name; every pool also has the queue `default`."""
     image: str | None = Field(default=None, min_length=1, max_length=1024)
     """Image of containers and Jobs, with this project installed."""
@@ -78,13 +78,13 @@ class PoolConfig(Section):
     """Shared memory of each run, as 16Gi: processes that load clips exchange tensors there."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints of Kubernetes nodes that runs put up with."""
-    node_selector: dict[Name, str] = Field(default_factory=dict)
+    node_selector: dict[Name, str] = Field(default={})
     """Labels that a Kubernetes node must have."""
     stop_seconds: float = Field(default=GRACE_SECONDS, gt=0, le=3600)
     """How long training that is stopped may take to save; becomes COGVX_STOP_SECONDS of runs."""
     grace_seconds: int | None = Field(default=None, ge=1, le=7200)
     """How long Kubernetes waits before it kills a run that is stopped; by default long enough."""
-    env: dict[Name, str] = Field(default_factory=dict)
+    env: dict[Name, str] = Field(default={})
     """Environment of runs. Everybody who sees Prefect's pages sees it: no secrets."""
 
 
@@ -163,5 +163,5 @@ class ZombiesConfig(Section):
     """Runs whose process is gone without a word."""
 
     within_seconds: int = Field(default=300, ge=10, le=86_400)
-    """So long without a heartbeat makes a run Crashed; at least three heartbeats (90), and longer than
-    the server may be away: of heartbeats sent meanwhile it learns too late."""
+    """So long without a heartbeat makes a run Crashed: at least three heartbeats, 90, and longer
+    than the server may be away, as it learns too late of heartbeats that were sent meanwhile."""

@@ -50,12 +50,12 @@ def recipe_page() -> str:
         parts.append(_section(name, kind))
         parts += [_section(f"{name}.{inner}", part) for inner, part in _sections_in(kind)]
     top = {n: f for n, f in Recipe.model_fields.items() if n not in section_kinds()}
-    parts.append(f"\n## Above the sections\n\n{_table(top)}")
+    parts.append(f"\n## Above the sections\n\n{table(top)}")
     return "".join(parts)
 
 
 def _section(name: str, kind: type[Section]) -> str:
-    return f"\n## [{name}]\n\n{kind.__doc__ or ''}\n\n{_table(kind.model_fields)}"
+    return f"\n## [{name}]\n\n{kind.__doc__ or ''}\n\n{table(kind.model_fields)}"
 
 
 def _sections_in(kind: type[Section]) -> list[tuple[str, type[Section]]]:
@@ -68,7 +68,8 @@ def _sections_in(kind: type[Section]) -> list[tuple[str, type[Section]]]:
     ]
 
 
-def _table(fields: dict[str, FieldInfo]) -> str:
+def table(fields: dict[str, FieldInfo]) -> str:
+    """The fields of a section as a table in Markdown."""
     rows = "".join(
         f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |\n"
         for name, field in fields.items()
@@ -79,6 +80,8 @@ def _table(fields: dict[str, FieldInfo]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if isinstance(field.default, Section):
+        return "as below"
     return "none" if field.default is None else f"`{as_toml(field.default)}`"
 
 

@@ -5,6 +5,7 @@ Any change of the catalog, of its recipe or of how rows are made shows as a chan
 
 from pathlib import Path
 
+from deployments import catalog_page
 from deployments.catalog import CATALOG, load_catalog
 from deployments.plan import compare
 from deployments.prefect_yaml import PAGE, prefect_yaml
@@ -26,6 +27,12 @@ def asked() -> str:
 
 def test_the_catalog_asks_for_what_was_reviewed() -> None:
     assert asked() == REVIEWED.read_text(), "look at it: python -m tests.deployments.test_review"
+
+
+def test_the_page_about_the_catalog_is_current() -> None:
+    assert catalog_page.PAGE.read_text() == catalog_page.catalog_page(), (
+        "run `python -m deployments.catalog_page`"
+    )
 
 
 def test_prefect_yaml_is_current() -> None:
