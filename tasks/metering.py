@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
-from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
 from cogvx.digest import canonical_json
@@ -147,6 +146,9 @@ def _keep(store: ObjectStore, key: str, spent: Spent) -> None:
 
 
 def _pool() -> str:
+    # the command line prints what is spent, and Prefect reads its settings when it is imported
+    from prefect.context import FlowRunContext  # noqa: PLC0415
+
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     return "" if run is None else run.work_pool_name or ""

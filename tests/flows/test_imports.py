@@ -40,3 +40,9 @@ def test_a_flow_is_imported_without_the_gpu_stack(module: str) -> None:
     seconds, heavy = json.loads(done.stdout.strip().split("\n")[-1])
     assert heavy == []
     print(f"import {module}: {seconds:.2f} s")
+
+
+def test_the_command_line_sets_its_settings_before_prefect_reads_them() -> None:
+    """Imported earlier, Prefect would keep its database in the user's home, and report its use."""
+    program = "import deployments.cli, sys; sys.exit('prefect' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
