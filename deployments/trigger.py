@@ -20,6 +20,7 @@ from tasks.settings import Settings
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 2.0
+_INTERRUPTED = 130  # as shells have it
 _SILENCE_SECONDS = 300.0  # a server that is started again takes less
 
 
@@ -42,7 +43,11 @@ def run_trigger(name: str, here: Settings, *, wait: bool) -> None:
         run = _start(client, full)
         typer.echo(f"{full} is to run: {pages}/runs/flow-run/{run.id}")
         if wait:
-            _follow(client, run.id)
+            try:
+                _follow(client, run.id)
+            except KeyboardInterrupt:
+                typer.echo(f"{full} goes on; its page, or `cogvx status`, shows how far it is")
+                raise typer.Exit(_INTERRUPTED) from None
 
 
 def server(here: Settings) -> str:

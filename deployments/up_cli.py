@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogvx.errors import TransientError
-from deployments.catalog import CATALOG
 from deployments.up_background import clear_up, leave_running
 from deployments.up_state import Desk
 from tasks.clients.processes import end
@@ -25,15 +24,14 @@ logger = logging.getLogger(__name__)
 DOWN = 3
 """Exit code of `status` when something that should run does not."""
 
-
 CatalogPath = Annotated[
-    Path, typer.Option("--catalog", help="What is deployed, in TOML; without it, the demo.")
+    Path | None, typer.Option(help="What is deployed, in TOML; without it, the demo.")
 ]
 
 
 def up(
     *,
-    catalog: CatalogPath = CATALOG,
+    catalog: CatalogPath = None,
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's pages.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's pages.")] = 5000,
     s3: Annotated[
@@ -51,9 +49,10 @@ def up(
     desk = Desk(settings().home)
     if _found(desk):
         return
+    from deployments.catalog import CATALOG  # noqa: PLC0415
     from deployments.up_services import Options  # noqa: PLC0415
 
-    options = Options(catalog, prefect_port, mlflow_port, s3_port, with_s3=s3)
+    options = Options(catalog or CATALOG, prefect_port, mlflow_port, s3_port, with_s3=s3)
     with desk.held():
         clear_up(desk)
         _require_possible(options)
@@ -139,8 +138,10 @@ def _found(desk: Desk) -> bool:
 def _require_possible(options: "Options") -> None:
     from prefect.settings import PREFECT_API_URL  # noqa: PLC0415
 
+    from deployments.catalog import load_catalog  # noqa: PLC0415
     from deployments.up_checks import require_possible  # noqa: PLC0415
 
+    load_catalog(options.catalog)
     require_possible(options, settings(), PREFECT_API_URL.value())
 
 
