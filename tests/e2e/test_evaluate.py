@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,7 @@ from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.render import Arm
 from cogvx.evaluation.suite import load_suite
 from cogvx.inference.batch import AdapterAtWeight
+from cogvx.inference.session import Session
 from cogvx.model.identity import TEXT_PARTS, fingerprint
 from cogvx.mp4 import read_mp4
 from cogvx.runs.folder import RunFolder, TrainOutcome
@@ -37,6 +39,7 @@ from cogvx.store import LocalStore
 from deployments.apply import GENERATE_POOL, apply
 from flows.evaluate import evaluate
 from flows.generate import generate_shard
+from flows.measure import measure_shard
 from tasks import train
 from tasks.clients.registry import Reason, Version
 from tasks.contest import hold_contest
@@ -392,6 +395,56 @@ def test_the_report_shows_the_clips_that_videos_resemble(
     with Image.open(stills[clip]) as still:
         shown_hwc = np.asarray(still).astype(int)
     assert abs(shown_hwc - read_mp4(source).rgb_fhwc[4].astype(int)).mean() < 2
+
+
+def test_measuring_on_a_pool_gives_the_same_report_and_loads_no_base_here(
+    studio: Studio,
+    first: EvaluationReport,
+    prefect_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers with one slot between them; the videos are there, nothing else is."""
+    recipe = studio.recipe(1, second_look="false", primary="heldout_loss")
+    suite = Path(check_file(recipe).recipe.evaluation.suite)
+    away = suite.read_text().replace('id = "square"', 'id = "square"\ngroup = "off_domain"')
+    suite.write_text(away)
+    for key in measured_in(studio.store):
+        studio.store.delete(key)
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        deployment = apply(client, measure_shard, pool=GENERATE_POOL)
+        slots = GlobalConcurrencyLimitCreate(name="cogvx-measured", limit=1)
+        client.create_global_concurrency_limit(slots)
+    command = ["env", "-C", str(studio.place.root), sys.executable, "-m", "prefect", "worker"]
+    command += ["start", "--pool", GENERATE_POOL, "--limit", "2"]
+    worker = {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    worker |= {"COGVX_GPU_SLOTS": slots.name}
+    with running(command, tmp_path / "log", {**studio.place.environment, **worker}):
+        monkeypatch.setenv("COGVX_MEASURE_DEPLOYMENT", deployment)
+        settings.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Session, "open", lambda *_words, **_named: pytest.fail("a base is loaded")
+            )
+            told, report = studio.evaluate(recipe)
+    assert told.videos_rendered == 0
+    pooled = studio.pages(recipe)
+    made = {key: studio.store.read(key) for key in measured_in(studio.store)}
+    assert len(made) == 2 * 2 + 1, "two sets of losses of each arm, and a drift"
+    assert any(reading.metric == "base_drift" for reading in report.readings)
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        assert client.read_global_concurrency_limit_by_name(slots.name).active_slots == 0
+    for key in made:
+        studio.store.delete(key)
+    monkeypatch.delenv("COGVX_MEASURE_DEPLOYMENT")
+    settings.cache_clear()
+    studio.evaluate(recipe)
+    assert {key: studio.store.read(key) for key in measured_in(studio.store)} == made
+    assert studio.pages(recipe) == pooled
+
+
+def measured_in(store: LocalStore) -> list[str]:
+    return [info.key for folder in ("heldout/", "drift/") for info in store.entries(folder)]
 
 
 @pytest.mark.slow
