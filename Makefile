@@ -30,7 +30,7 @@ test: $(READY)
 
 # Ratios measured side by side, on a machine that does nothing else; each says what it promises.
 bench: $(READY)
-	@for name in encoding planning materialise memory training generation evaluation; do \
+	@for name in encoding planning materialise memory training generation evaluation overhead; do \
 	    echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || failed="$$failed $$name"; \
 	done; test -z "$${failed:-}" || { echo "missed:$$failed"; exit 1; }
 
