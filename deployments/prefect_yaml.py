@@ -25,7 +25,7 @@ _HEAD = """# Made by `python -m deployments.prefect_yaml` from deployments/catal
 """
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
     """Writes what two deployments share twice: who reads one need not look up the other."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - its signature
@@ -42,7 +42,8 @@ def prefect_yaml() -> str:
         "pull": PULL_STEPS,
         "deployments": [_deployment(row, triggers.get(row.full_name)) for row in rows.deployments],
     }
-    return _HEAD + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=100)
+    body: str = yaml.dump(document, Dumper=_Plain, sort_keys=False, width=100)
+    return _HEAD + body
 
 
 def _deployment(row: DeploymentRow, trigger: AutomationRow | None) -> Mapping[str, Any]:
