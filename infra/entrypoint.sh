@@ -10,7 +10,9 @@
 set -eu
 stop=${COGVX_STOP_SECONDS:-25}
 case "$*" in
-    "prefect worker start "*) keeper=tasks.clients.tend ;;  # it alone knows how to end flow runs
+    # Each alone knows how its command ends flow runs.
+    "prefect worker start "*) keeper=tasks.clients.tend ;;
+    "prefect flow-run execute"*) keeper=tasks.clients.forward ;;
     *) keeper=tasks.clients.supervise ;;
 esac
 exec "${COGVX_PYTHON:-python}" -m "$keeper" --grace "$((${stop%.*} + 130))" -- "$@"

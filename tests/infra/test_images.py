@@ -156,7 +156,7 @@ def test_the_control_image_has_all_that_it_imports() -> None:
     ("command", "keeper"),
     [
         ("prefect worker start --pool gpu-train", "tasks.clients.tend"),
-        ("prefect flow-run execute", "tasks.clients.supervise"),
+        ("prefect flow-run execute", "tasks.clients.forward"),
         ("prefect server start", "tasks.clients.supervise"),
     ],
 )
