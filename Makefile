@@ -41,7 +41,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/cogvx check $(RECIPE) --no-files
 
-# Prefect and MLflow in a browser, over what the demo made.
+# Prefect and MLflow in a browser, workers, and the schedule of the demo; until Ctrl-C.
 up: $(READY)
 	@$(BIN)/cogvx up
 
