@@ -129,9 +129,10 @@ def _money(spent: Spent, here: Settings) -> float | None:
 
 
 def _total_money(stages: Sequence[StageCost]) -> float | None:
-    """None unless all of it is known."""
+    """None unless all of it is known, or where no GPU was held: nobody said what a CPU costs."""
     known = [each.money for each in stages if each.money is not None]
-    return sum(known) if stages and len(known) == len(stages) else None
+    is_told = any(each.gpu_seconds for each in stages) and len(known) == len(stages)
+    return sum(known) if is_told else None
 
 
 def total_text(stages: Sequence[StageCost], unit: str) -> str:

@@ -75,6 +75,20 @@ def test_without_a_price_only_times_are_told() -> None:
     assert not [name for name in cost_metrics(cost) if "money" in name]
 
 
+def test_where_no_gpu_is_there_is_no_money_whatever_the_price() -> None:
+    store = MemoryStore()
+    keep(store, "1", spent("train", 90, device="cpu"))
+    cost = report_of(store, "a" * 64, promoted=1)
+    total = "90 s of CPU"
+    assert cost_rows(cost) == [
+        ("cost", f"{total} (training 90 s of CPU)"),
+        ("so far", f"1 adapter(s), 1 promoted: {total} for each promoted one"),
+    ]
+    metrics = cost_metrics(cost)
+    assert metrics["cost/gpu_seconds"] == 0
+    assert not [name for name in metrics if "money" in name]
+
+
 def test_a_price_for_some_of_it_is_no_price_for_all() -> None:
     store = MemoryStore()
     keep(store, "1", spent("train", 100, pool="gpu-train"))
