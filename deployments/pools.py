@@ -59,7 +59,7 @@ def _docker(pool: PoolConfig) -> dict[str, Any]:
         ),
         "networks": _texts("Docker networks that containers join.", []),
         "volumes": _texts("Volumes of containers, source:target.", [f"{HOME_CLAIM}:{HOME}"]),
-        "auto_remove": _flag("Remove a container that has ended.", default=True),
+        "auto_remove": _flag("Remove a container that has ended.", default=False),
         "stream_output": _flag("Show what runs print in the worker's output.", default=True),
         "mem_limit": _text(
             "Most memory of a container.", pool.memory and _docker_size(pool.memory)

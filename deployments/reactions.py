@@ -136,6 +136,7 @@ def _notify(block: str, endings: tuple[str, ...]) -> AutomationRow:
             "type": "send-notification",
             "block": block,
             "subject": "{{ flow_run.name }}: {{ flow_run.state.name }}",
-            "body": "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
+            # Without PREFECT_UI_URL the server does not know the address of its own pages.
+            "body": "{{ flow_run.state.message }}\n{{ (flow_run | ui_url) or '' }}",
         },
     )
