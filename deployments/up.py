@@ -25,6 +25,7 @@ from deployments.up_services import (
     Options,
     PoolPlan,
     deploying,
+    mlflow_pages,
     servers,
     shared_environment,
     slots_of,
@@ -72,7 +73,7 @@ def run_up(options: Options, here: Settings, desk: Desk, *, how_to_stop: str) ->
         folder=Path.cwd(),
         catalog=options.catalog.resolve(),
         prefect=options.prefect,
-        mlflow=environment["COGVX_TRACKING_URI"],
+        mlflow=mlflow_pages(options, here),
         s3=options.s3,
         environment=environment,
     )

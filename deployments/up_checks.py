@@ -4,6 +4,7 @@ import importlib.util
 import socket
 import sys
 from typing import get_args
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -15,6 +16,8 @@ from deployments.up_services import (
     Options,
     is_same_place,
     is_served_elsewhere,
+    mlflow_pages,
+    without_password,
 )
 from tasks.clients.processes import listener
 from tasks.clients.servers import Guard, answers
@@ -54,23 +57,22 @@ def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Pr
         problems.append(
             Problem(
                 "PREFECT_API_URL",
-                api_url,
+                without_password(api_url),
                 "names another server, and `cogvx up` starts its own",
                 "unset it; to work for that server, use `cogvx deploy` and "
                 "`prefect worker start --pool NAME`",
             )
         )
-    if is_served_elsewhere(options, here) and not answers(
-        f"{here.tracking_uri.rstrip('/')}/health"
-    ):
-        problems.append(
-            Problem(
-                "COGVX_TRACKING_URI",
-                here.tracking_uri,
-                "does not answer",
-                "bring that MLflow back, or unset it to have one started here",
-            )
-        )
+    pages = mlflow_pages(options, here)
+    if is_served_elsewhere(options, here):
+        if not answers(f"{pages}/health"):
+            use = "bring that MLflow back, or unset it to have one started here"
+            problems.append(Problem("COGVX_TRACKING_URI", pages, "does not answer", use))
+    elif urlsplit(here.tracking_uri).scheme not in {"", "http", "https", "sqlite"}:
+        # its password would stand in the list of processes
+        wrong = "names a database, and only SQLite is served here"
+        use = "start `mlflow server` on that database yourself, and name that server"
+        problems.append(Problem("COGVX_TRACKING_URI", None, wrong, use))
     return problems
 
 

@@ -77,6 +77,19 @@ def is_served_elsewhere(options: Options, here: Settings) -> bool:
     return named.startswith(("http://", "https://")) and not is_same_place(named, options.mlflow)
 
 
+def mlflow_pages(options: Options, here: Settings) -> str:
+    """Where MLflow's pages are; without the password that a URL may have, as this is shown."""
+    if not is_served_elsewhere(options, here):
+        return options.mlflow
+    return without_password(here.tracking_uri).rstrip("/")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def is_same_place(url: str, mine: str) -> bool:
     """Whether a URL names a server of ours on this machine."""
     theirs, ours = urlsplit(url), urlsplit(mine)
@@ -155,14 +168,13 @@ def deploying(options: Options, environment: Mapping[str, str]) -> Service:
 
 
 def shared_environment(options: Options, here: Settings) -> dict[str, str]:
-    """What workers are given, and what commands beside them need to see the same things."""
-    found = {
-        "PREFECT_API_URL": f"{options.prefect}/api",
-        HOME: str(here.home.resolve()),
-        "COGVX_TRACKING_URI": (
-            here.tracking_uri if is_served_elsewhere(options, here) else options.mlflow
-        ),
-    }
+    """What workers are given, and what commands beside them need to see the same things.
+
+    Who lists processes sees it. What a person has set, passwords too, workers inherit.
+    """
+    found = {"PREFECT_API_URL": f"{options.prefect}/api", HOME: str(here.home.resolve())}
+    if not is_served_elsewhere(options, here):
+        found["COGVX_TRACKING_URI"] = options.mlflow
     if options.with_s3:
         found |= {
             "COGVX_STORE_URL": STORE,

@@ -9,7 +9,14 @@ import pytest
 from cogvx.errors import ConfigError
 from deployments.up_checks import require_possible
 from deployments.up_logs import LogTail, older
-from deployments.up_services import Options, PoolPlan, servers, shared_environment, workers
+from deployments.up_services import (
+    Options,
+    PoolPlan,
+    mlflow_pages,
+    servers,
+    shared_environment,
+    workers,
+)
 from tasks.clients import gpus as machine
 from tasks.settings import Settings, settings
 from tests.fixtures.servers import free_port
@@ -18,7 +25,8 @@ POOLS = [PoolPlan("cpu"), PoolPlan("gpu-train", gpus=1), PoolPlan("gpu-eval", gp
 
 
 def options(**chosen: int) -> Options:
-    return Options(Path("catalog.toml"), **{"prefect_port": free_port(), **chosen})
+    ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
+    return Options(Path("catalog.toml"), **{**ports, **chosen})
 
 
 def here(tmp_path: Path, **given: str) -> Settings:
@@ -109,11 +117,12 @@ def test_all_that_stands_in_the_way_is_told_at_once(tmp_path: Path) -> None:
             require_possible(
                 options(prefect_port=taken, mlflow_port=taken),
                 here(tmp_path),
-                "http://prefect.example:4200/api",
+                "http://me:secret@prefect.example:4200/api",
             )
     said = str(caught.value)
     assert "PREFECT_API_URL" in said
     assert "names another server" in said
+    assert "secret" not in said
     assert f"--prefect-port = {taken} is the port of two servers" in said
 
 
@@ -153,7 +162,19 @@ def test_a_shell_that_took_over_what_status_says_can_start_it_again(tmp_path: Pa
 def test_an_mlflow_elsewhere_is_used_and_none_is_started(tmp_path: Path) -> None:
     away = here(tmp_path, tracking_uri="https://mlflow.example")
     assert [one.name for one in servers(options(), away)] == ["prefect"]
-    assert shared_environment(options(), away)["COGVX_TRACKING_URI"] == "https://mlflow.example"
+    assert "COGVX_TRACKING_URI" not in shared_environment(options(), away)  # workers inherit it
+
+
+def test_a_password_is_neither_shown_nor_given_to_whoever_lists_processes(tmp_path: Path) -> None:
+    away = here(tmp_path, tracking_uri="https://me:secret@mlflow.example/")
+    assert mlflow_pages(options(), away) == "https://mlflow.example"
+    given = shared_environment(options(), away)
+    started = [*servers(options(), away), *workers(POOLS, ["0"], given, with_slots=True)]
+    assert "secret" not in repr(started)
+    database = here(tmp_path, tracking_uri="postgresql://me:secret@database.example/mlflow")
+    with pytest.raises(ConfigError, match="COGVX_TRACKING_URI names a database") as caught:
+        require_possible(options(), database, None)
+    assert "secret" not in str(caught.value)
 
 
 # Logs
