@@ -107,7 +107,8 @@ def test_every_stage_ran_on_its_pool_and_a_champion_came_out(
     assert ran["gpu-cache"] == {"encode"}
     assert ran["gpu-train"] == {"train"}
     assert ran["gpu-eval"] == {"generate-shard", "measure-shard"}
-    assert {run.state_name for run in crew.runs().values()} == {"Completed"}
+    # The watcher's next looks are days away.
+    assert {run.state_name for run in crew.runs().values()} == {"Completed", "Scheduled"}
     champion = mlflow.get_model_version_by_alias("team", "champion")
     assert champion.version == "1"
     assert champion.tags["cogvx.verdict"] == "PROMOTE"
