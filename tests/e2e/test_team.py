@@ -150,7 +150,7 @@ def test_an_event_without_anything_new_ends_in_seconds_and_takes_no_gpu(
     before = crew.gpu_runs()
     run = arrived(crew, shop.uri)
     assert crew.gpu_runs() == before
-    assert "unchanged" in crew.summary(run.id)
+    assert "# Unchanged: team version" in crew.summary(run.id)
     assert run.total_run_time < timedelta(seconds=60)  # alone it takes two or three
 
 
@@ -259,4 +259,4 @@ def test_a_schedule_of_the_catalog_starts_a_run_in_its_time_zone(
     assert run.auto_scheduled
     print_begin("after its time", due, run)
     assert crew.gpu_runs() == before
-    assert "unchanged" in crew.summary(run.id)
+    assert "# Unchanged: team version" in crew.summary(run.id)
