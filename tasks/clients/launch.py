@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,31 @@ def _follow(supervisor: "subprocess.Popen[bytes]", each_moment: Callable[[], Non
 
 
 def _stop(supervisor: "subprocess.Popen[bytes]", grace: float) -> None:
-    """End the whole tree: politely through the supervisor, by force if that does not answer."""
-    supervisor.terminate()
+    """End the whole tree: politely through the supervisor, by force if that does not answer.
+
+    To be told again changes nothing: whoever tends a worker that was killed tells a flow run that
+    has seen it by itself, and the checkpoint that is being saved must still reach the store.
+    """
+    with _deaf():
+        supervisor.terminate()
+        try:
+            supervisor.wait(timeout=grace + _EXTRA_SECONDS)
+        except subprocess.TimeoutExpired:
+            send(signal.SIGKILL, [*descendants(supervisor.pid), supervisor.pid])
+            supervisor.wait()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Do not hear SIGTERM for a while; only the main thread does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        supervisor.wait(timeout=grace + _EXTRA_SECONDS)
-    except subprocess.TimeoutExpired:
-        send(signal.SIGKILL, [*descendants(supervisor.pid), supervisor.pid])
-        supervisor.wait()
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _require_kept(worker: int | None) -> None:

@@ -90,7 +90,13 @@ ENDS: dict[str, tuple[Deed, str, str, str]] = {
     "the train run is cancelled": (nights.cancel_child, "Cancelled", "Failed", "was cancelled"),
     "the train run's process is killed": (nights.kill_engine, "Crashed", "Failed", "ended early"),
     "one of two trainers is killed": (nights.kill_rank, "Failed", "Failed", "SIGKILL"),
-    "the training worker is killed": (nights.kill_worker, "Failed", "Failed", "worker .* is gone"),
+    # by its tender, unless it sees it first
+    "the training worker is killed": (
+        nights.kill_worker,
+        "Crashed|Failed",
+        "Failed",
+        "ended early|worker .* is gone",
+    ),
     "the training machine loses power": (nights.lose_machine, "Crashed", "Failed", "heartbeat"),
     "the retrain run's worker gets SIGTERM": (
         nights.stop_parents_worker,
@@ -114,7 +120,8 @@ def test_states_are_right_nothing_is_left_and_its_work_is_kept(
     deed, child, parent, says = ENDS[case]
     row = begin(operation, table).follow(case, deed)
     note(row, table)
-    assert (row.child, row.parent) == (child, parent), row
+    assert re.fullmatch(child, row.child), row
+    assert row.parent == parent, row
     assert re.search(says, row.says), row
     assert row.checkpoint > 0
 

@@ -219,9 +219,13 @@ def test_a_trainer_that_nobody_here_launched_is_left_in_peace(
     assert not (root / "trainer.log").exists()
 
 
-def test_an_interrupted_call_stops_the_trainer_before_it_returns(
+def test_an_interrupted_call_stops_the_trainer_before_it_returns_though_told_twice(
     new_run: Callable[..., Path],
 ) -> None:
+    def hear(number: int, _frame: object) -> None:
+        raise SystemExit(number)
+
+    signal.signal(signal.SIGTERM, hear)
     root = new_run(steps=2000)
     before = set(descendants(os.getpid()))
     commands: list[str] = []
@@ -230,6 +234,7 @@ def test_an_interrupted_call_stops_the_trainer_before_it_returns(
         if event["kind"] == "metrics":
             below = set(descendants(os.getpid())) - before
             commands.extend(Path(f"/proc/{pid}/cmdline").read_text() for pid in below)
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
