@@ -1,6 +1,6 @@
 """The table of a run's children on its page in Prefect: how each fares, and where to look."""
 
-import logging
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,6 @@ from prefect.context import FlowRunContext
 
 from tasks.children import Seen
 from tasks.shown import shown
-
-logger = logging.getLogger(__name__)
 
 # A child that runs on is shown anew as often, for its duration.
 _AGAIN_SECONDS = 60.0
@@ -69,7 +67,9 @@ class Stages:
                 self._artifact = made if isinstance(made, UUID) else None
             else:
                 with get_client(sync_client=True) as client:
-                    client.update_artifact(self._artifact, ArtifactUpdate(data=rows))
+                    # as text, which is what Prefect makes of a table when it is created
+                    update = ArtifactUpdate(data=json.dumps(rows))
+                    client.update_artifact(self._artifact, update)
 
 
 def _row(seen: Seen) -> dict[str, object]:

@@ -106,10 +106,7 @@ def test_a_run_that_falls_silent_is_lost_and_the_others_go_on(
         assert time.monotonic() < until
         beat(client, lively)
         time.sleep(0.5)
-    began = time.monotonic()
-    while time.monotonic() < began + LOST_SECONDS:
-        beat(client, lively)
-        time.sleep(0.5)
+    # by now they have outlived the bound themselves
     assert [state(run).state_name for run in (lively, mute)] == ["Running", "Running"]
     for run in (lively, mute):
         client.set_flow_run_state(run, Completed(), force=True)
