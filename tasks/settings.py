@@ -176,9 +176,15 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once.
 
+    In a process that a worker started, our loggers speak from then on: Prefect hands their lines on
+    to its pages, but gives them no level, so that only warnings would be seen there.
+
     Raises:
         ConfigError: A variable holds what no setting can be.
     """
+    if flow_run_of_process():
+        for name in EVERYWHERE["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
+            logging.getLogger(name).setLevel(logging.INFO)
     try:
         return Settings()
     except ValidationError as error:
