@@ -230,42 +230,59 @@ def test_down_lets_runs_save_before_anything_is_gone(home: Home) -> None:
     assert not (home.place.root / "mlruns").exists()
 
 
-def test_what_was_killed_leaves_nothing_and_is_cleared_up(home: Home) -> None:
-    with (home.place.root / "killed.log").open("w") as output:
+@pytest.fixture(scope="module")
+def left(home: Home) -> Home:
+    """The same home, whose databases are there already, with nothing up."""
+    home.run("down")
+    return home
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "starting MLflow's server",
+        pytest.param("starting the worker of gpu-train", marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_killed_leaves_nothing_and_is_cleared_up(left: Home, moment: str) -> None:
+    with (left.place.root / "killed.log").open("w") as output:
         process = subprocess.Popen(
-            home.command(*home.up),
-            cwd=home.place.root,
-            env=home.place.environment,
+            left.command(*left.up),
+            cwd=left.place.root,
+            env=left.place.environment,
             stdin=subprocess.DEVNULL,
             stderr=output,
         )
-    log = home.place.root / "killed.log"
+    log = left.place.root / "killed.log"
     keeper = Mark.of(process.pid)
     assert keeper is not None
-    started = lambda: "starting the worker of gpu-train" in log.read_text()  # noqa: E731
-    wait_for(started, "starting workers", log, keeper)
-    below = all_below(process.pid)
-    assert len(below) >= 4
+    below: list[Mark] = []
+
+    def started() -> bool:
+        below[:] = all_below(process.pid)
+        return moment in log.read_text() and len(below) >= 4
+
+    wait_for(started, moment, log, keeper)
     process.kill()
     process.wait()
-    done = home.run("status")
+    done = left.run("status")
     assert done.returncode == 3
     assert "was killed" in done.stdout
     require_gone(below)
-    assert home.run("down").returncode == 0
-    assert "nothing is up" in home.run("status").stdout
+    assert left.run("down").returncode == 0
+    assert "nothing is up" in left.run("status").stdout
 
 
-def test_asked_to_stop_while_it_starts_it_stops(home: Home) -> None:
-    with (home.place.root / "asked.log").open("w") as output:
+def test_asked_to_stop_while_it_starts_it_stops(left: Home) -> None:
+    with (left.place.root / "asked.log").open("w") as output:
         process = subprocess.Popen(
-            home.command(*home.up),
-            cwd=home.place.root,
-            env=home.place.environment,
+            left.command(*left.up),
+            cwd=left.place.root,
+            env=left.place.environment,
             stdin=subprocess.DEVNULL,
             stderr=output,
         )
-    log = home.place.root / "asked.log"
+    log = left.place.root / "asked.log"
     keeper = Mark.of(process.pid)
     assert keeper is not None
     wait_for(lambda: "starting MLflow" in log.read_text(), "starting", log, keeper)
@@ -274,7 +291,7 @@ def test_asked_to_stop_while_it_starts_it_stops(home: Home) -> None:
     assert process.wait(timeout=120) == 0, log.read_text()
     assert "all stopped" in log.read_text()
     require_gone(below)
-    assert home.desk.read() is None
+    assert left.desk.read() is None
 
 
 @pytest.mark.slow
