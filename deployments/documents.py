@@ -7,6 +7,7 @@ last seen, how many slots are taken, what is paused) is in none.
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -84,7 +85,7 @@ def deployment_document(row: DeploymentRow) -> Document:
         "description": flow.description,
         "version": VERSION,
         "enforced": True,
-        "form": _form(parameter_schema(flow).model_dump_for_openapi()),
+        "form": _form_of(row.entrypoint),
     }
 
 
@@ -108,6 +109,12 @@ def deployment_at_server(found: DeploymentResponse) -> Document:
         "enforced": found.enforce_parameter_schema,
         "form": _form(found.parameter_openapi_schema or {}),
     }
+
+
+@cache
+def _form_of(entrypoint: str) -> str:
+    """The form of a flow of ours, which takes a while to make."""
+    return _form(parameter_schema(flow_of(entrypoint)).model_dump_for_openapi())
 
 
 def _form(schema: Document) -> str:
