@@ -46,7 +46,7 @@ _PARAM_CHARACTERS = 6000
 _DATASET_NAME_CHARACTERS = 500
 _DATASET_DIGEST_CHARACTERS = 36
 _DATASET_CONTEXT = "mlflow.data.context"  # the tag by which its pages group datasets
-# Without it the pages of a server open an experiment as one of traces, which has none here.
+# For the pages of a server, which know experiments of traces and of models.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _TABLES = "mlflow.loggedArtifacts"  # the tag by which its pages know tables
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
