@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from cogvx.errors import ConfigError, Problem
 from tasks.clients.supervise import GRACE_SECONDS
+from tasks.clients.unheard import outlive
 
 # Read early: by the time that somebody asks, whoever started this process may be gone.
 _STARTED_BY = os.getppid()
@@ -177,12 +178,14 @@ def settings() -> Settings:
     """The settings of this process, read once.
 
     In a process that a worker started, our loggers speak from then on: Prefect hands their lines on
-    to its pages, but gives them no level, so that only warnings would be seen there.
+    to its pages, but gives them no level, so that only warnings would be seen there. And it lives
+    on to tell of its end when that worker dies.
 
     Raises:
         ConfigError: A variable holds what no setting can be.
     """
-    if flow_run_of_process():
+    if (worker := worker_pid()) is not None:
+        outlive(worker)
         for name in EVERYWHERE["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
             logging.getLogger(name).setLevel(logging.INFO)
     try:

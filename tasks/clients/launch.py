@@ -22,6 +22,7 @@ from cogvx.runs.lock import hold
 from tasks.clients.ending import Ended, Stopped, outcome_of, require_well
 from tasks.clients.machines import Machines
 from tasks.clients.supervise import GRACE_SECONDS, descendants, send
+from tasks.clients.unheard import print_into_nothing
 
 __all__ = ["Stopped", "join_training", "launch_training"]
 
@@ -231,10 +232,7 @@ def _require_kept(worker: int | None) -> None:
     The worker also read what this process prints, which would now be an error with each line.
     """
     if worker is not None and os.getppid() != worker:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for printed in (1, 2):
-            os.dup2(nowhere, printed)
-        os.close(nowhere)
+        print_into_nothing()
         raise Stopped(
             f"the Prefect worker that started this flow run (process {worker}) is gone, so "
             "training was stopped; start a worker and run it again to go on"

@@ -202,8 +202,13 @@ def _watch_family() -> None:
             "this process lives\n"
         )
         return
-    _ask_kernel(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ask_of_parents_death(signal.SIGTERM)
     adopt_orphans()
+
+
+def ask_of_parents_death(number: signal.Signals) -> None:
+    """Have the kernel send a signal to this process when its parent dies; only on Linux."""
+    _ask_kernel(_PR_SET_PDEATHSIG, number)
 
 
 def adopt_orphans() -> None:
