@@ -222,7 +222,6 @@ def test_no_secret_is_in_anything_that_the_chain_left(
 @pytest.fixture(scope="module")
 def second(crew: Team, first: FlowRun, shop: Shop) -> FlowRun:
     """One more clip is uploaded, and the watcher looks."""
-    crew.finish(crew.start("watch/team", settle_seconds=1))  # it learns what is there
     known = set(crew.runs())
     shop.put_clips(CLIPS + 1)
     watch = crew.start("watch/team", settle_seconds=1)
