@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
@@ -31,10 +30,10 @@ from tasks.clients.stores import open_record_store
 from tasks.clients.versions import JUDGED_AT_TAG, KEEP_TAG, SWEPT_TAG
 from tasks.documents import Going, Group, RetentionReport, VersionFate
 from tasks.housekeeping import ages_of, deciding, everything, registered_as, require_same_home
-from tasks.progress import Progress, is_watched
+from tasks.progress import Progress
+from tasks.retention_page import show_retention
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
-from tasks.shown import shown
 from tasks.workbench import read_stored
 
 logger = logging.getLogger(__name__)
@@ -122,27 +121,6 @@ def sweep_store(
     )
     show_retention(report)
     return report
-
-
-def show_retention(report: RetentionReport) -> None:
-    """Say what goes and why, in the log and as tables in the Prefect UI."""
-    verb = "removed" if report.applied else "would remove"
-    for going in report.goes:
-        logger.info("%s %d %s: %s", verb, going.objects, going.kind, going.why)
-    for fate in report.versions:
-        if not fate.stays:
-            logger.info("%s: %s", fate.name, fate.why)
-    logger.info("%s %d objects, %d bytes", verb, report.objects, report.bytes)
-    rows = [
-        {**going.model_dump(exclude={"examples"}), "examples": ", ".join(going.examples)}
-        for going in report.goes
-    ]
-    total = f"{verb} {report.objects} objects, {report.bytes / 2**30:.2f} GiB"
-    fates = [fate.model_dump() for fate in sorted(report.versions, key=lambda one: one.stays)]
-    if is_watched():
-        with shown("what is kept"):
-            create_table_artifact(rows, key="retention", description=f"{total}, of {report.store}")
-            create_table_artifact(fates, key="retention-versions", description="What versions keep")
 
 
 def _find_versions(registry: Registry, rule: Rule, now: float) -> _Versions:
