@@ -22,4 +22,4 @@ def test_the_longer_it_takes_the_more_seldom_a_line_comes(
         lines.append(len(caplog.messages))
     assert 10 <= lines[60] <= 13  # in the first minute one each five seconds
     assert lines[-1] < 1700
-    assert caplog.messages[5].endswith("1 steps/s, 24.0 h left")
+    assert caplog.messages[5] == "train: 30/86400 steps, 1.00 steps/s, 24.0 h left"
