@@ -37,6 +37,8 @@ CATALOG = """
 [pools.gpu-eval]
 [[recipes]]
 file = "recipe.toml"
+[zombies]
+within_seconds = 90
 """
 # These stages happen in the retrain run itself: with a worker for each, nights would be longer.
 _HERE = ("COGVX_ENCODE_DEPLOYMENT", "COGVX_GENERATE_DEPLOYMENT", "COGVX_MEASURE_DEPLOYMENT")

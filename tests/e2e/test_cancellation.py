@@ -18,7 +18,7 @@ from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.e2e.night import PROMISED_SECONDS, Night, Row, outcome
 from tests.e2e.operation import CPU, TRAIN, Operation, operating
 
-STEPS = 600
+STEPS = 3000  # more than an idle machine trains while the server restarts twice
 
 
 @pytest.fixture(scope="module")
