@@ -179,17 +179,25 @@ def _batches(removable: Sequence[ObjectInfo]) -> Iterable[Sequence[ObjectInfo]]:
 def _require_unchanged(
     store: ObjectStore, objects: Mapping[str, ObjectInfo], done: int, *, decisions: bool
 ) -> None:
-    """What vanished meanwhile needs less than before; what came or changed may need more."""
+    """What vanished meanwhile needs less than before; what came or was written may need more."""
     for folder in (*_WATCHED, *(_DECISIONS if decisions else ())):
         for now in store.entries(folder):
             then = objects.get(now.key)
             if kind_of(now.key) in _UNWATCHED or "/hands/" in now.key:
                 continue
-            if then is None or then.stamp != now.stamp:
+            if then is None or _as_written(then) != _as_written(now):
                 raise TransientError(
                     f"{now.key} in {store.url} was written while this prune was under way, so what "
                     f"is needed may have changed; {done} objects were removed; prune again"
                 )
+
+
+def _as_written(info: ObjectInfo) -> tuple[str, float]:
+    """Differs once an object was written again, be it in the same bytes.
+
+    A run that is taken up again writes what it wrote before, and stamps of S3 tell of bytes alone.
+    """
+    return info.stamp, info.modified
 
 
 def _days(seconds: float) -> str:

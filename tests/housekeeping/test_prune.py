@@ -1,6 +1,7 @@
 """Pruning takes what nothing needs, all of it and nothing else, and says why the rest stays."""
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,11 @@ from tests.housekeeping.stores import (
 )
 
 AGES = Ages(now=NOW, keep=30 * DAY, grace=DAY)
+
+
+@pytest.fixture
+def local_store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -276,6 +282,25 @@ def test_an_index_that_appears_meanwhile_stops_the_prune(past: Past) -> None:
     with pytest.raises(TransientError, match=r"0 objects were removed; prune again"):
         prune.remove(past.store, found.removable, before, on_progress=lambda _done, _total: None)
     assert before.keys() <= listing(past.store).keys()
+
+
+@pytest.mark.parametrize("kind", ["local_store", "s3_store"])
+def test_a_run_that_is_taken_up_again_stops_the_prune(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """It writes its document again, in the same bytes: on S3 only the time differs then."""
+    store: ObjectStore = request.getfixturevalue(kind)
+    run = f"runs/{'a' * 64}"
+    document, weights = f"{run}/run.json", f"{run}/checkpoints/step-00000010/state.json"
+    store.write(document, b"{}")
+    store.write(weights, b"weights")
+    before = listing(store)
+    going = [before[document], before[weights]]
+    time.sleep(1.1)  # S3 tells whole seconds
+    store.write(document, b"{}")
+    with pytest.raises(TransientError, match=f"{document} .* 0 objects were removed; prune again"):
+        prune.remove(store, going, before, on_progress=lambda _done, _total: None, decisions=True)
+    assert before.keys() == listing(store).keys()
 
 
 def test_documents_go_before_what_they_point_at(past: Past) -> None:
