@@ -8,6 +8,8 @@
 # to the store, ten seconds. Whoever stops this from outside must be 30 s more patient than that:
 # stop_grace_period, terminationGracePeriodSeconds, TimeoutStopSec.
 set -eu
+# Empty means AWS to whoever fills in a form; to MLflow an empty address is an invalid one.
+[ -n "${MLFLOW_S3_ENDPOINT_URL-}" ] || unset MLFLOW_S3_ENDPOINT_URL
 stop=${COGVX_STOP_SECONDS:-25}
 case "$*" in
     # Each alone knows how its command ends flow runs.
