@@ -1,6 +1,6 @@
 """Bring a Prefect server to what a catalog says; done twice, the second time does nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, Concurrency
 from prefect.events.schemas.automations import AutomationCore
 from prefect.utilities.callables import parameter_schema
 
+from cogvx.errors import ConfigError
 from deployments.catalog_sections import DEFAULT_QUEUE, PoolConfig
 from deployments.documents import MADE_HERE, PULL_STEPS, SLUG, VERSION, schedule_of
 from deployments.plan import Change, compare, is_change
@@ -32,15 +33,25 @@ GENERATE_POOL = "gpu-eval"
 PEOPLE_POOL = "cpu"
 
 
-def apply_catalog(client: SyncPrefectClient, desired: Desired) -> tuple[Change, ...]:
+def apply_catalog(
+    client: SyncPrefectClient, desired: Desired, *, may_remove: bool = True
+) -> tuple[Change, ...]:
     """Do what `deployments.plan.changes` says; returns what was done and what is reported.
 
+    Args:
+        client: Of the server.
+        desired: What is to be there.
+        may_remove: False where nobody chose the catalog: it may be another's server.
+
     Raises:
-        ConfigError: The server cannot become this; nothing was changed.
+        ConfigError: The server cannot become this, or would lose something that may not be
+            removed; nothing was changed.
         TransientError: The server did not answer; done again, it goes on.
     """
     found = read_server(client, desired)
     plan = compare(found, desired)
+    if not may_remove:
+        _require_no_loss(plan)
     maker = _Maker(client, desired, found)
     for change in filter(is_change, plan):
         with asking_for(f"{change.kind} {change.name}"):
@@ -69,6 +80,17 @@ def apply(
         maker.do(Change("+", "pool", pool))
     maker.do(Change("~", "deployment", row.full_name))
     return row.full_name
+
+
+def _require_no_loss(plan: Iterable[Change]) -> None:
+    """Refuse to bring the demo's catalog to a server that has another."""
+    lost = [f"{change.kind} {change.name}" for change in plan if change.sign == "-"]
+    if lost:
+        raise ConfigError(
+            f"the demo's catalog would remove {len(lost)} of this server's rows, first {lost[0]}, "
+            "so nothing was changed; name the catalog: `cogvx deploy --apply --catalog YOUR.toml` "
+            "(`--dry-run` shows all)"
+        )
 
 
 class _Maker:

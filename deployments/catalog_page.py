@@ -24,7 +24,8 @@ _HEAD = """# What is deployed: the catalog
 Made by `python -m deployments.catalog_page` from `deployments/catalog_sections.py`; edit that.
 
 One TOML file says which recipes are retrained, when, and where their work is done. It is closed:
-an unknown key is an error. Without `--catalog` it is `deployments/catalog.toml`, for the demo.
+an unknown key is an error. Without `--catalog` it is `deployments/catalog.toml`, for the demo;
+that refuses to remove anything, so name your own wherever `--apply` is meant for a team's server.
 
 ```sh
 cogvx deploy --offline --catalog my.toml     # all that a new server would be given; asks none
@@ -65,7 +66,7 @@ template: a run with a command of its own cannot be stopped with its trainer.
 
 **Who prefers `prefect deploy --all`** finds the same deployments in `prefect.yaml`, made by
 `python -m deployments.prefect_yaml` from the project's own catalog. Pools, limits and the other
-automations must be there before: `cogvx deploy --apply`.
+automations must be there before: `cogvx deploy --apply --catalog YOUR.toml`.
 
 ## Pools
 

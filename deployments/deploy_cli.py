@@ -21,7 +21,9 @@ def deploy(
     ] = False,
     catalog: Annotated[
         Path | None,
-        typer.Option(help="A catalog in TOML; without it the project's own, for the demo."),
+        typer.Option(
+            help="A catalog in TOML; without it the project's own, for the demo, removes nothing."
+        ),
     ] = None,
     offline: Annotated[
         bool,
@@ -45,7 +47,11 @@ def deploy(
         _show(lines(compare(NOTHING, rows), in_full=True))
         return
     with open_server() as client:
-        plan: tuple[Change, ...] = (apply_catalog if apply else changes)(client, rows)
+        plan: tuple[Change, ...] = (
+            apply_catalog(client, rows, may_remove=catalog is not None)
+            if apply
+            else changes(client, rows)
+        )
         _show(lines(plan))
         if not any(map(is_change, plan)):
             typer.echo(f"nothing to change at {client.api_url}")

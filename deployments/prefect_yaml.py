@@ -21,7 +21,8 @@ PAGE = Path(__file__).parents[1] / "prefect.yaml"
 
 _HEAD = """# Made by `python -m deployments.prefect_yaml` from deployments/catalog.toml; edit that.
 # For who prefers `prefect deploy --all`. Pools, limits and the other automations are made by
-# `cogvx deploy --apply`, which also makes all of this, and removes what the catalog has no more.
+# `cogvx deploy --apply --catalog YOUR.toml`, which also makes all of this, and removes what that
+# catalog has no more.
 """
 
 

@@ -68,7 +68,8 @@ class Pool:
             except (ObjectNotFound, ValueError) as error:
                 raise ConfigError(
                     f'no deployment "{deployment}" at {client.api_url}; make it there with '
-                    "`cogvx deploy --apply`, or name another; PREFECT_API_URL says where"
+                    "`cogvx deploy --apply --catalog YOUR.toml`, or name another; PREFECT_API_URL "
+                    "says where"
                 ) from error
         self._id = found.id
         if not found.work_pool_name:
@@ -111,7 +112,8 @@ class Pool:
                     raise
                 raise ConfigError(
                     f'deployment "{self.deployment}" does not take {name}: {_detail(error)}; '
-                    "apply this version's deployments again: `cogvx deploy --apply`"
+                    "apply this version's deployments again: "
+                    "`cogvx deploy --apply --catalog YOUR.toml`"
                 ) from error
         assert isinstance(run, FlowRun)  # and no coroutine, as there is no event loop here
         return run.id

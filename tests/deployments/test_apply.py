@@ -235,6 +235,17 @@ def test_what_the_catalog_paused_it_resumes(client: SyncPrefectClient, rows: Row
     assert work(changes(client, rows(FULL))) == ["~ deployment retrain/trains"]
 
 
+def test_a_catalog_that_nobody_chose_removes_nothing(client: SyncPrefectClient, rows: Rows) -> None:
+    before = changes(client, rows(FULL))
+    less = FULL.replace("[limits]\ncogvx-gpus = 8", "").replace("concurrency = 4", "")
+    less = less.replace('env = {COGVX_GPU_SLOTS = "cogvx-gpus"}', "")
+    with pytest.raises(ConfigError) as caught:
+        apply_catalog(client, rows(less), may_remove=False)
+    assert "would remove 1 of this server's rows, first limit cogvx-gpus" in str(caught.value)
+    assert "`cogvx deploy --apply --catalog YOUR.toml`" in str(caught.value)
+    assert changes(client, rows(FULL)) == before  # nor was anything else done
+
+
 def test_a_row_that_is_removed_takes_along_what_it_made(
     client: SyncPrefectClient, rows: Rows
 ) -> None:
