@@ -118,7 +118,9 @@ class _Maker:
         seen = self._seen[change.kind].get(change.name)
         if change.sign == "-":
             assert seen is not None  # only what was found can be surplus
-            self._remove(change, seen.id)
+            is_wanted = (change.kind, change.name) in self._rows
+            for number in seen.twins if is_wanted else (seen.id, *seen.twins):
+                self._remove(change, number)
             return
         row = self._rows[change.kind, change.name]
         match row:

@@ -162,7 +162,12 @@ def _surplus(
     kind: Kind, there: Mapping[str, Seen], rows: Mapping[str, Document]
 ) -> Iterator[Change]:
     for name, seen in sorted(there.items(), key=lambda item: item[0]):
-        if name in rows or not seen.is_ours:
+        if name in rows:
+            if seen.twins:
+                many = 1 + len(seen.twins)
+                yield Change("-", kind, name, note=f"is there {many} times; one of them stays")
+            continue
+        if not seen.is_ours:
             continue
         if kind == "pool":
             note = f"is in no row; its runs would be lost, so delete it by hand: {_delete(name)}"

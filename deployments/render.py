@@ -20,7 +20,7 @@ def lines(plan: Iterable[Change], *, in_full: bool = False) -> Iterator[str]:
     """
     for change in plan:
         head = f"{change.sign} {change.kind:<11} {change.name}"
-        if change.sign == "!":
+        if change.note:
             yield f"{head} {change.note}"
         elif change.sign == "+" and not in_full:
             yield f"{head}  ({facts})" if (facts := _brief(change)) else head

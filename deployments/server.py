@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -11,7 +11,7 @@ import httpx  # what Prefect's client raises
 import prefect
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkQueue
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
 from cogvx.errors import ConfigError, TransientError
@@ -36,7 +36,8 @@ class Seen:
     """One thing at the server: its document, and whose it is.
 
     `is_ours` says that it carries the mark, so that it goes when its row does; `is_paused` that a
-    person paused it, `is_off` that a person paused a schedule of it.
+    person paused it, `is_off` that a person paused a schedule of it. `twins` are others of its
+    name, made by two who applied at once: the server takes several automations of one name.
     """
 
     id: UUID
@@ -44,6 +45,7 @@ class Seen:
     is_ours: bool
     is_paused: bool = False
     is_off: bool = False
+    twins: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,23 @@ def asking_for(what: str) -> Iterator[None]:
     """Turn what a server refuses, and one that does not answer, into a sentence."""
     try:
         yield
+    except (ObjectAlreadyExists, ObjectNotFound) as error:
+        raise _overtaken(what) from error
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.CONFLICT:
+            raise _overtaken(what) from error
         if error.response.status_code < 500:
             raise ConfigError(f"the server refuses {what}: {_reason(error)}") from error
         raise TransientError(f"the server could not give {what}: {_reason(error)}") from error
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise TransientError(f"the server did not answer, asked for {what}: {reason}") from error
+
+
+def _overtaken(what: str) -> TransientError:
+    return TransientError(
+        f"{what} was made or removed meanwhile: somebody else applies, too; do it again"
+    )
 
 
 def _reason(error: httpx.HTTPStatusError) -> str:
@@ -181,9 +193,13 @@ def _limits(client: SyncPrefectClient) -> dict[str, Seen]:
 
 
 def _deployments(client: SyncPrefectClient) -> dict[str, Seen]:
+    deployments = _every(client.read_deployments)
+    # Asked for afterwards: somebody else may be making both. A flow that is gone took them along.
     flows = {flow.id: flow.name for flow in _every(client.read_flows)}
     found: dict[str, Seen] = {}
-    for deployment in _every(client.read_deployments):
+    for deployment in deployments:
+        if deployment.flow_id not in flows:
+            continue
         found[f"{flows[deployment.flow_id]}/{deployment.name}"] = Seen(
             deployment.id,
             deployment_at_server(deployment),
@@ -197,11 +213,15 @@ def _deployments(client: SyncPrefectClient) -> dict[str, Seen]:
 
 def _automations(client: SyncPrefectClient, names: Mapping[str, str]) -> dict[str, Seen]:
     found: dict[str, Seen] = {}
-    for automation in _every(client.read_automations):
-        if automation.name.startswith(MARK):
-            paused = not automation.enabled and not automation.description.endswith(PAUSED)
-            document = automation_at_server(automation, names)
-            found[automation.name] = Seen(automation.id, document, is_ours=True, is_paused=paused)
+    ours = [each for each in _every(client.read_automations) if each.name.startswith(MARK)]
+    # In one order, so that two who apply at once keep the same one of several.
+    for automation in sorted(ours, key=lambda each: each.id):
+        if (first := found.get(automation.name)) is not None:
+            found[automation.name] = replace(first, twins=(*first.twins, automation.id))
+            continue
+        paused = not automation.enabled and not automation.description.endswith(PAUSED)
+        document = automation_at_server(automation, names)
+        found[automation.name] = Seen(automation.id, document, is_ours=True, is_paused=paused)
     return found
 
 

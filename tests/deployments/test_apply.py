@@ -5,12 +5,15 @@ The tests tell one story, in their order, on one server.
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
 from prefect.blocks.notifications import SlackWebhook
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitCreate,
     GlobalConcurrencyLimitUpdate,
@@ -19,12 +22,13 @@ from prefect.client.schemas.actions import (
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, TransientError
 from deployments.apply import apply, apply_catalog
-from deployments.plan import Change, changes, count, is_change
+from deployments.plan import Change, changes, compare, count, is_change
 from deployments.rows import Desired
-from deployments.server import asking_for
+from deployments.server import Found, asking_for
 from tests.deployments.conftest import FULL
 
 Rows = Callable[[str], Desired]
@@ -244,6 +248,65 @@ def test_a_catalog_that_nobody_chose_removes_nothing(client: SyncPrefectClient, 
     assert "would remove 1 of this server's rows, first limit cogvx-gpus" in str(caught.value)
     assert "`cogvx deploy --apply --catalog YOUR.toml`" in str(caught.value)
     assert changes(client, rows(FULL)) == before  # nor was anything else done
+
+
+def test_of_automations_that_two_made_at_once_one_stays(
+    client: SyncPrefectClient, rows: Rows
+) -> None:
+    ships, old = (f"cogvx: clips of {name} arrived" for name in ("ships", "old"))
+    core = AutomationCore.model_validate(
+        automation(client, ships).model_dump(exclude={"id", "owner_resource"})
+    )
+    for name in (ships, ships, old, old):
+        client.create_automation(core.model_copy(update={"name": name}))
+    plan = apply_catalog(client, rows(FULL))
+    assert {line for line in work(plan) if line.startswith("-")} == {
+        f"- automation {ships}",
+        f"- automation {old}",
+    }
+    assert {change.name: change.note for change in plan if change.sign == "-"}[ships] == (
+        "is there 3 times; one of them stays"
+    )
+    assert automation(client, ships).actions[0].model_dump()["deployment_id"]
+    assert client.read_automations_by_name(old) == []
+    assert changes(client, rows(FULL)) == ()
+
+
+def test_two_who_apply_at_once_end_with_what_one_makes(
+    client: SyncPrefectClient, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_limit = rows(FULL.replace("[limits]", "[limits]\ncogvx-both = 1"))
+    gate, ended = Barrier(2), []
+
+    def together(found: Found, wanted: Desired) -> tuple[Change, ...]:
+        plan = compare(found, wanted)
+        gate.wait(60)
+        return plan
+
+    def one() -> None:
+        with get_client(sync_client=True) as mine:
+            try:
+                apply_catalog(mine, with_limit)
+            except TransientError as error:
+                ended.append(str(error))
+
+    monkeypatch.setattr("deployments.apply.compare", together)
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(copy_context().run, one) for _ in range(2)]:
+            done.result(60)
+    monkeypatch.undo()
+    assert ended in (
+        [],  # one was done before the other began to write
+        ["limit cogvx-both was made or removed meanwhile: somebody else applies, too; do it again"],
+    )
+    assert changes(client, with_limit) == ()
+    apply_catalog(client, rows(FULL))
+
+
+@pytest.mark.parametrize("error", [ObjectAlreadyExists, ObjectNotFound])
+def test_whoever_was_overtaken_is_told_to_do_it_again(error: type[PrefectException]) -> None:
+    with pytest.raises(TransientError, match="somebody else applies"), asking_for("pool cpu"):
+        raise error(Exception("409"))
 
 
 def test_a_row_that_is_removed_takes_along_what_it_made(
