@@ -1,6 +1,7 @@
 """Publish what a retraining did: an artifact of its flow run, tags to find it by, MLflow's note."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
@@ -53,9 +54,14 @@ def stage_times() -> tuple[StageTime, ...]:
     with shown("stages"), get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=chosen)
         names = {flow.id: flow.name for flow in client.read_flows(flow_run_filter=chosen)}
+    return _by_stage(runs, names)
+
+
+def _by_stage(runs: Sequence[FlowRun], names: Mapping[UUID, str]) -> tuple[StageTime, ...]:
+    """The first to start comes first; one whose flow nobody could name goes by its own name."""
     stages: dict[str, StageTime] = {}
-    for run in sorted(runs, key=lambda run: run.created or 0):
-        name = names[run.flow_id]
+    for run in sorted(runs, key=lambda run: run.created.timestamp() if run.created else 0.0):
+        name = names.get(run.flow_id, run.name)
         before = stages.get(name, StageTime(name, "", 0.0))
         stages[name] = StageTime(
             name=name,
