@@ -15,7 +15,7 @@ from cogvx.errors import ConfigError
 from deployments.up_state import EXTRA_SECONDS, Desk, Phase, ServiceState, Status, UpState, now
 from tasks.clients.processes import Mark, end
 from tasks.clients.servers import Service, Started
-from tasks.clients.supervise import adopt_orphans, descendants
+from tasks.clients.supervise import adopt_orphans, children, descendants
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class Keeper:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask)
         adopt_orphans()
+        # Of whoever runs a keeper beside other things, as tests do: not the keeper's to end.
+        self._others = children(os.getpid())
         self._write()
 
     def enter(self, phase: Phase) -> None:
@@ -195,9 +197,9 @@ class Keeper:
 
     def _end_strays(self, grace: float) -> None:
         """End what lost its supervisor: it came to this process."""
-        supervisors = [one.started.supervisor.pid for one in self._kept]
-        supervised = {below for pid in supervisors for below in (pid, *descendants(pid))}
-        strays = [pid for pid in descendants(os.getpid()) if pid not in supervised]
+        known = [*self._others, *(one.started.supervisor.pid for one in self._kept)]
+        spared = {below for pid in known for below in (pid, *descendants(pid))}
+        strays = [pid for pid in descendants(os.getpid()) if pid not in spared]
         marks = [mark for pid in strays if (mark := Mark.of(pid))]
         end(marks, grace=grace, insists=lambda: self._insists)
         for pid in strays:
