@@ -174,7 +174,7 @@ def answer(
         refused = client.resume_flow_run(asked.run, run_input={**form, **wrong})
         assert refused.status == SetStateStatus.REJECT
     given = client.resume_flow_run(asked.run, run_input=form)
-    assert given.status == SetStateStatus.ACCEPT
+    assert given.status == SetStateStatus.ACCEPT, given.details
     return wait_for(client, asked.run, lambda run: bool(run.state and run.state.is_final()), log)
 
 

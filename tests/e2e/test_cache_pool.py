@@ -436,7 +436,7 @@ def test_without_a_worker_a_person_is_told_and_patience_ends(
 
 
 def test_an_absent_deployment_is_the_callers_to_mend(client: SyncPrefectClient) -> None:
-    with pytest.raises(ConfigError, match=r"idle/nowhere.*python -m deployments\.apply"):
+    with pytest.raises(ConfigError, match=r"idle/nowhere.*cogvx deploy --apply"):
         fan_out("idle/nowhere", "a")
 
 
