@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="COGVX_",
         env_file=".env",
+        env_ignore_empty=True,  # containers cannot leave a variable out, only leave it empty
         extra="ignore",
         frozen=True,
         use_attribute_docstrings=True,

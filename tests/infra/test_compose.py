@@ -177,6 +177,23 @@ def test_settings_exist(services: dict[str, dict[str, Any]]) -> None:
                 assert hasattr(known, variable) or variable in of_mlflow, (name, variable)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("COGVX_GPU_HOUR_PRICE", "2.5"),
+        ("COGVX_POOL_PRICES", "{}"),
+        ("COGVX_CURRENCY", "EUR"),
+        ("COGVX_APPROVAL_HOURS", "48"),
+        ("HF_TOKEN", "hf_0"),
+    ],
+)
+def test_workers_are_told_what_is_set(name: str, value: str) -> None:
+    given = compose(filled() | {name: value})["services"]
+    workers = [one for key, one in given.items() if key.startswith("worker-")]
+    assert workers
+    assert all(str(one["environment"][name]) == value for one in workers)
+
+
 def test_secrets_reach_only_those_who_need_them(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         shown = repr(service)
