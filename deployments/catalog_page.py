@@ -73,16 +73,18 @@ automations must be there before: `cogvx deploy --apply --catalog YOUR.toml`.
 `cpu`, `gpu-cache`, `gpu-train` and `gpu-eval` must be there; more may be, for recipes that name
 other `places`. A pool's type never changes at a server; another type needs another name.
 
-* `process`: a worker on each machine, `prefect worker start --pool NAME --limit <GPUs>` (`cpu`
-  without a limit). Prefect's worker kills 30 s after it has stopped a run, so `stop_seconds` is
-  30 at most.
+* `process`: a worker on each machine, `python -m tasks.clients.tend -- prefect worker start
+  --pool NAME --limit 1` for each GPU, or without a limit for `cpu`; systemd's unit and `cogvx up`
+  do so ([why under `tend`](cancellation.md#rules-that-follow)). Prefect's worker kills 30 s after
+  it has stopped a run, so `stop_seconds` is 30 at most.
 * `docker`: the same, with an image, GPUs and shared memory for each container; needs
   `prefect-docker` on the worker's machine.
 * `kubernetes`: a worker in the cluster (`prefect-kubernetes`) makes a Job of each run, with the
   names that `infra/kubernetes` makes: namespace and ConfigMap `cogvx`, Secret `cogvx`, service
-  account `cogvx-run`, claim `cogvx-home`. `nvidia.com/gpu` is asked for and limited to `gpus`;
-  `shm` becomes an emptyDir of memory; `grace_seconds` is how long a pod has to save its
-  checkpoint and to send it to the store, at least `stop_seconds` + 130.
+  account `cogvx-run`, claim `cogvx-home`, and in `/etc/cogvx` the files of a ConfigMap
+  `cogvx-recipe`, as a suite. `nvidia.com/gpu` is asked for and limited to `gpus`; `shm` becomes an
+  emptyDir of memory; `grace_seconds` is how long a pod has to save its checkpoint and to
+  send it to the store, at least `stop_seconds` + 130.
 
 Where pools share the GPUs of a machine, a limit counts them, and the pools' runs are told its
 name:

@@ -23,6 +23,8 @@ NAMESPACE = "cogvx"
 SERVICE_ACCOUNT = "cogvx-run"
 SETTINGS = "cogvx"
 HOME_CLAIM = "cogvx-home"
+FILES = "cogvx-recipe"
+"""A ConfigMap whose files, as a suite, runs find in /etc/cogvx; it may be missing."""
 HOME = "/var/lib/cogvx"
 _USER = 10001
 _KEEP_JOBS_SECONDS = 86_400
@@ -130,7 +132,11 @@ def _pod(pool: PoolConfig) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "home", "persistentVolumeClaim": {"claimName": HOME_CLAIM}}
     ]
-    mounts = [{"name": "home", "mountPath": HOME}]
+    volumes.append({"name": "files", "configMap": {"name": FILES, "optional": True}})
+    mounts: list[dict[str, Any]] = [
+        {"name": "home", "mountPath": HOME},
+        {"name": "files", "mountPath": "/etc/cogvx", "readOnly": True},
+    ]
     if pool.shm is not None:
         memory = {"medium": "Memory", "sizeLimit": "{{ shm }}"}
         volumes.append({"name": "shm", "emptyDir": memory})

@@ -119,7 +119,7 @@ def test_what_a_kubernetes_pool_does_not_say_is_left_to_the_cluster() -> None:
     ]
     (container,) = pod["containers"]
     assert container["resources"] == {"requests": {}, "limits": {}}
-    assert [volume["name"] for volume in pod["volumes"]] == ["home"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["home", "files"]
     assert not {"tolerations", "nodeSelector"} & set(pod)
 
 

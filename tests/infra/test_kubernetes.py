@@ -126,6 +126,9 @@ def test_templates_and_manifests_name_the_same_things() -> None:
     assert claims == set(_of("PersistentVolumeClaim"))
     maps = {one["configMapRef"]["name"] for one in container["envFrom"] if "configMapRef" in one}
     assert maps == set(_of("ConfigMap"))
+    (files,) = [one["configMap"] for one in pod["volumes"] if "configMap" in one]
+    assert files["optional"]
+    assert f"create configmap {files['name']} " in (INFRA / "README.md").read_text()
     assert _job(_TRAIN)["metadata"]["namespace"] in _of("Namespace")
 
 
