@@ -20,6 +20,6 @@ def pool_plans(catalog: Catalog) -> tuple[list[PoolPlan], list[str]]:
         else:
             left_out.append(
                 f"pool {name} is of type {pool.type} and gets no worker here; start one where its "
-                f"runs belong: prefect worker start --pool {name}"
+                f"runs belong: python -m tasks.clients.tend -- prefect worker start --pool {name}"
             )
     return plans, left_out

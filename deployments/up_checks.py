@@ -60,7 +60,7 @@ def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Pr
                 without_password(api_url),
                 "names another server, and `cogvx up` starts its own",
                 "unset it; to work for that server, use `cogvx deploy` and "
-                "`prefect worker start --pool NAME`",
+                "`python -m tasks.clients.tend -- prefect worker start --pool NAME`",
             )
         )
     pages = mlflow_pages(options, here)

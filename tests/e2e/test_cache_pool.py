@@ -431,7 +431,7 @@ def test_without_a_worker_a_person_is_told_and_patience_ends(
     assert isinstance(ended.error, TransientError)
     assert f'3 s in which no worker polls work pool "{pool}"' in str(ended.error)
     (warning,) = [line for line in caplog.messages if "no worker" in line]
-    assert f'prefect worker start --pool "{pool}"' in warning
+    assert f'tasks.clients.tend -- prefect worker start --pool "{pool}" --limit 1`' in warning
     assert [run.state_name for run in runs_of(client, idle).values()] == ["Cancelled"]
 
 
