@@ -57,19 +57,20 @@ def plan_videos(job: GenerateJob) -> VideoWork:
     ready = prepare(job, here, read_image=read_image)
     pinned = _pin(ready, store)
     _claim(pinned, store)
-    for found in ready.adapters:
-        if store.info(adapter_key(found.sha256)) is None:
-            store.upload(found.path, adapter_key(found.sha256))
     videos = tuple(_line(shot, ready) for shot in ready.shots)
     there = {info.key for info in store.entries(f"{folder_of(job.name)}/videos/")}
     missing = {line.name for line in videos if video_path(job.name, line.name) not in there}
     stems = {shot.stem for shot in ready.shots if shot.name in missing}
     at_once = here.generate_shard_videos if here.generate_deployment else len(ready.shots)
     shards = _cut(pinned, stems, at_once)
-    children = (
+    children = [
         _child(pinned, publish(store, PLANS, shard), f"{number} of {len(shards)}")
         for number, shard in enumerate(shards, start=1)
-    )
+    ]
+    # After the plans, which keep from pruning what is there.
+    for found in ready.adapters:
+        if store.info(adapter_key(found.sha256)) is None:
+            store.upload(found.path, adapter_key(found.sha256))
     return VideoWork(job=pinned, videos=videos, shards=tuple(children))
 
 

@@ -132,9 +132,12 @@ def device_of(here: Settings) -> str:
 
 
 def publish(store: ObjectStore, folder: str, document: BaseModel) -> str:
-    """Store a document under the digest of its content; returns the digest."""
+    """Store a document under the digest of its content; returns the digest.
+
+    Written again where it is there, as what was planned lately keeps what it names from pruning.
+    """
     name = digest(document)
-    put(store, f"{folder}/{name}.json", canonical_json(document))
+    store.write(f"{folder}/{name}.json", canonical_json(document))
     return name
 
 

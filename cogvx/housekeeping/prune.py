@@ -40,7 +40,7 @@ _SUPERSEDED: tuple[Kind, ...] = ("evaluations", "indexes", "plans", "manifests")
 # the bytes of a file that is not there yet when the document is written.
 _MEASURED: tuple[Kind, ...] = ("drift", "scores", "features", "proofs")
 # Where what is needed may have changed since the store was listed.
-_WATCHED = ("indexes/", "manifests/", "runs/")
+_WATCHED = ("indexes/", "manifests/", "plans/", "runs/")
 _DECISIONS = ("registry/",)
 # ... but not by these, which a run that trains writes all the time.
 _UNWATCHED: tuple[Kind, ...] = ("resumes", "checkpoints")

@@ -1,9 +1,10 @@
 """What of a store is needed, and by whom: a walk from what people keep to the objects behind it.
 
 The walk begins at the newest clips of every dataset, at earlier ones while they are young, at every
-run that the store holds, and at every registered version. Whoever wants something to go takes away
-what it begins at: a run's folder, a version, a dataset's manifests. Or it is said which versions
-leave: then it begins neither at them, nor at their runs, nor at runs that nobody goes on with.
+run that the store holds, at every registered version, and at work that was planned lately. Whoever
+wants something to go takes away what it begins at: a run's folder, a version, the manifests of a
+dataset. Or it is said which versions leave: then it begins neither at them, nor at their runs, nor
+at runs that nobody goes on with.
 """
 
 from collections import defaultdict
@@ -13,7 +14,13 @@ from dataclasses import dataclass, field
 
 from cogvx.errors import IntegrityError
 from cogvx.evaluation.index import EvaluationIndex, evaluation_path
-from cogvx.housekeeping.documents import StoredRun, read_kept, read_lists, read_runs
+from cogvx.housekeeping.documents import (
+    StoredRun,
+    read_kept,
+    read_lists,
+    read_plans,
+    read_runs,
+)
 from cogvx.housekeeping.leaving import (
     Forgotten,
     Leaving,
@@ -101,6 +108,7 @@ def find_reach(
     walk.add_clips()
     walk.add_runs()
     walk.add_versions()
+    walk.add_plans()
     return Reach(
         tuple(walk.roots),
         walk.owner,
@@ -199,6 +207,19 @@ class _Walk:
                 if place not in self._objects:
                     self._block(("videos", "heldout"), no_evaluation(version.name))
 
+    def add_plans(self) -> None:
+        """What was planned lately, as its work may be under way: adapters, and pictures.
+
+        They may lie here since earlier work, and no run or version need be behind them.
+        """
+        plans = [key for key in self._keys["plans"] if key.startswith("plans/")]
+        lately = [key for key in plans if key.endswith(".json") and self._is_kept(key)]
+        named = read_plans(self._store, lately)
+        needed = {key for key in plans if key.endswith(".png") and name_of(key) in named}
+        needed |= {key for key in self._keys["adapters"] if folder_of(key) in named}
+        if needed:
+            self._add("work that was planned lately", needed)
+
     def _newest(self) -> tuple[dict[str, str], set[str]]:
         """The newest manifests with their folders, and folders where one just became newest."""
         newest: dict[str, str] = {}
@@ -230,6 +251,10 @@ class _Walk:
 
     def _is_young(self, key: str) -> bool:
         return self._ages.is_young(self._objects[key])
+
+    def _is_kept(self, key: str) -> bool:
+        """Whether a document stays for its age, superseded or not."""
+        return self._is_young(key) or self._ages.is_fresh(self._objects[key])
 
     def _kept_evaluations(self, run: StoredRun) -> list[str]:
         """The newest one, those that versions were judged by, and those that are young."""

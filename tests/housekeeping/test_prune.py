@@ -284,6 +284,30 @@ def test_an_index_that_appears_meanwhile_stops_the_prune(past: Past) -> None:
     assert before.keys() <= listing(past.store).keys()
 
 
+@pytest.mark.parametrize("days", [0, 20, 40])
+def test_what_was_planned_lately_keeps_its_adapters_and_pictures(past: Past, days: int) -> None:
+    """The adapter lies there since an earlier job, and no run or version needs it any more."""
+    past.cache(1, days=60)
+    adapter, picture = "c" * 64, "d" * 64
+    old = {
+        past.write(f"adapters/{adapter}/{ADAPTER_FILE}", days=50),
+        past.write(f"plans/images/{picture}.png", days=50),
+    }
+    told = {"adapters": [[adapter, 1.0]], "image": f"plans/images/{picture}.png"}
+    plan = past.write(f"plans/{'e' * 64}.json", json.dumps(told).encode(), days=days)
+    assert pruned(past) == (old | {plan} if days == 40 else set())
+
+
+def test_what_is_planned_meanwhile_stops_the_prune(past: Past) -> None:
+    past.cache(1, days=60)
+    past.write(f"adapters/{'c' * 64}/{ADAPTER_FILE}", days=50)
+    before, found = listing(past.store), sort_out(past)
+    assert found.removable
+    past.write(f"plans/{'e' * 64}.json")
+    with pytest.raises(TransientError, match=r"0 objects were removed; prune again"):
+        prune.remove(past.store, found.removable, before, on_progress=lambda _done, _total: None)
+
+
 @pytest.mark.parametrize("kind", ["local_store", "s3_store"])
 def test_a_run_that_is_taken_up_again_stops_the_prune(
     kind: str, request: pytest.FixtureRequest
