@@ -41,6 +41,7 @@ def deploy(
     from deployments.render import lines  # noqa: PLC0415
     from deployments.rows import desired  # noqa: PLC0415
     from deployments.server import NOTHING, open_server  # noqa: PLC0415
+    from tasks.clients.pool import address_of  # noqa: PLC0415
 
     rows = desired(load_catalog(catalog or CATALOG))
     if offline:
@@ -53,12 +54,13 @@ def deploy(
             else changes(client, rows)
         )
         _show(lines(plan))
+        where = address_of(client)
         if not any(map(is_change, plan)):
-            typer.echo(f"nothing to change at {client.api_url}")
+            typer.echo(f"nothing to change at {where}")
         elif apply:
-            typer.echo(f"applied to {client.api_url}: {count(plan)}")
+            typer.echo(f"applied to {where}: {count(plan)}")
         else:
-            typer.echo(f"{count(plan)} at {client.api_url}; `--apply` does it")
+            typer.echo(f"{count(plan)} at {where}; `--apply` does it")
 
 
 def _show(rows: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from deployments.documents import (
 )
 from deployments.reactions import MARK, PAUSED
 from deployments.rows import PAUSED_TAG, TAG, Desired
+from tasks.clients.addresses import without_secrets
 
 _PAGE = 200
 _MOST = 500  # characters of a reason
@@ -77,6 +78,7 @@ def open_server() -> Iterator[SyncPrefectClient]:
             "PREFECT_API_URL names no server; start one with `cogvx up`, or name yours, for "
             "example PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    url = without_secrets(url)
     with get_client(sync_client=True) as client:
         theirs = _version(client, url)
         if theirs.split(".")[0] != prefect.__version__.split(".")[0]:
@@ -105,7 +107,7 @@ def _version(client: SyncPrefectClient, url: str) -> str:
 
 
 def _no_server(url: str, why: str) -> TransientError:
-    return TransientError(f"no Prefect server answers at {url}: {why}")
+    return TransientError(f"no Prefect server answers at {url}: {without_secrets(why)}")
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def asking_for(what: str) -> Iterator[None]:
             raise ConfigError(f"the server refuses {what}: {_reason(error)}") from error
         raise TransientError(f"the server could not give {what}: {_reason(error)}") from error
     except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
+        reason = without_secrets(str(error)) or type(error).__name__
         raise TransientError(f"the server did not answer, asked for {what}: {reason}") from error
 
 

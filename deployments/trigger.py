@@ -14,7 +14,8 @@ from prefect.settings import PREFECT_API_URL
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from deployments.up_runs import Told, family, is_bad, talking_to, words_for
 from deployments.up_state import Desk
-from tasks.clients.pool import asking
+from tasks.clients.addresses import without_secrets
+from tasks.clients.pool import address_of, asking
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run_trigger(name: str, here: Settings, *, wait: bool) -> None:
     pages = server(here)
     with talking_to(pages) as client:
         run = _start(client, full)
-        typer.echo(f"{full} is to run: {pages}/runs/flow-run/{run.id}")
+        typer.echo(f"{full} is to run: {without_secrets(pages)}/runs/flow-run/{run.id}")
         if wait:
             try:
                 _follow(client, run.id)
@@ -75,7 +76,7 @@ def _start(client: SyncPrefectClient, name: str) -> FlowRun:
         except (ObjectNotFound, ValueError) as error:
             known = sorted(_names(client))
             raise ConfigError(
-                f'no deployment "{name}" at {client.api_url}; there are: '
+                f'no deployment "{name}" at {address_of(client)}; there are: '
                 f"{', '.join(known) or 'none, see `cogvx deploy`'}"
             ) from error
         try:

@@ -9,7 +9,7 @@ from cogvx.errors import ConfigError
 from cogvx.recipe import Recipe
 from tasks.clients.launch import join_training
 from tasks.clients.machines import Machines
-from tasks.clients.pool import asking
+from tasks.clients.pool import address_of, asking
 from tasks.clients.slots import gpu_slots
 from tasks.settings import flow_run_of_process
 from tasks.train import finished_run, prepare_run, require_room
@@ -33,7 +33,8 @@ def led_recipe() -> Recipe:
         try:
             given = client.read_flow_run(UUID(run)).parameters
         except (ObjectNotFound, ValueError) as error:
-            raise ConfigError(f"there is no flow run {run} at {client.api_url}") from error
+            where = address_of(client)
+            raise ConfigError(f"there is no flow run {run} at {where}") from error
     if "recipe" not in given:
         raise ConfigError(f"flow run {run} has no recipe, so it trains nothing")
     return Recipe.model_validate(given["recipe"])

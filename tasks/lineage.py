@@ -1,6 +1,7 @@
 """The tags that tie MLflow's runs and versions to clips, recipe, code and the Prefect run."""
 
 from collections.abc import Mapping
+from uuid import UUID
 
 from prefect import runtime
 from prefect.context import FlowRunContext
@@ -12,7 +13,9 @@ from cogvx.evaluation.suite import Suite
 from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder
+from tasks.clients.addresses import without_secrets
 from tasks.clients.journal import Reason
+from tasks.clients.pool import page_of_run
 from tasks.clients.runs import NOTE_TAG, RUN_TAG
 from tasks.clients.versions import (
     APPROVAL_TAG,
@@ -69,9 +72,9 @@ def flow_tags() -> dict[str, str]:
     if not flow_run or context is None or context.flow_run is None:
         return {}
     pages = {
-        "prefect.flow_run_url": url_for("flow-run", obj_id=flow_run),
-        "prefect.flow_url": url_for("flow", obj_id=context.flow_run.flow_id),
-        "prefect.parent_run_url": url_for("flow-run", obj_id=parent) if parent else None,
+        "prefect.flow_run_url": page_of_run(UUID(flow_run)),
+        "prefect.flow_url": without_secrets(url_for("flow", obj_id=context.flow_run.flow_id) or ""),
+        "prefect.parent_run_url": page_of_run(UUID(parent)) if parent else None,
     }
     tags = {"prefect.flow_run_id": flow_run, NOTE_TAG: _note(pages)}
     return tags | {name: url for name, url in pages.items() if url}

@@ -37,6 +37,7 @@ from prefect.utilities.urls import url_for
 
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, TransientError
+from tasks.clients.addresses import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Pool:
                 found = client.read_deployment_by_name(deployment)
             except (ObjectNotFound, ValueError) as error:
                 raise ConfigError(
-                    f'no deployment "{deployment}" at {client.api_url}; make it there with '
+                    f'no deployment "{deployment}" at {address_of(client)}; make it there with '
                     "`cogvx deploy --apply --catalog YOUR.toml`, or name another; PREFECT_API_URL "
                     "says where"
                 ) from error
@@ -151,9 +152,12 @@ class Pool:
             and worker.last_heartbeat_time > since
             for worker in workers
         ):
+            # a run of the pool cpu that comes back may find its own place still taken
+            limit = "" if self.name == "cpu" else " --limit 1"
             return (
-                f'no worker polls work pool "{self.name}"; start one: '
-                f'`prefect worker start --pool "{self.name}" --limit 1`'
+                f'no worker polls work pool "{self.name}"; start one, as `cogvx up` or the systemd '
+                "unit does: `python -m tasks.clients.tend -- "
+                f'prefect worker start --pool "{self.name}"{limit}`'
             )
         if paused:
             return (
@@ -243,12 +247,20 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        raise TransientError(f"Prefect's server could not {what}: {error!r}") from error
+        shown = without_secrets(repr(error))
+        # Tracebacks are logged, and what httpx raised shows the whole address in them.
+        cause = error if shown == repr(error) else None
+        raise TransientError(f"Prefect's server could not {what}: {shown}") from cause
+
+
+def address_of(client: SyncPrefectClient) -> str:
+    """Where the server is, as it may be shown."""
+    return without_secrets(str(client.api_url))
 
 
 def page_of_run(run: UUID) -> str:
     """The address at which a person sees a run; empty where there are no pages."""
-    return url_for("flow-run", obj_id=run) or ""
+    return without_secrets(url_for("flow-run", obj_id=run) or "")
 
 
 def _detail(error: httpx.HTTPStatusError) -> str:

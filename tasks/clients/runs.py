@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
+from tasks.clients.addresses import without_secrets
 
 RUN_TAG = "cogvx.run"
 NOTE_TAG = "mlflow.note.content"
@@ -53,8 +53,6 @@ _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEED
 _ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
 # What SQLite says while another process, perhaps a server, makes the same tables.
 _MEANWHILE = ("already exists", "duplicate column name", "database is locked")
-# SQLAlchemy takes passwords with slashes, and some people write them with an @.
-_PASSWORD = re.compile(r"""(?<=://)([^\s'"/@:]*):[^\s'"]*@""")
 
 
 @dataclass(frozen=True)
@@ -299,11 +297,6 @@ class Runs:
             # Tracebacks are logged, and what MLflow raised shows the whole address in them.
             cause = error if place == self.tracking_uri else None
             raise _translated(error, f"MLflow at {place} could not {act}") from cause
-
-
-def without_secrets(text: str) -> str:
-    """A text, such as an address or what a server says of one, with *** for every password."""
-    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _translated(error: Exception, subject: str) -> CogvxError:

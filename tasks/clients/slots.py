@@ -13,7 +13,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from cogvx.errors import ConfigError
-from tasks.clients.pool import asking
+from tasks.clients.pool import address_of, asking
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def require_slots(here: Settings, count: int) -> None:
             found = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound as error:
             raise ConfigError(
-                f"{where} is no concurrency limit at {client.api_url}; make it there with "
+                f"{where} is no concurrency limit at {address_of(client)}; make it there with "
                 f"`prefect gcl create {name} --limit {count}`, or name another"
             ) from error
     if found.limit < count:

@@ -53,3 +53,13 @@ def test_what_is_no_server_of_ours_is_told(status: str, document: object, said: 
         error = refused(f"http://127.0.0.1:{port}/api")
     assert said in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_password_in_the_servers_address_is_never_shown() -> None:
+    url = f"http://me:hunter2@127.0.0.1:{free_port()}/api"
+    assert "http://me:***@127.0.0.1" in str(refused(url))
+    for status, document in (("401 Unauthorized", {}), ("200 OK", "2.20.4"), ("404 Not Found", {})):
+        with answering(answer(status, document)) as port:
+            error = refused(f"http://me:hunter2@127.0.0.1:{port}/api")
+        assert "http://me:***@127.0.0.1" in str(error)
+        assert "hunter2" not in str(error)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError, TransientError
-from tasks.clients.runs import Runs, without_secrets
+from tasks.clients.addresses import without_secrets
+from tasks.clients.runs import Runs
 from tests.fixtures.servers import free_port
 
 _CONNECT = """

@@ -1,0 +1,42 @@
+"""What is shown of Prefect's server, whose address can hold a password."""
+
+import traceback
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from cogvx.errors import CogvxError, TransientError
+from deployments.trigger import run_trigger
+from tasks.clients.pool import asking, open_pool
+from tasks.settings import Settings
+from tests.deployments.test_server import answer
+from tests.fixtures.servers import answering
+
+REQUEST = httpx.Request("GET", "http://me:hunter2@prefect.example/api/flow_runs")
+
+
+def test_a_servers_failure_is_told_without_its_password() -> None:
+    with pytest.raises(TransientError) as caught, asking("look at runs"):
+        httpx.Response(503, request=REQUEST).raise_for_status()
+    assert "http://me:***@prefect.example/api" in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_failure_without_a_password_keeps_its_cause() -> None:
+    with pytest.raises(TransientError) as caught, asking("look at runs"):
+        raise httpx.ConnectError("all attempts failed")
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+
+
+def test_no_message_about_a_deployment_shows_the_password(tmp_path: Path) -> None:
+    with answering(answer("404 Not Found", {"detail": "Deployment not found"})) as port:
+        url = f"http://me:hunter2@127.0.0.1:{port}/api"
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with pytest.raises(CogvxError) as ours, open_pool("encode/gpu-cache"):
+                pass
+            with pytest.raises(CogvxError) as started:
+                run_trigger("ships", Settings(home=tmp_path), wait=False)
+    assert "hunter2" not in str(ours.value) + str(started.value)
+    assert f"http://me:***@127.0.0.1:{port}/api" in str(ours.value)
