@@ -25,6 +25,7 @@ _STORING_SECONDS = TENDING_SECONDS - GRACE_SECONDS
 # Logs are where a person looks when no run says anything.
 _TO_ITS_LOG = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+_CLEANUP = "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def servers(options: Options, here: Settings) -> list[Service]:
                 "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
                 # In memory they would be forgotten with a restart, and their slots never freed.
                 "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+                # How long a cancelled run whose worker is gone goes on being called Cancelling.
+                f"{_CLEANUP}_CANCELLING_TIMEOUT_SECONDS": "100",
             },
             health=f"{options.prefect}/api/health",
         )

@@ -1,0 +1,36 @@
+"""Prefect's server is started in four places, and what cancellation was measured with in all."""
+
+import re
+from pathlib import Path
+
+from deployments.up_services import Options, servers
+from tasks.settings import Settings
+from tests.infra.compose import INFRA, ROOT, compose, filled
+
+_PREFIX = "PREFECT_SERVER_"
+_CLEANUP = f"{_PREFIX}SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS"
+_LEASES = f"{_PREFIX}CONCURRENCY_LEASE_STORAGE"
+
+
+def test_every_server_has_what_the_matrix_had(tmp_path: Path) -> None:
+    matrix = " ".join((ROOT / "tests" / "e2e" / "operation.py").read_text().split())
+    said = dict(re.findall(rf'"({_PREFIX}[A-Z_]+)": \(? ?"([^"]+)"', matrix))
+    wanted = {name: said[name] for name in (_CLEANUP, _LEASES)}
+    unit = (INFRA / "systemd" / "cogvx-prefect.service").read_text()
+    places = {
+        "compose": compose(filled())["services"]["prefect"]["environment"],
+        "systemd": dict(re.findall(r"^Environment=([A-Z_]+)=(.*)$", unit, re.MULTILINE)),
+        "up": servers(Options(Path("c.toml")), Settings(_env_file=None, home=tmp_path))[
+            0
+        ].environment,
+    }
+    for place, given in places.items():
+        assert {name: given.get(name) for name in wanted} == wanted, place
+
+
+def test_the_page_says_which_settings_those_are() -> None:
+    page = (ROOT / "docs" / "cancellation.md").read_text()
+    measured = page[page.index("## Measured") : page.index("| what is done")]
+    assert "`within_seconds = 90`" in measured
+    assert "shipped" in measured
+    assert f"`{_CLEANUP}`" in page
