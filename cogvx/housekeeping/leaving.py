@@ -33,7 +33,9 @@ class Leaving:
         versions: By their names for people. One whose clips are the newest of a dataset stays all
             the same: its run may be taken up again at any moment.
         unfinished_before: When an unfinished run was touched last for nobody to go on with it, in
-            seconds since 1970. One whose weights another unfinished run begins with stays.
+            seconds since 1970.
+
+    A run whose weights another one begins with stays as long as that one.
     """
 
     versions: Container[str]
@@ -80,12 +82,15 @@ def find_forgotten(
         for run in unfinished
         if latest[run.name] < leaving.unfinished_before and run.name not in registered
     }
+    staying = {version.run for version in versions if version not in gone}
+    going = given_up | ({version.run for version in gone} - staying)
+    # a recipe that names another run begins with its weights again whenever there are new clips
     begun_with = {
         run.spec.fork.run
-        for run in unfinished
-        if run.name not in given_up and run.spec is not None and run.spec.fork is not None
+        for run in runs.values()
+        if run.name not in going and run.spec is not None and run.spec.fork is not None
     }
-    kept = {version.run for version in versions if version not in gone} | begun_with
+    kept = staying | begun_with
     found = {
         version.run: Forgotten(version.name, runs.get(version.run), version.adapter)
         for version in gone

@@ -202,15 +202,20 @@ def test_a_run_that_another_version_stays_for_is_not_forgotten(past: Past) -> No
     assert not [key for key in gone if kind_of(key) in ("adapters", "runs", *RECORDS)]
 
 
+def fork_from(past: Past, run: str, source: str, *, days: float) -> None:
+    """Have a run say that it began with the weights of another one."""
+    key = f"runs/{run}/run.json"
+    spec = RunSpec.model_validate_json(past.store.read(key))
+    begun = spec.model_copy(update={"fork": Fork(run=source, step=1, sha256="0" * 64)})
+    past.write(key, canonical_json(begun), days=days)
+
+
 def begin(past: Past, *, days: float, checkpoint: float, fork: str | None = None) -> str:
     """A run that was begun, and saved a checkpoint so many days ago."""
     _, index = past.cache(4, days=days)
     run = past.train(index, days=days, finished=False)
     if fork is not None:
-        key = f"runs/{run}/run.json"
-        spec = RunSpec.model_validate_json(past.store.read(key))
-        begun = spec.model_copy(update={"fork": Fork(run=fork, step=1, sha256="0" * 64)})
-        past.write(key, canonical_json(begun), days=days)
+        fork_from(past, run, fork, days=days)
     prefix = checkpoint_prefix(run, folder_name(200))
     for key in (latest_key(run), prefix + "lora.safetensors", prefix + STATE_FILE):
         past.write(key, days=checkpoint)
@@ -234,6 +239,21 @@ def test_the_weights_that_a_live_run_begins_with_stay(past: Past) -> None:
     first, _ = two_versions(past)
     begin(past, days=50, checkpoint=10, fork=first)
     assert first not in sorted_out(past, ["tiny version 1"])[0].forgotten
+
+
+@pytest.mark.parametrize(
+    ("leaves", "stays"), [(["tiny version 1"], True), (["tiny version 1", "tiny version 2"], False)]
+)
+def test_the_weights_that_a_finished_run_began_with_stay_as_long_as_that_run(
+    past: Past, leaves: list[str], stays: bool
+) -> None:
+    """Its recipe names them, and begins with them again for new clips."""
+    first, second = two_versions(past)
+    fork_from(past, second, first, days=60)
+    past.cache(8, days=50)
+    gone = sweep(past, leaves)
+    assert (f"runs/{first}/outcome.json" not in gone) is stays
+    assert (f"adapters/{adapter_of(first)}/{ADAPTER_FILE}" not in gone) is stays
 
 
 def test_a_finished_run_that_no_version_here_names_stays(past: Past) -> None:
