@@ -35,7 +35,8 @@ cogvx deploy --apply --catalog my.toml       # changes it; again, it says "nothi
 
 A line for each change: `+` is added, `~` changed (with field, old and new value), `-` removed;
 `!` is only reported. Every problem of the catalog and of its recipes is told at once, before a
-server is asked. Values of variables whose name looks like a secret's are shown as `***`.
+server is asked. Values of variables whose name looks like a secret's, and passwords
+in addresses, are shown as `***`.
 
 ## What it makes
 

@@ -17,6 +17,7 @@ from deployments.catalog_sections import (
     RetentionConfig,
     ZombiesConfig,
 )
+from tasks.clients.addresses import without_secrets
 from tasks.settings import HEARTBEAT_SECONDS
 
 # Prefect's workers for processes and containers kill after 30 s; it cannot be configured.
@@ -112,7 +113,7 @@ def _impatience(where: str, pool: PoolConfig) -> Problem:
 def _env_problems(
     where: str, name: str, value: str, limits: Mapping[str, int]
 ) -> Iterator[Problem]:
-    if is_secret(name):
+    if is_secret(name) or without_secrets(value) != value:
         use = "put it into the workers' own environment"
         yield Problem(where, None, "would be readable in Prefect's pages", use)
     elif name == STOP:

@@ -20,6 +20,7 @@ from deployments.documents import (
 )
 from deployments.rows import Desired
 from deployments.server import Found, Seen, read_server
+from tasks.clients.addresses import without_secrets
 
 Sign = Literal["+", "~", "-", "!"]
 Kind = Literal["pool", "limit", "deployment", "automation"]
@@ -199,7 +200,7 @@ def _shown(field: str, value: object) -> str:
         return ABSENT
     if ".env." in f".{field}" and is_secret(field.rpartition(".env.")[2]):
         return "***"
-    return value if isinstance(value, str) else json.dumps(value)
+    return without_secrets(value if isinstance(value, str) else json.dumps(value))
 
 
 def count(plan: Iterable[Change]) -> str:

@@ -126,6 +126,10 @@ WRONG = {
         '[pools.more.env]\nCOGVX_S3_SECRET_KEY = "hidden"',
         "pools.more.env.COGVX_S3_SECRET_KEY would be readable in Prefect's pages; put it into the workers' own environment",
     ),
+    "password in an address": (
+        '[pools.more.env]\nCOGVX_TRACKING_URI = "http://me:hidden@mlflow:5000"',
+        "pools.more.env.COGVX_TRACKING_URI would be readable in Prefect's pages; put it into the workers' own environment",
+    ),
     "stop seconds as env": (
         '[pools.more.env]\nCOGVX_STOP_SECONDS = "9"',
         'pools.more.env.COGVX_STOP_SECONDS = "9" has a setting of its own; use stop_seconds',
