@@ -146,22 +146,25 @@ def _recipe(one: CatalogRecipe) -> dict[str, Any]:
 
 
 def _on(catalog: Catalog, pool: str, entrypoint: str) -> DeploymentRow:
-    """A deployment named after its pool, for runs that others start."""
+    """A deployment named after its pool, for runs that others start, and mostly wait for."""
     return DeploymentRow(
         flow=flow_of(entrypoint).name,
         name=pool,
         entrypoint=entrypoint,
         pool=pool,
+        tags=_top_tags(paused=False) if entrypoint == _PROMOTE else (TAG,),
         job_variables=_job_variables(catalog.pools[pool]),
     )
 
 
+# Asks a person and then acts, while the retrain that started it has long ended.
+_PROMOTE = "flows.promote.promote"
 # What runs on the pools of each place, started by runs of retrain.
 _SHARED = {
     "cache": ("flows.encode.encode_shard",),
     "train": ("flows.train.train",),
     "evaluate": ("flows.generate.generate_shard", "flows.measure.measure_shard"),
-    "parent": ("flows.promote.promote",),
+    "parent": (_PROMOTE,),
 }
 
 

@@ -88,6 +88,10 @@ def test_a_new_server_gets_everything(client: SyncPrefectClient, rows: Rows) -> 
     assert schedule.schedule == CronSchedule(cron="30 3 * * 1-5", timezone="Europe/Berlin")
     assert set(ships.tags) == {"cogvx", "cogvx:top", "team:harbour"}
     assert ships.work_queue_name == "urgent"
+    # Nobody waits for these two, so [notify] hears of their ends.
+    for name in ("promote/cpu", "retention/store"):
+        assert "cogvx:top" in client.read_deployment_by_name(name).tags
+    assert "cogvx:top" not in client.read_deployment_by_name("encode/gpu-cache").tags
     assert ships.parameters["recipe"]["name"] == "ships"
     assert limits_of(ships) == (1, "ENQUEUE")
     assert limits_of(client.read_deployment_by_name("retrain/trains")) == (1, "CANCEL_NEW")
