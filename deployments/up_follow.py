@@ -1,8 +1,8 @@
 """What a person beside `cogvx up` is told: warnings of logs, states of runs, coming schedules."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -28,15 +28,32 @@ class Follower:
         self._tails = {name: LogTail(log) for name, log in logs.items()}
         self._own = LogTail(own)
         self._told = Told()
+        self._untold = set[Path]()
         self._since = now()
 
     def tell_logs(self) -> None:
         """Warnings and errors that were printed; cuts logs that have become too long."""
         for name, tail in self._tails.items():
-            for line in tail.important():
-                logger.warning("%s: %s", name, line)
-            tail.bound()
-        self._own.bound()
+            with self._patiently(tail):
+                for line in tail.important():
+                    logger.warning("%s: %s", name, line)
+                tail.bound()
+        with self._patiently(self._own):
+            self._own.bound()
+
+    @contextmanager
+    def _patiently(self, tail: LogTail) -> Iterator[None]:
+        """A full disk, say, is told once, and no reason to end what runs."""
+        try:
+            yield
+        except OSError as error:
+            if tail.log not in self._untold:
+                logger.warning(
+                    "%s cannot be read or cut (%s); make room there", tail.log, error.strerror
+                )
+            self._untold.add(tail.log)
+        else:
+            self._untold.discard(tail.log)
 
     def tell_runs(self) -> None:
         """What became of runs. A server that does not answer now is asked again the next time."""

@@ -52,7 +52,11 @@ class Keeper:
     """The services of one home; what it knows is written down whenever it changes."""
 
     def __init__(self, desk: Desk, state: UpState) -> None:
-        """Nothing is started yet; signals that ask to stop are obeyed from here on."""
+        """Nothing is started yet; signals that ask to stop are obeyed from here on.
+
+        Raises:
+            OSError: The state cannot be written, so that no other command would find this.
+        """
         self._desk = desk
         self._state = state
         self._kept: list[_Kept] = []
@@ -63,7 +67,8 @@ class Keeper:
         adopt_orphans()
         # Of whoever runs a keeper beside other things, as tests do: not the keeper's to end.
         self._others = children(os.getpid())
-        self._write()
+        self._is_unwritten = False
+        desk.write(state)
 
     def enter(self, phase: Phase) -> None:
         """Say to whoever reads the state how far this is."""
@@ -141,7 +146,8 @@ class Keeper:
                 kept.status, kept.since, kept.born = "running", now(), time.monotonic()
                 kept.starts += 1
                 again.append(kept.service)
-        if again or any(len(one.processes) < _WRITTEN for one in self._state.services):
+        is_old = self._is_unwritten or again
+        if is_old or any(len(one.processes) < _WRITTEN for one in self._state.services):
             self._write()  # a supervisor has just started what it looks after
         return again
 
@@ -209,7 +215,18 @@ class Keeper:
     def _write(self) -> None:
         states = tuple(_state(one) for one in self._kept)
         self._state = self._state.model_copy(update={"services": states})
-        self._desk.write(self._state)
+        try:
+            self._desk.write(self._state)
+        except OSError as error:  # a full disk, say, which is no reason to end what runs
+            if not self._is_unwritten:
+                logger.warning(
+                    "%s cannot be written (%s), so `cogvx status` tells what was before; "
+                    "make room there",
+                    *(self._desk.folder, error.strerror),
+                )
+            self._is_unwritten = True
+        else:
+            self._is_unwritten = False
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         # closing a terminal says SIGHUP more than once, so only a person's second word counts

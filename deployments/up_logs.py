@@ -37,9 +37,18 @@ class LogTail:
 
         Whoever writes goes on in the same file, which it opened for appending. What it writes
         between the copy and the cut is lost, too.
+
+        Raises:
+            OSError: There is no room for the copy, say; all of the log stays then.
         """
         if self.log.is_file() and self.log.stat().st_size > self._most_bytes:
-            shutil.copyfile(self.log, older(self.log))
+            aside = older(self.log)
+            aside.unlink(missing_ok=True)  # makes room
+            try:
+                shutil.copyfile(self.log, aside)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
             with self.log.open("r+b") as file:
                 file.truncate(0)
 

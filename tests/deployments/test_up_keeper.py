@@ -3,21 +3,25 @@
 import ctypes
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cogvx.errors import ConfigError
 from deployments import up_keeper
+from deployments.up_follow import Follower
 from deployments.up_keeper import Asked, Keeper
+from deployments.up_logs import older
 from deployments.up_state import Desk, UpState, now
 from tasks.clients.processes import Mark, me
-from tasks.clients.servers import Service, answers
+from tasks.clients.servers import LOG_BYTES, Service, answers
 from tasks.clients.supervise import descendants
 from tests.fixtures.servers import free_port
 
@@ -41,12 +45,8 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def keeper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
-    """This process keeps; afterwards it is as it was, for the tests that follow."""
-    monkeypatch.setattr(up_keeper, "PAUSES", (0.1, 0.2))
-    before = [signal.getsignal(number) for number in SIGNALS]
-    state = UpState(
+def starting(desk: Desk) -> UpState:
+    return UpState(
         keeper=me(),
         since=now(),
         phase="starting",
@@ -57,7 +57,14 @@ def keeper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
         mlflow="",
         environment={},
     )
-    keeper = Keeper(desk, state)
+
+
+@pytest.fixture
+def keeper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    """This process keeps; afterwards it is as it was, for the tests that follow."""
+    monkeypatch.setattr(up_keeper, "PAUSES", (0.1, 0.2))
+    before = [signal.getsignal(number) for number in SIGNALS]
+    keeper = Keeper(desk, starting(desk))
     try:
         with desk.held(), keeper.closing():
             yield keeper
@@ -65,6 +72,17 @@ def keeper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@contextmanager
+def too_small_files() -> Iterator[None]:
+    """No file of this process may have bytes: writing fails, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def serving(port: int) -> Service:
@@ -168,6 +186,47 @@ def test_it_stops_when_its_home_is_removed(desk: Desk, keeper: Keeper) -> None:
     shutil.rmtree(desk.folder)
     with pytest.raises(Asked):
         keeper.tend()
+
+
+def test_a_disk_that_is_full_ends_no_service(
+    desk: Desk, keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = serving(free_port())
+    keeper.start([service])
+    keeper.wait("pages", lambda: answers(service.health))
+    before = desk.read()
+    with too_small_files():
+        keeper.enter("up")
+        keeper.enter("up")
+        assert keeper.tend() == []
+    assert answers(service.health)
+    assert desk.read() == before
+    assert sum("cannot be written" in line for line in caplog.messages) == 1
+    keeper.enter("up")
+    assert "up" in str(desk.read().phase)
+
+
+def test_a_disk_that_is_full_at_the_start_refuses(keeper: Keeper, tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "other")
+    desk.folder.mkdir(parents=True)
+    with too_small_files(), pytest.raises(OSError, match="File too large"):
+        Keeper(desk, starting(desk))
+
+
+def test_a_log_that_cannot_be_cut_is_told_once_and_cut_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, own = tmp_path / "worker.log", tmp_path / "up.log"
+    log.write_bytes(b"x" * (LOG_BYTES + 1))
+    follower = Follower("", {"worker": log}, own)
+    with too_small_files():
+        follower.tell_logs()
+        follower.tell_logs()
+    assert sum("cannot be read or cut" in line for line in caplog.messages) == 1
+    assert log.stat().st_size == LOG_BYTES + 1
+    assert not older(log).exists()
+    follower.tell_logs()
+    assert (log.stat().st_size, older(log).stat().st_size) == (0, LOG_BYTES + 1)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_one_that_does_not_stop(
