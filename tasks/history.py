@@ -47,7 +47,7 @@ from tasks.clients.versions import (
     SUITE_TAG,
     VERDICT_TAG,
 )
-from tasks.models import open_models, require_model
+from tasks.models import open_models, pages_of, require_model
 
 HISTORY_FILE = "history.html"
 _REPORT = "evaluation/report.html"
@@ -138,8 +138,7 @@ def review_from(tags: Mapping[str, str]) -> Review | None:
 
 def links_of(registry: Registry, version: Version, run: RunFacts | None = None) -> dict[str, str]:
     """Pages of an MLflow that is a server, by what they show; none of one that is a file."""
-    server = registry.tracking_uri.rstrip("/")
-    if not server.startswith(("http://", "https://")) or "@" in server:
+    if not (server := pages_of(registry)):
         return {}
     links: dict[str, str] = {}
     if run is not None:
@@ -153,9 +152,10 @@ def links_of(registry: Registry, version: Version, run: RunFacts | None = None) 
 
 def picture_of(registry: Registry, version: Version) -> str:
     """The address of a judged version's frames; empty without a server that has pages."""
-    if not version.run_id or not links_of(registry, version):
+    server = pages_of(registry)
+    if not version.run_id or not server:
         return ""
-    return f"{registry.tracking_uri.rstrip('/')}/{artifact_link(version.run_id, FRAMES)}"
+    return f"{server}/{artifact_link(version.run_id, FRAMES)}"
 
 
 def metric_key(label: str) -> str:

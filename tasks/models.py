@@ -248,11 +248,16 @@ def _is_about(move: AliasMove, version: int) -> bool:
     return version in {move.version, *move.before.values(), *move.after.values()}
 
 
+def pages_of(registry: Registry) -> str:
+    """Where people see MLflow's pages; empty for a file, and for an address with a password."""
+    server = (settings().mlflow_url or registry.tracking_uri).rstrip("/")
+    return server if server.startswith(("http://", "https://")) and "@" not in server else ""
+
+
 def _links(registry: Registry, found: Version) -> dict[str, str]:
     """Pages of an MLflow that is a server, and where the files lie."""
     links = {"files": found.source}
-    server = registry.tracking_uri
-    if server.startswith(("http://", "https://")) and "@" not in server:
+    if server := pages_of(registry):
         links["version"] = f"{server}/#/models/{quote(found.name)}/versions/{found.version}"
         links["run"] = f"{server}/#/runs/{found.run_id}"
     return links

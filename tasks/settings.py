@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     """Object store: s3://bucket/prefix, or empty for a folder below home."""
     tracking_uri: str = ""
     """MLflow server, or empty for an SQLite file below home."""
+    mlflow_url: str = ""
+    """Where people see the pages of that server, for links; empty: where `tracking_uri` says, which
+    among containers no browser may know."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoding and generation run."""
     shard_seconds: float = Field(default=900.0, gt=0)

@@ -3,15 +3,20 @@
 import re
 import tomllib
 from typing import Any
+from uuid import uuid4
 
 import mlflow.environment_variables as known
 import pytest
 from mlflow.cli import cli as mlflow_cli
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.settings import Settings as PrefectSettings
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
-from tasks.settings import Settings
+from tasks.clients.pool import page_of_run
+from tasks.clients.registry import Registry, Version
+from tasks.history import links_of, picture_of
+from tasks.settings import Settings, settings
 from tests.infra.compose import (
     EXAMPLE,
     INFRA,
@@ -192,6 +197,27 @@ def test_workers_are_told_what_is_set(name: str, value: str) -> None:
     workers = [one for key, one in given.items() if key.startswith("worker-")]
     assert workers
     assert all(str(one["environment"][name]) == value for one in workers)
+
+
+@pytest.mark.parametrize("page", ["http://127.0.0.1", "https://pages.example.com"])
+def test_links_lead_where_a_browser_goes(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_here = page.endswith("127.0.0.1")
+    said = {} if is_here else {"PREFECT_URL": page, "MLFLOW_URL": page}
+    given = compose(filled() | said)["services"]
+    worker = given["worker-cpu"]["environment"]
+    version = Version("ink", 1, (), run_id="r", source="s")
+    monkeypatch.setenv("COGVX_MLFLOW_URL", worker["COGVX_MLFLOW_URL"])
+    settings.cache_clear()
+    with temporary_settings(
+        {PREFECT_API_URL: worker["PREFECT_API_URL"], PREFECT_UI_URL: worker["PREFECT_UI_URL"]}
+    ):
+        assert page_of_run(uuid4()).startswith(f"{page}:4200/" if is_here else f"{page}/")
+    registry = Registry.__new__(Registry)
+    registry.tracking_uri = worker["COGVX_TRACKING_URI"]
+    for link in [*links_of(registry, version).values(), picture_of(registry, version)]:
+        assert link.startswith(f"{page}:5000/" if is_here else f"{page}/")
+    settings.cache_clear()
+    assert given["prefect"]["environment"]["PREFECT_UI_URL"] == worker["PREFECT_UI_URL"]
 
 
 def test_secrets_reach_only_those_who_need_them(services: dict[str, dict[str, Any]]) -> None:
