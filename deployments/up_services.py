@@ -234,6 +234,8 @@ def _worker(
     limit = ("--limit", "1") if pool.gpus else ()
     more = {"CUDA_VISIBLE_DEVICES": share} if share else {}
     slots = {"COGVX_GPU_SLOTS": slots_of(share)} if share and with_slots else {}
+    # or evaluations would score on a GPU that others hold the slot of
+    device = {} if pool.gpus else {"COGVX_DEVICE": "cpu"}
     service = f"worker-{name}"
     return Service(
         service,
@@ -243,7 +245,7 @@ def _worker(
             *("worker", "start", "--pool", pool.name, "--type", "process"),
             *("--name", worker_name(service), *limit),
         ),
-        {**environment, **more, **slots, **_TO_ITS_LOG},
+        {**environment, **device, **more, **slots, **_TO_ITS_LOG},
         pool=pool.name,
         gpus=share,
         guard="tend",

@@ -1,9 +1,9 @@
-"""Prefect's server is started in four places, and what cancellation was measured with in all."""
+"""Servers and workers are started in several places, and are told the same in all of them."""
 
 import re
 from pathlib import Path
 
-from deployments.up_services import Options, servers
+from deployments.up_services import Options, PoolPlan, servers, workers
 from tasks.settings import Settings
 from tests.infra.compose import INFRA, ROOT, compose, filled
 
@@ -34,3 +34,12 @@ def test_the_page_says_which_settings_those_are() -> None:
     assert "`within_seconds = 90`" in measured
     assert "shipped" in measured
     assert f"`{_CLEANUP}`" in page
+
+
+def test_who_holds_no_slot_uses_no_gpu() -> None:
+    (line,) = re.findall(r"printf '(.*)' \| sudo tee /etc/cogvx/worker-cpu.env",
+                         (INFRA / "README.md").read_text())  # fmt: skip
+    assert "COGVX_DEVICE=cpu" in line.split("\\n")
+    of_cpu, of_gpu = workers([PoolPlan("cpu"), PoolPlan("x", gpus=1)], ["0"], {}, with_slots=True)
+    assert of_cpu.environment["COGVX_DEVICE"] == "cpu"
+    assert "COGVX_DEVICE" not in of_gpu.environment
