@@ -12,6 +12,7 @@ from cogvx.errors import ConfigError, Problem
 from deployments.up_services import (
     HOME,
     HOST,
+    MLFLOW,
     STORE,
     Options,
     is_same_place,
@@ -19,6 +20,7 @@ from deployments.up_services import (
     mlflow_pages,
     without_password,
 )
+from deployments.up_state import UpState
 from tasks.clients.processes import listener
 from tasks.clients.servers import Guard, answers
 from tasks.settings import Settings
@@ -49,6 +51,38 @@ def require_possible(options: Options, here: Settings, api_url: str | None) -> N
             problems.append(Problem(option, port, f"is taken {who}", f"use {option} with another"))
     if problems:
         raise ConfigError("cogvx up", problems)
+
+
+def require_same(state: UpState, options: Options, named: frozenset[str]) -> None:
+    """Refuse what is asked for of an `up` that runs otherwise: it would be ignored.
+
+    Args:
+        state: What runs.
+        options: What is wanted.
+        named: The parameters of `up` that a person wrote; only these are looked at.
+
+    Raises:
+        ConfigError: With every difference.
+    """
+    pairs = {
+        "catalog": ("--catalog", str(state.catalog), str(options.catalog.resolve())),
+        "prefect_port": ("Prefect at", state.prefect, options.prefect),
+    }
+    if any(one.name == MLFLOW for one in state.services):  # and no server elsewhere is used
+        pairs["mlflow_port"] = ("MLflow at", state.mlflow, options.mlflow)
+    if options.with_s3:
+        given = options.s3 if "s3_port" in named or not state.s3 else state.s3
+        pairs["s3"] = ("S3 at", state.s3 or "no address", given)
+    found = [
+        f"{what} {there}, not {wanted}"
+        for name, (what, there, wanted) in pairs.items()
+        if name in named and there != wanted
+    ]
+    if found:
+        raise ConfigError(
+            f"`cogvx up` of {state.home} runs with {'; with '.join(found)}; stop it first with "
+            "`cogvx down`, or leave that out"
+        )
 
 
 def _elsewhere(options: Options, here: Settings, api_url: str | None) -> list[Problem]:

@@ -29,7 +29,8 @@ CatalogPath = Annotated[
 ]
 
 
-def up(
+def up(  # noqa: PLR0913 - these are the command's options
+    context: typer.Context,
     *,
     catalog: CatalogPath = None,
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's pages.")] = 4200,
@@ -47,12 +48,12 @@ def up(
     prepare_process()
     log_lines()
     desk = Desk(settings().home)
-    if _found(desk):
-        return
     from deployments.catalog import CATALOG  # noqa: PLC0415
     from deployments.up_services import Options  # noqa: PLC0415
 
     options = Options(catalog or CATALOG, prefect_port, mlflow_port, s3_port, with_s3=s3)
+    if _found(desk, options, _named(context)):
+        return
     with desk.held():
         clear_up(desk)
         _require_possible(options)
@@ -108,10 +109,17 @@ def down() -> None:
     typer.echo("all stopped")
 
 
-def _found(desk: Desk) -> bool:
+def _named(context: typer.Context) -> frozenset[str]:
+    """The parameters that a person wrote, as others have no wish in them."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, how in sources.items() if how and how.name == "COMMANDLINE")
+
+
+def _found(desk: Desk, options: "Options", named: frozenset[str]) -> bool:
     """Whether all is up already, which is said; or it is up, but not well.
 
     Raises:
+        ConfigError: It is up otherwise than is asked for.
         TransientError: It is about to be up, or to be down.
         Exit: Not all of it is well.
     """
@@ -123,8 +131,10 @@ def _found(desk: Desk) -> bool:
             f"`cogvx up` of {state.home} is {state.phase} (process {state.keeper.pid}); "
             "wait, and try again; `cogvx status` shows how far it is"
         )
+    from deployments.up_checks import require_same  # noqa: PLC0415
     from deployments.up_status import Status, where_lines  # noqa: PLC0415
 
+    require_same(state, options, named)
     for line in where_lines(state):
         typer.echo(line)
     found = Status(state)

@@ -1,13 +1,16 @@
 """What `cogvx up` starts, refuses and tells, decided without starting anything."""
 
+import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cogvx.errors import ConfigError
-from deployments.up_checks import require_possible
+from deployments.up_checks import require_possible, require_same
 from deployments.up_logs import LogTail, older
 from deployments.up_services import (
     Options,
@@ -17,9 +20,12 @@ from deployments.up_services import (
     shared_environment,
     workers,
 )
+from deployments.up_state import Desk, ServiceState, UpState, now
 from tasks.clients import gpus as machine
+from tasks.clients.processes import me
 from tasks.settings import Settings, settings
 from tests.fixtures.servers import free_port
+from tests.fixtures.start import PYTHONPATH
 
 POOLS = [PoolPlan("cpu"), PoolPlan("gpu-train", gpus=1), PoolPlan("gpu-eval", gpus=1)]
 
@@ -175,6 +181,75 @@ def test_a_password_is_neither_shown_nor_given_to_whoever_lists_processes(tmp_pa
     with pytest.raises(ConfigError, match="COGVX_TRACKING_URI names a database") as caught:
         require_possible(options(), database, None)
     assert "secret" not in str(caught.value)
+
+
+# What runs already
+
+
+def running(tmp_path: Path, chosen: Options) -> UpState:
+    found = servers(chosen, here(tmp_path))
+    services = [
+        ServiceState(
+            name=one.name,
+            title=one.title,
+            status="running",
+            since=now(),
+            starts=1,
+            processes=(),
+            log=tmp_path,
+            grace=1,
+        )
+        for one in found
+    ]
+    return UpState(
+        keeper=me(),
+        since=now(),
+        phase="up",
+        home=tmp_path,
+        folder=tmp_path,
+        catalog=chosen.catalog.resolve(),
+        prefect=chosen.prefect,
+        mlflow=chosen.mlflow,
+        s3=chosen.s3,
+        environment={},
+        services=tuple(services),
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("catalog", r"runs with --catalog \S+/demo.toml, not \S+/soon.toml; stop it first with"),
+        ("prefect_port", "runs with Prefect at http://127.0.0.1:4200, not http://127.0.0.1:4300;"),
+        ("mlflow_port", "runs with MLflow at http://127.0.0.1:5000, not http://127.0.0.1:5100;"),
+        ("s3", "runs with S3 at no address, not http://127.0.0.1:9000;"),
+    ],
+)
+def test_what_a_running_up_would_ignore_is_refused(named: str, said: str, tmp_path: Path) -> None:
+    state = running(tmp_path, Options(Path("demo.toml")))
+    wanted = Options(Path("soon.toml"), 4300, 5100, with_s3=True)
+    with pytest.raises(ConfigError, match=said):
+        require_same(state, wanted, frozenset({named}))
+    require_same(state, wanted, frozenset())
+    require_same(state, Options(Path("demo.toml")), frozenset({named}))
+
+
+def test_a_second_up_with_another_catalog_ends_with_a_sentence(tmp_path: Path) -> None:
+    Desk(tmp_path).folder.mkdir()
+    Desk(tmp_path).write(running(tmp_path, Options(Path("demo.toml"), 4300)))
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", "up", "--catalog", "soon.toml"],
+        cwd=tmp_path,
+        env={**os.environ, "COGVX_HOME": str(tmp_path), "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "demo.toml, not" in done.stderr
+    assert "4300" not in done.stderr  # nobody asked for another port
+    assert "well" not in done.stdout
 
 
 # Logs
