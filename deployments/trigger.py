@@ -100,6 +100,8 @@ def _follow(client: SyncPrefectClient, root: UUID) -> None:
     while True:
         try:
             runs = family(client, root)
+            if not runs:
+                raise CogvxError(f"flow run {root} was deleted, so nobody knows how it ended")
             news = told.news(client, runs)
             heard = time.monotonic()
         except TransientError:

@@ -2,12 +2,20 @@
 
 import traceback
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from cogvx.errors import CogvxError, TransientError
+from deployments.trigger import _follow as follow
 from deployments.trigger import run_trigger
 from tasks.clients.pool import asking, open_pool
 from tasks.settings import Settings
@@ -28,6 +36,17 @@ def test_a_failure_without_a_password_keeps_its_cause() -> None:
     with pytest.raises(TransientError) as caught, asking("look at runs"):
         raise httpx.ConnectError("all attempts failed")
     assert isinstance(caught.value.__cause__, httpx.ConnectError)
+
+
+def test_who_follows_a_run_that_was_deleted_is_told() -> None:
+    with answering(answer("200 OK", [])) as port:
+        url = f"http://127.0.0.1:{port}/api"
+        with (
+            temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}),
+            get_client(sync_client=True) as client,
+            pytest.raises(CogvxError, match=r"flow run .{36} was deleted, so nobody knows how"),
+        ):
+            follow(client, uuid4())
 
 
 def test_no_message_about_a_deployment_shows_the_password(tmp_path: Path) -> None:
