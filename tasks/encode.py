@@ -29,6 +29,7 @@ from tasks.fan_out import Elsewhere
 from tasks.metering import metered
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.shown import shown
 from tasks.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -132,9 +133,10 @@ def settle_shards(bench: Workbench, ended: Sequence[Ended[ShardReport]]) -> bool
         Whether clips were quarantined, so that the survey must be made again without them: the
         limit on rejected clips and the held-out split hold for what is really used.
     """
-    create_table_artifact(
-        [_row(one) for one in ended], key="cache-shards", description="Shards of the cache"
-    )
+    with shown("shards of the cache"):
+        create_table_artifact(
+            [_row(one) for one in ended], key="cache-shards", description="Shards of the cache"
+        )
     refused = [clip for one in ended if one.report for clip in one.report.refused]
     if refused:
         ledger = Ledger.load(bench.store, bench.dataset.url)

@@ -38,6 +38,7 @@ from tasks.metering import metered
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
+from tasks.shown import shown
 from tasks.workbench import code_version, device_of, published, put
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def settle_videos(work: VideoWork, ended: Sequence[Ended[VideoShardReport]]) -> 
     put(store, f"{folder}/index.html", page.encode())
     rows = [{"video": line.name, "why not": line.why} for line in lines if line.why]
     if rows:
-        create_table_artifact(rows, key="generate-failed", description=f"Not made of {name}")
+        with shown("videos that were not made"):
+            create_table_artifact(rows, key="generate-failed", description=f"Not made of {name}")
     made = sum(report.made for report in require_all(ended))
     if lines and len(failed) == len(lines):
         raise IntegrityError(f"not one video of {name} could be made: {lines[0].why}")

@@ -16,6 +16,7 @@ from cogvx.files import write_document
 from cogvx.recipe_sections import VideoConfig
 from tasks.progress import Progress, is_watched
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.shown import shown
 from tasks.workbench import Workbench, warn_once
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,13 @@ def _show_quarantine(dataset_url: str, rejected: Sequence[Rejected]) -> None:
         return
     by_reason = sorted(Counter(clip.reason for clip in rejected).items())
     counts = ", ".join(f"{count} {reason}" for reason, count in by_reason)
-    create_table_artifact(
-        [clip.model_dump(include={"key", "reason", "detail"}) for clip in rejected[:_MOST_ROWS]],
-        key="quarantine",
-        description=f"{len(rejected)} clip(s) of {dataset_url} are not used: {counts}",
-    )
+    parts = {"key", "reason", "detail"}
+    with shown("quarantine"):
+        create_table_artifact(
+            [clip.model_dump(include=parts) for clip in rejected[:_MOST_ROWS]],
+            key="quarantine",
+            description=f"{len(rejected)} clip(s) of {dataset_url} are not used: {counts}",
+        )
 
 
 def _warn_of_long_captions(manifest: Manifest, limit: int) -> None:

@@ -6,17 +6,21 @@ from pathlib import Path
 import pytest
 
 from cogvx.cache.plan import Identities
+from cogvx.data.manifest import Refused
 from cogvx.errors import DataError
 from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.variants import read_facts
-from tasks.documents import CacheReport
+from tasks.children import Child, Ended
+from tasks.documents import CacheReport, ShardReport
+from tasks.encode import settle_shards
 from tasks.ingest import survey_clips
 from tasks.settings import Settings
 from tasks.summary import cache_rows
 from tasks.workbench import Workbench
 from tests.data.clips import write_clip
+from tests.fixtures.away import prefect_that_answers
 
 
 @pytest.fixture
@@ -114,3 +118,25 @@ def test_clips_are_named_also_when_too_many_are_rejected(
     (listed,) = json.loads(kept.read_bytes())
     assert (listed["key"], listed["reason"]) == ("bad.mp4", "unreadable")
     assert bench.shelf.latest_name() is None
+
+
+def test_without_prefects_pages_a_survey_ends_well(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    with prefect_that_answers({}):
+        assert "quarantine: not shown in Prefect's pages" in survey(bench, caplog)
+    assert len(bench.latest_manifest().clips) == 3
+
+
+def test_without_prefects_pages_clips_that_cannot_be_encoded_are_remembered(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    survey(bench, caplog)
+    clip = bench.latest_manifest().clips[0]
+    fault = {"key": clip.key, "reason": "unreadable", "detail": "it ends early"}
+    refused = Refused.model_validate({**fault, "sha256": clip.sha256})
+    report = ShardReport(records_wanted=1, records_encoded=0, refused=(refused,))
+    child = Child(name="shard 1 of 1", key="0", parameters={})
+    with prefect_that_answers({}):
+        assert settle_shards.fn(bench, [Ended(child, 1.0, report)])
+    assert f"rejected {clip.key}: unreadable (it ends early)" in survey(bench, caplog)
