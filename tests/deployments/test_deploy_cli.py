@@ -1,17 +1,23 @@
 """`cogvx deploy`: what is shown, and that to look needs neither a server nor a GPU stack."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from typer.testing import CliRunner
 
 from cogvx.errors import ConfigError
+from deployments.apply import apply_catalog
+from deployments.catalog import CATALOG
 from deployments.cli import app
-from deployments.plan import Change
+from deployments.plan import Change, changes
 from deployments.render import lines
+from deployments.rows import Desired
 from tests.fixtures.start import PYTHONPATH, ROOT
 
 OFFLINE = """
@@ -47,6 +53,25 @@ def test_offline_needs_no_server_and_no_gpu_stack(tmp_path: Path) -> None:
 def test_to_apply_and_not_to_apply_is_refused(other: str) -> None:
     with pytest.raises(ConfigError, match=f"--apply and {other} contradict each other"):
         CliRunner().invoke(app, ["deploy", "--apply", other], catch_exceptions=False)
+
+
+def test_without_a_catalog_a_teams_server_is_left_as_it_is(
+    client: SyncPrefectClient, deployed_url: str, rows: Callable[[str], Desired], tmp_path: Path
+) -> None:
+    team = rows(re.sub(r"(?m)^file = .*$", 'file = "ships.toml"', CATALOG.read_text()))
+    apply_catalog(client, team)
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", "deploy", "--apply"],
+        cwd=ROOT,
+        env={**os.environ, "COGVX_HOME": str(tmp_path / "home"), "PREFECT_API_URL": deployed_url},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "name the catalog: `cogvx deploy --apply --catalog YOUR.toml`" in done.stderr
+    assert changes(client, team) == ()
 
 
 def test_a_plan_is_a_line_for_each_change() -> None:
