@@ -247,7 +247,6 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
     registry.reopen_run(run_id)
     log_dataset(bench, registry, run_id, manifest=manifest)
     registry.set_run_tags(run_id, run_tags(bench, folder) | machine_tags(machines))
-    show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
     with (
         ending(registry, run_id),
         Relay(registry, run_id, folder) as relay,
@@ -259,19 +258,19 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
                 uploads.offer(event["folder"])
             relay(event)
 
-        with (
-            gpu_slots(bench.settings, machines.share(processes)),
-            metered(bench.store, "train", model=recipe.name, devices=processes),
-        ):
-            outcome = launch_training(
-                folder.root,
-                processes=processes,
-                on_event=hear,
-                log=folder.root / "trainer.log",
-                machines=machines,
-                worker=worker_pid(),
-                grace=bench.settings.stop_seconds,
-            )
+        with gpu_slots(bench.settings, machines.share(processes)):
+            # it decodes on a GPU where there is one, so it waits for one as well
+            show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
+            with metered(bench.store, "train", model=recipe.name, devices=processes):
+                outcome = launch_training(
+                    folder.root,
+                    processes=processes,
+                    on_event=hear,
+                    log=folder.root / "trainer.log",
+                    machines=machines,
+                    worker=worker_pid(),
+                    grace=bench.settings.stop_seconds,
+                )
         if outcome.measured is not None:
             registry.set_run_tags(run_id, {"cogvx.device": outcome.measured.device or "cpu"})
         return outcome

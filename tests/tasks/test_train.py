@@ -1,15 +1,18 @@
 """Preparing a run: its document is never changed under whoever trains it."""
 
+import logging
 from dataclasses import replace
 
 import pytest
 
+from cogvx.errors import ConfigError
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.lock import Held, hold
 from tasks.ingest import survey_clips
 from tasks.records import RecordsLost
-from tasks.train import prepare_run
+from tasks.train import _launch, prepare_run
 from tasks.workbench import Workbench
+from tests.fixtures.away import prefect_that_answers
 from tests.tasks.test_survey import bench
 
 __all__ = ["bench"]
@@ -30,3 +33,22 @@ def test_a_run_that_is_trained_elsewhere_keeps_its_document(bench: Workbench) ->
     with pytest.raises(RecordsLost):
         prepare_run(warned, manifest, run)
     assert folder.read_spec().warnings == ("the clips are few",)
+
+
+def test_the_first_batch_waits_for_a_gpus_slot_as_training_does(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    survey_clips.fn(bench)
+    manifest = bench.latest_manifest()
+    run = bench.run_identity(manifest)
+    folder = RunFolder(bench.settings.run_folder(run))
+    with pytest.raises(RecordsLost):
+        prepare_run(bench, manifest, run)
+    shared = bench.settings.model_copy(update={"gpu_slots": "no-such-limit"})
+    caplog.set_level(logging.INFO, "tasks")
+    with (
+        prefect_that_answers({}),
+        pytest.raises(ConfigError, match=r"no-such-limit.* is no concurrency limit"),
+    ):
+        _launch(replace(bench, settings=shared), folder, run, manifest)
+    assert "first batch" not in caplog.text
