@@ -112,8 +112,13 @@ def test_the_page_works_in_a_sandboxed_viewer(open_page, written):
         }""",
         written.read_text(),
     )
-    viewer.wait_for_timeout(200)
-    frame = next(frame for frame in viewer.frames if frame.url.startswith("blob:"))
+    frame = None
+    for _ in range(200):  # ten seconds, on a busy machine
+        viewer.wait_for_timeout(50)
+        frame = next((each for each in viewer.frames if each.url.startswith("blob:")), None)
+        if frame is not None:
+            break
+    assert frame is not None
     frame.wait_for_selector("[data-act=play]")
     frame.evaluate("document.querySelector('[data-row]').scrollIntoView()")
     frame.wait_for_function("() => document.querySelector('[data-row] video').currentTime > 0.3")
