@@ -53,6 +53,9 @@ _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEED
 _ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
 # What SQLite says while another process, perhaps a server, makes the same tables.
 _MEANWHILE = ("already exists", "duplicate column name", "database is locked")
+# What SQLite, PostgreSQL and MySQL say to the slower of two who set the same new tag or alias;
+# MLflow passes it on as a bad request.
+_FASTER = ("UNIQUE constraint failed", "duplicate key value", "Duplicate entry")
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,8 @@ class Runs:
 def _translated(error: Exception, subject: str) -> CogvxError:
     if isinstance(error, MlflowException):
         reason, is_passing = str(error.message), error.error_code in _TRANSIENT
+        if error.error_code == "BAD_REQUEST" and any(words in reason for words in _FASTER):
+            reason, is_passing = "another process wrote the same at that moment; ask again", True
     elif isinstance(error, RequestException):  # artifacts travel past MLflow's own exceptions
         reason, is_passing = str(error), True
     elif isinstance(error, ImportError):

@@ -1,15 +1,19 @@
 """Aliases under racing, killed and late writers, and under people who move them in MLflow."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 
 from cogvx.errors import ConfigError, IntegrityError, UserError
@@ -268,6 +272,27 @@ def test_a_damaged_decision_is_named(place: Place) -> None:
     place.store.write(key, b"{}")
     with pytest.raises(IntegrityError, match=key):
         place.crown(2, over=1)
+
+
+def test_two_who_tell_mlflow_the_same_first_decision_are_both_done(place: Place) -> None:
+    """MLflow looks, and then inserts: another process was in between."""
+    faster: list[Any] = []
+
+    def be_faster(*execution: Any) -> None:
+        _, _, statement, parameters, *_ = execution
+        if statement.startswith("INSERT INTO registered_model_tags") and not faster:
+            faster.append(parameters)
+            database = place.uri.removeprefix("sqlite:///")
+            with contextlib.closing(sqlite3.connect(database)) as other, other:
+                other.execute(statement, parameters)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", be_faster)
+    try:
+        place.crown(1)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", be_faster)
+    assert len(faster) == 1
+    require_consistent(place)
 
 
 def run_race(place: Place, processes: int, moves: int, *, kill: int = 0) -> None:
