@@ -201,8 +201,14 @@ class _House:
         logger.info("%s is well after %.0f s", service.title, seconds)
 
     def _settle(self, client: SyncPrefectClient, why: str) -> None:
-        for run in settle(client, [plan.name for plan in self._plans], why):
+        crashed, left = settle(client, [plan.name for plan in self._plans], why)
+        for run in crashed:
             logger.warning("%s was under way and is now called Crashed: %s", run.name, why)
+        if left:
+            logger.warning(
+                "left as they are, as workers that are not of this `up` poll their pools: %s",
+                ", ".join(f"{run.name} ({run.work_pool_name})" for run in left),
+            )
 
     def _is_well(self, name: str) -> bool:
         urls = [service.health for service in self._services if service.name == name]

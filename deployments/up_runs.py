@@ -23,6 +23,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Crashed
 
 from cogvx.terminal import printable
+from deployments.up_services import is_of_up
+from deployments.up_state import now
 from tasks.clients.pool import asking
 
 _PAGE = 200  # as many flow runs as the server lists at once
@@ -154,39 +156,68 @@ def next_runs(client: SyncPrefectClient, count: int) -> list[FlowRun]:
 def polls(client: SyncPrefectClient, pool: str, worker: str, *, since: datetime) -> bool:
     """Whether a worker of this name looks for runs in the pool, and said so since then.
 
-    One that is stopped says so; one that was killed is known by the age of its last word alone.
-
     Raises:
         TransientError: The server did not answer.
     """
-    with asking("look for workers"):
-        known = client.read_workers_for_work_pool(pool)
-    return any(
-        one.name == worker
-        and one.status is WorkerStatus.ONLINE
-        and one.last_heartbeat_time is not None
-        and one.last_heartbeat_time > since
-        for one in known
-    )
+    return worker in _heard(client, pool, since)
 
 
-def settle(client: SyncPrefectClient, pools: Collection[str], why: str) -> list[FlowRun]:
+def settle(
+    client: SyncPrefectClient, pools: Collection[str], why: str
+) -> tuple[list[FlowRun], list[FlowRun]]:
     """Declare runs crashed that were on these pools' workers, when no worker is there any more.
 
     Left as they are they would count as running for ever, and keep their slots of every limit.
+    Where a worker polls that is of no `up` of this machine, any run of the pool may be its own.
+
+    Returns:
+        The runs that are now called crashed, and those that may be another worker's.
 
     Raises:
         TransientError: The server did not answer.
     """
+    since = now() - WORKER_SILENCE
+    with asking("look for work pools"):
+        found = client.read_work_pools(work_pool_filter=_of(pools))
+    known = {pool.name for pool in found}  # people may have deleted one
+    shared = {
+        pool
+        for pool in known
+        if not all(is_of_up(worker, pool) for worker in _heard(client, pool, since))
+    }
+    stranded, left = (_executed(client, some) for some in (known - shared, shared))
     with asking("look at runs"):
-        stranded = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=_in(_EXECUTED)),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=sorted(pools))),
-            limit=_PAGE,
-        )
         for run in stranded:
             client.set_flow_run_state(run.id, Crashed(message=why), force=True)
-    return stranded
+    return stranded, left
+
+
+def _heard(client: SyncPrefectClient, pool: str, since: datetime) -> set[str]:
+    """The workers of a pool that look for runs, and said so since then.
+
+    One that is stopped says so; one that was killed is known by the age of its last word alone.
+    """
+    with asking("look for workers"):
+        known = client.read_workers_for_work_pool(pool)
+    return {
+        one.name
+        for one in known
+        if one.status is WorkerStatus.ONLINE
+        and one.last_heartbeat_time is not None
+        and one.last_heartbeat_time > since
+    }
+
+
+def _executed(client: SyncPrefectClient, pools: Collection[str]) -> list[FlowRun]:
+    """Runs of these pools that count as being executed."""
+    if not pools:
+        return []
+    with asking("look at runs"):
+        return client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=_in(_EXECUTED)),
+            work_pool_filter=_of(pools),
+            limit=_PAGE,
+        )
 
 
 def _moment(run: FlowRun) -> datetime:
@@ -202,6 +233,10 @@ def _deployment_name(client: SyncPrefectClient, number: UUID) -> str:
             return f"{client.read_flow(found.flow_id).name}/{found.name}"
         except ObjectNotFound:
             return ""
+
+
+def _of(pools: Collection[str]) -> WorkPoolFilter:
+    return WorkPoolFilter(name=WorkPoolFilterName(any_=sorted(pools)))
 
 
 def _in(types: Sequence[StateType]) -> FlowRunFilterState:

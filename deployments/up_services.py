@@ -1,6 +1,7 @@
 """Which programs `cogvx up` starts on this machine, where they answer, and what they are given."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +227,15 @@ def slots_of(share: str) -> str:
 def worker_name(service_name: str) -> str:
     """What Prefect calls the worker of a service."""
     return f"{service_name.removeprefix('worker-')} on {platform.node()}"
+
+
+def is_of_up(worker: str, pool: str) -> bool:
+    """Whether a worker of a pool is one that some `up` of this machine started.
+
+    An earlier one may have had another number of GPUs, and thus of workers.
+    """
+    name = worker.removesuffix(f" on {platform.node()}")
+    return name != worker and re.fullmatch(rf"{re.escape(pool)}(-\d+)?", name) is not None
 
 
 def _worker(
