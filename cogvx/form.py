@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 # Limits are told, all at once, when the document is read. Of kinds and choices a form shows itself
 # what is wrong. A default of a section is that of its fields.
 _UNSHOWN = frozenset(
@@ -29,6 +31,16 @@ _SENTENCE = re.compile(r"^(.*?[.!?])(?:\s|$)")
 def label_of(name: str) -> str:
     """The label of a field that has no title: heldout_share is "Heldout share"."""
     return name.replace("_", " ").capitalize()
+
+
+def in_form(title: str, description: str | None = None) -> Any:
+    """An annotation of a flow's parameter: what its form says of it.
+
+    Without a description it is that of the parameter's kind. For parameters alone: Prefect sets
+    their title itself, to their name, over one that `Field(title=...)` gives.
+    """
+    said = {"title": title} | ({} if description is None else {"description": description})
+    return Field(json_schema_extra={**said})
 
 
 def form_of(schema: Mapping[str, Any]) -> dict[str, Any]:

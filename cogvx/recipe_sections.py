@@ -45,7 +45,7 @@ class BaseConfig(Section):
     """The model that the adapter is trained on."""
 
     path: str = Field(min_length=1, max_length=_MAX_PATH)
-    """A diffusers folder on this machine, or a hub id such as zai-org/CogVideoX-5b."""
+    """A diffusers folder, or a hub id such as zai-org/CogVideoX-5b."""
     revision: str | None = Field(
         title="Commit of the hub repository", default=None, min_length=1, max_length=256
     )
@@ -94,7 +94,7 @@ class DatasetConfig(Section):
 
 
 class VideoConfig(Section):
-    """The sizes that clips are brought to; the evaluation generates at the first one."""
+    """The sizes that clips are brought to; the evaluation uses the first one."""
 
     frames: int = Field(ge=1, le=_MAX_FRAMES)
     """8N + 1 up to 49 for CogVideoX 1.0, 16N + 1 up to 161 for 1.5."""
@@ -153,7 +153,7 @@ class LoraConfig(Section):
     """The adapter's shape. Trained at strength alpha / rank; its file acts the same at weight 1."""
 
     rank: int = Field(default=128, ge=1, le=4096)
-    """Width of the two matrices: at least 64, at most the width of the model."""
+    """Width of the two matrices, from 64 to the width of the model."""
     alpha: int = Field(default=64, ge=1, le=4096)
     """The rank, or half of it; never 1."""
     targets: tuple[str, ...] = Field(
@@ -183,8 +183,8 @@ class TrainConfig(Section):
     processes: int = Field(title="Processes (GPUs), over all machines", default=1, ge=1, le=1024)
     """Processes that accelerate starts, over all machines: GPUs, or CPU workers."""
     optimiser: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
-    """AdamW in 8 bits and Prodigy need `pip install .[optimisers]`: bitsandbytes, prodigyopt.
-    Prodigy finds its own rate, and multiplies it with `learning_rate`, which then is 1."""
+    """AdamW in 8 bits and Prodigy need `pip install .[optimisers]`. Prodigy finds its own
+    rate, and multiplies it with `learning_rate`, which then is 1."""
     learning_rate: float = Field(title="Learning rate after the warm-up", default=1e-4, gt=0, le=1)
     """After the warm-up."""
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -305,7 +305,7 @@ class ComputeConfig(Section):
 
 
 class SweepConfig(Section):
-    """The new adapter at other weights, to see which is best. It decides nothing."""
+    """The new adapter at other weights. It shows which is best, and decides nothing."""
 
     suite: str = Field(title="Path of a suite of the split dev", min_length=1, max_length=_MAX_PATH)
     """Path of a suite of the split dev: a weight is not chosen on the prompts that decide."""

@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from cogvx.recipe import Recipe
 from flows.encode import encode_shard
+from flows.parameters import AnyRecipe
 from tasks.dataset_page import show_dataset
 from tasks.dispatch import in_one_piece, require_all, run_children
 from tasks.documents import CacheReport, ShardReport
@@ -23,7 +23,7 @@ ROUNDS = 4
 
 
 @flow(name="cache", flow_run_name=run_name)
-def cache(recipe: Recipe) -> CacheReport:
+def cache(recipe: AnyRecipe) -> CacheReport:
     """Make the cache hold every latent and embedding that the recipe's clips need.
 
     Run twice, the second run encodes nothing; killed anywhere, the next run finishes it.

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from cogvx.recipe import Recipe
+from flows.parameters import AnyRecipe, Part, Shard
 from tasks.afar import leave
 from tasks.documents import ShardReport
 from tasks.encode import encode_records
@@ -11,7 +11,7 @@ from tasks.workbench import open_workbench
 
 
 @flow(name="encode", flow_run_name=run_name)
-def encode_shard(recipe: Recipe, shard: str, part: str = "1 of 1") -> ShardReport:
+def encode_shard(recipe: AnyRecipe, shard: Shard, part: Part = "1 of 1") -> ShardReport:
     """Make the records of one published shard that are still missing; run twice, it does nothing.
 
     `shard` is the digest of its plan in the store; `part` says to people which one it is.

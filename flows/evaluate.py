@@ -9,6 +9,7 @@ from cogvx.recipe import Recipe
 from flows.cache import cache
 from flows.generate import generate_shard
 from flows.measure import measure_shard
+from flows.parameters import AnyRecipe
 from tasks.children import Child, Ended
 from tasks.dispatch import in_one_piece, run_child, run_children
 from tasks.documents import EvaluateReport
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @flow(name="evaluate", flow_run_name=run_name)
-def evaluate(recipe: Recipe) -> EvaluateReport:
+def evaluate(recipe: AnyRecipe) -> EvaluateReport:
     """Screen, render what is missing, measure, decide, and write the report.
 
     Run twice, the second run renders nothing; killed anywhere, the next run finishes it. Records of

@@ -1,8 +1,12 @@
 """Generate the videos of a document, here or on a pool of GPUs."""
 
+from typing import Annotated
+
 from prefect import flow
 
+from cogvx.form import in_form
 from cogvx.inference.job import GenerateJob
+from flows.parameters import Part, Shard
 from tasks.dispatch import in_one_piece, run_children
 from tasks.generate import (
     generate_videos,
@@ -16,12 +20,14 @@ from tasks.generate_plan import plan_videos
 
 @flow(name="generate-shard", flow_run_name="generate {job}, shard {part}")
 def generate_shard(
-    job: str,  # noqa: ARG001
-    shard: str,
-    part: str = "1 of 1",
+    job: Annotated[str, in_form("Job", "Its name, for people")],  # noqa: ARG001
+    shard: Shard,
+    part: Part = "1 of 1",
     *,
-    for_evaluation: bool = False,
-    paid_by: str = "",
+    for_evaluation: Annotated[
+        bool, in_form("For an evaluation", "Prove that adapters act; leave no labelled copies")
+    ] = False,
+    paid_by: Annotated[str, in_form("Paid by", "The model whose costs these are")] = "",
 ) -> VideoShardReport:
     """Make the videos of one published shard that are still missing; run twice, it does nothing.
 
@@ -34,7 +40,7 @@ def generate_shard(
 
 
 @flow(name="generate", flow_run_name="generate {job.name}")
-def generate(job: GenerateJob) -> GenerateReport:
+def generate(job: Annotated[GenerateJob, in_form("Job")]) -> GenerateReport:
     """Make every video of a job, with an index and a page to look at.
 
     Run twice, the second run generates nothing; killed anywhere, the next run finishes it. A video

@@ -1,8 +1,11 @@
 """Measure one arm of an evaluation on a GPU, so that who evaluates needs none."""
 
+from typing import Annotated
+
 from prefect import flow
 
-from cogvx.recipe import Recipe
+from cogvx.form import in_form
+from flows.parameters import AnyRecipe, Shard
 from tasks.afar import leave
 from tasks.measure_arm import measure_arm
 from tasks.measure_documents import MeasureReport
@@ -11,9 +14,9 @@ from tasks.workbench import open_workbench
 
 @flow(name="measure-shard", flow_run_name="measure {arm}, {recipe.name}")
 def measure_shard(
-    recipe: Recipe,
-    arm: str,  # noqa: ARG001
-    shard: str,
+    recipe: AnyRecipe,
+    arm: Annotated[str, in_form("Arm", "Whom it is about, for people")],  # noqa: ARG001
+    shard: Shard,
 ) -> MeasureReport:
     """Measure the losses and drifts of one published plan that are still missing.
 

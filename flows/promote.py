@@ -3,21 +3,32 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
-from cogvx.recipe import Recipe
+from cogvx.form import in_form
+from flows.parameters import AnyRecipe
 from tasks.approval import ask_person
 from tasks.documents import PromoteReport
 from tasks.labels import run_name
 from tasks.promote import promote_adapter
 from tasks.workbench import open_workbench
 
-Hours = Annotated[float, Field(gt=0, le=8760)]
+Reason = Annotated[
+    str | None,
+    in_form("Approve because", "Promotes now; empty: by the verdict"),
+]
+Person = Annotated[str, in_form("Approved by", "Your name")]
+Hours = Annotated[
+    Annotated[float, Field(gt=0, le=8760)] | None,
+    # Without its bounds, as with a section's: a run tells them.
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
+    in_form("Wait, hours", "For an answer, up to 8760"),
+]
 
 
 @flow(name="promote", flow_run_name=run_name)
 def promote(
-    recipe: Recipe, approval: str | None = None, by: str = "", hours: Hours | None = None
+    recipe: AnyRecipe, approval: Reason = None, by: Person = "", hours: Hours = None
 ) -> PromoteReport:
     """Promote if the verdict is PROMOTE and the recipe allows it; otherwise ask, or say why not.
 

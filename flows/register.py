@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from cogvx.recipe import Recipe
+from flows.parameters import AnyRecipe
 from tasks.documents import RegisterReport
 from tasks.labels import run_name
 from tasks.register import register_adapter
@@ -10,6 +10,6 @@ from tasks.workbench import open_workbench
 
 
 @flow(name="register", flow_run_name=run_name)
-def register(recipe: Recipe) -> RegisterReport:
+def register(recipe: AnyRecipe) -> RegisterReport:
     """Register the recipe's newest adapter; the same run is never registered twice."""
     return register_adapter(open_workbench(recipe))

@@ -5,19 +5,32 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from cogvx.form import in_form
 from tasks.documents import RetentionReport
 from tasks.retention import sweep_store
 
 Days = Annotated[float, Field(ge=0, le=36_500)]
+Apply = Annotated[bool, in_form("Remove", "Off: only say what would go, and why")]
+KeepDays = Annotated[
+    Days, in_form("Keep, days", "Younger versions and manifests keep what they reach, 0 to 36500")
+]
+GraceDays = Annotated[
+    Days, in_form("Grace, days", "Younger objects all stay: a run may be about to need them")
+]
+KeepLast = Annotated[
+    int,
+    Field(ge=0, le=100_000),
+    in_form("Keep, versions", "So many of each model keep what they reach, however old"),
+]
 
 
 @flow(name="retention", flow_run_name="retention, apply = {apply}")
 def retention(
     *,
-    apply: bool = False,
-    keep_days: Days = 30.0,
-    grace_days: Days = 7.0,
-    keep_last: Annotated[int, Field(ge=0)] = 3,
+    apply: Apply = False,
+    keep_days: KeepDays = 30.0,
+    grace_days: GraceDays = 7.0,
+    keep_last: KeepLast = 3,
 ) -> RetentionReport:
     """Say what may go and why; with `apply`, remove it after the grace period.
 

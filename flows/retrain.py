@@ -2,15 +2,16 @@
 
 from prefect import flow
 
-from cogvx.recipe import Recipe
 from flows.cache import cache
 from flows.evaluate import evaluate
+from flows.parameters import AnyRecipe
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
 from tasks.cost_sums import settle_costs
 from tasks.dispatch import in_one_piece, run_child
 from tasks.documents import RetrainReport
+from tasks.failures import tell_failure
 from tasks.ingest import survey_clips
 from tasks.labels import label_run, run_name
 from tasks.preflight import preflight
@@ -21,8 +22,14 @@ from tasks.train import trained_elsewhere
 from tasks.workbench import open_workbench
 
 
-@flow(name="retrain", flow_run_name=run_name)
-def retrain(recipe: Recipe) -> RetrainReport:
+@flow(
+    name="retrain",
+    flow_run_name=run_name,
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
+    on_cancellation=[tell_failure],
+)
+def retrain(recipe: AnyRecipe) -> RetrainReport:
     """Retrain the adapter of a recipe if its clips, its recipe or its base changed."""
     preflight(recipe, purpose="judge")
     bench = open_workbench(recipe, purpose="judge")

@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from cogvx.recipe import Recipe
 from flows.cache import cache
+from flows.parameters import AnyRecipe
 from tasks.afar import leave
 from tasks.dispatch import run_child
 from tasks.documents import TrainReport
@@ -15,7 +15,7 @@ from tasks.workbench import open_workbench
 
 
 @flow(name="train", flow_run_name=run_name)
-def train(recipe: Recipe) -> TrainReport:
+def train(recipe: AnyRecipe) -> TrainReport:
     """Train, export and verify one adapter; an interrupted run goes on where it stopped.
 
     The trainer is launched by a direct call: a submitted task would never hear a cancellation.

@@ -5,20 +5,23 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from cogvx.recipe import Recipe
+from cogvx.form import in_form
+from flows.parameters import AnyRecipe
 from tasks.documents import WatchReport
 from tasks.watch import watch_clips
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Settle = Annotated[Seconds, in_form("Rest, seconds", "Two looks so far apart must agree")]
+Patience = Annotated[Seconds, in_form("Patience, seconds", "Uploads that go on are announced then")]
 
 
 @flow(name="watch", flow_run_name="watch {recipe.dataset.uri}")
 def watch(
-    recipe: Recipe, settle_seconds: Seconds = 20.0, patience_seconds: Seconds = 900.0
+    recipe: AnyRecipe, settle_seconds: Settle = 20.0, patience_seconds: Patience = 900.0
 ) -> WatchReport:
     """Announce new, changed and removed clips by an event, once the same files are seen twice.
 
     The event `cogvx.dataset.arrived` starts a retraining wherever a deployment waits for it. A look
-    lists the dataset and reads none of it.
+    lists the recipe's dataset and reads none of it.
     """
     return watch_clips(recipe, settle_seconds=settle_seconds, patience_seconds=patience_seconds)

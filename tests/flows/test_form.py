@@ -2,15 +2,21 @@
 
 import json
 import tomllib
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
+from prefect import Flow
 from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
+import flows
 from cogvx.recipe import Recipe, parse_recipe, section_kinds
+from deployments.reactions import FLOWS
+from flows.promote import promote
 from flows.retrain import retrain
 
 DEMO = Path(__file__).parents[2] / "deployments" / "recipes" / "nano-demo.toml"
@@ -86,3 +92,34 @@ def test_a_run_is_told_every_problem_of_its_form_at_once(document: dict[str, Any
         "  - lora.alpha",
         "  - evaluation.sweep.weights[0]",
     ]
+
+
+def every_flow() -> dict[str, Flow[..., Any]]:
+    """All flows, those included that only other runs start."""
+    modules = [import_module(f"flows.{found.name}") for found in iter_modules(flows.__path__)]
+    found = [each for module in modules for each in vars(module).values()]
+    return {each.name: each for each in found if isinstance(each, Flow)}
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_every_parameter_of_every_flow_says_what_it_is(name: str) -> None:
+    schema = parameter_schema(every_flow()[name]).model_dump_for_openapi()
+    assert len(json.dumps(schema, separators=(",", ":"))) < 10 * 1024
+    for parameter, shown in schema["properties"].items():
+        part = schema.get("definitions", {}).get(shown.get("$ref", "").rpartition("/")[2], {})
+        said = shown.get("description") or part.get("description")
+        assert shown["title"][0].isupper(), parameter  # and not the parameter's own name
+        assert said, parameter
+        assert not said.endswith("."), parameter
+
+
+def test_every_flow_is_one_whose_silence_is_noticed() -> None:
+    assert set(every_flow()) == set(FLOWS)
+
+
+def test_an_empty_box_of_a_promotion_is_no_answer() -> None:
+    schema = dict(parameter_schema(promote).model_dump_for_openapi())
+    recipe = tomllib.loads(DEMO.read_text())
+    for empty in ({}, {"approval": None, "hours": None}):
+        assert validate({"recipe": recipe, **empty}, schema) == []
+        assert promote.validate_parameters({"recipe": recipe, **empty})["approval"] is None
