@@ -92,6 +92,12 @@ def add_attempts(store: ObjectStore, model: str, run: str, here: Settings) -> tu
             return (*sums, found)
 
 
+def uncounted_costs(store: ObjectStore, model: str, here: Settings) -> tuple[StageCost, ...]:
+    """What was spent for a model and no adapter is charged with yet; nothing is written down."""
+    counted = {name for each in _read_sums(store, model) for name in each.attempts}
+    return cost_of(_read_attempts(store, model, counted).values(), here)
+
+
 def sum_up(
     sums: Sequence[CostSum], model: str, run: str, *, promoted: int, here: Settings
 ) -> CostReport:

@@ -26,6 +26,7 @@ from tasks.children import Child, Ended
 from tasks.clients.slots import gpu_slots
 from tasks.documents import CacheReport, ShardReport
 from tasks.fan_out import Elsewhere
+from tasks.labels import tag_run
 from tasks.metering import metered
 from tasks.progress import Progress
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -156,6 +157,7 @@ def report_cache(
 ) -> CacheReport:
     """What the cache holds for a manifest now that it is complete, and what was done for it."""
     encoded = sum(report.records_encoded for report in done)
+    tag_run(f"index:{work.index[:8]}")
     return CacheReport(
         dataset=bench.dataset.url,
         manifest=manifest.content_digest(),

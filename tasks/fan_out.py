@@ -89,6 +89,14 @@ def run_on_pool(
     return tuple(ended[run] for run in runs)
 
 
+def error_in(message: str) -> CogvxError | None:
+    """Our own error that a flow run ended with, by Prefect's message; None where it is no such."""
+    if (raised := _RAISED.match(message)) is None:
+        return None
+    error = error_from_name(raised["kind"], raised["text"])
+    return error if type(error).__name__ == raised["kind"] else None
+
+
 def _start(pool: Pool, child: Child) -> UUID:
     plain = {
         name: value.model_dump(mode="json", exclude_none=True)
@@ -130,10 +138,9 @@ def _error(run: FlowRun) -> CogvxError:
     state = run.state
     message = (state.message if state else None) or ""
     if state is not None and state.is_failed():
-        if raised := _RAISED.match(message):
-            error = error_from_name(raised["kind"], raised["text"])
-            if type(error).__name__ == raised["kind"]:
-                return error
+        raised = error_in(message)
+        if raised is not None:
+            return raised
         return CogvxError(f"its run {run.name} failed: {message or 'it left no message'}")
     if state is not None and state.is_crashed():
         why = message or "it left no message"

@@ -43,12 +43,17 @@ def publish_summary(bench: Workbench, report: RetrainReport) -> RetrainReport:
     return report
 
 
-def stage_times() -> tuple[StageTime, ...]:
-    """How long the flows ran that the flow run under way started, here or elsewhere; by stage."""
+def stage_times(run: UUID | None = None) -> tuple[StageTime, ...]:
+    """How long the flows ran that a flow run started, here or elsewhere; by stage.
+
+    Without `run` it is the one under way, if any.
+    """
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if run is None and context is not None and context.flow_run is not None:
+        run = context.flow_run.id
+    if run is None:
         return ()
-    mine = FlowRunFilterParentFlowRunId(any_=[context.flow_run.id])
+    mine = FlowRunFilterParentFlowRunId(any_=[run])
     chosen = FlowRunFilter(parent_flow_run_id=mine)
     runs, names = list[FlowRun](), dict[UUID, str]()
     with shown("stages"), get_client(sync_client=True) as client:
@@ -69,6 +74,7 @@ def _by_stage(runs: Sequence[FlowRun], names: Mapping[UUID, str]) -> tuple[Stage
             seconds=before.seconds + run.total_run_time.total_seconds(),
             waited=before.waited + _waited(run),
             page=page_of_run(run.id),
+            tags=tuple(run.tags),
         )
     return tuple(stages.values())
 

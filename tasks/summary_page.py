@@ -22,13 +22,17 @@ _SECONDS_WORTH_SAYING = 5.0
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage ran, in seconds, and waited for a worker before; `page` is Prefect's."""
+    """How long a stage ran, in seconds, and waited for a worker before.
+
+    `page` and `tags` are those that its last flow run has in Prefect.
+    """
 
     name: str
     state: str
     seconds: float
     waited: float = 0.0
     page: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,18 @@ class Around:
 def summary_page(report: RetrainReport, around: Around) -> str:
     """Markdown without HTML, as Prefect's and MLflow's pages show it."""
     if report.unchanged is not None:
-        parts = [*_unchanged(report.unchanged), _links(around.links)]
+        parts = [*_unchanged(report.unchanged), links_line(around.links)]
     else:
         parts = [
             *_verdict(report.evaluate, report.promote, around.headline),
-            _links(around.links),
+            links_line(around.links),
             f"![Frames of base, reference and challenger]({around.picture})"
             if around.picture
             else "",
             _reasons(report.evaluate),
             _stages(report, around.stages),
-            _table("Cost", ("", ""), [] if report.cost is None else cost_rows(report.cost)),
-            _table("Where it is", ("", ""), [(n, f"`{p}`") for n, p in around.places.items()]),
+            table("Cost", ("", ""), [] if report.cost is None else cost_rows(report.cost)),
+            table("Where it is", ("", ""), [(n, f"`{p}`") for n, p in around.places.items()]),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -111,11 +115,14 @@ def _stages(report: RetrainReport, stages: Sequence[StageTime]) -> str:
     rows = []
     for name, text in told.items():
         time = times.get(name)
-        shown = f"[{name}]({time.page})" if time and time.page else name
-        rows.append((shown, _plain(text), "" if time is None else _time(time)))
+        rows.append((_shown(name, time), _plain(text), "" if time is None else _time(time)))
     total = sum(stage.seconds + stage.waited for stage in stages)
     rows.append(("**all**", "", f"**{duration(total)}**" if stages else ""))
-    return _table("Stages", ("stage", "result", "time"), rows)
+    return table("Stages", ("stage", "result", "time"), rows)
+
+
+def _shown(name: str, stage: StageTime | None) -> str:
+    return f"[{name}]({stage.page})" if stage and stage.page else name
 
 
 def _clips(report: CacheReport) -> str:
@@ -143,11 +150,18 @@ def _time(stage: StageTime) -> str:
     return f"{duration(stage.seconds)}{waited}{ended}"
 
 
-def _links(links: Mapping[str, str]) -> str:
+def stage_rows(stages: Sequence[StageTime]) -> list[tuple[str, str]]:
+    """Each stage with a link, and how long it ran."""
+    return [(_shown(stage.name, stage), _time(stage)) for stage in stages]
+
+
+def links_line(links: Mapping[str, str]) -> str:
+    """Addresses by what they show, on one line."""
     return " · ".join(f"[{name}]({address})" for name, address in links.items())
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A section with a table; nothing where there are no rows."""
     if not rows:
         return ""
     lines = [head, ["---"] * len(head), *rows]

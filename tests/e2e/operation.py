@@ -17,8 +17,15 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+)
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.apply import apply_catalog
@@ -148,6 +155,17 @@ class Operation:
 
     def look(self, run: UUID) -> FlowRun:
         return self.client.read_flow_run(run)
+
+    def summary(self, run: UUID) -> str:
+        """The newest summary on a run's page; empty where there is none."""
+        mine = ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run]),
+            key=ArtifactFilterKey(any_=["summary-tiny"]),
+        )
+        found = self.client.read_artifacts(
+            artifact_filter=mine, sort=ArtifactSort.CREATED_DESC, limit=1
+        )
+        return str(found[0].data) if found else ""
 
     def wait(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait for something; a server that is away for a moment does not end the wait."""

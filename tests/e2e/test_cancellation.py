@@ -118,12 +118,17 @@ def test_states_are_right_nothing_is_left_and_its_work_is_kept(
     case: str, operation: Operation, table: list[Row]
 ) -> None:
     deed, child, parent, says = ENDS[case]
-    row = begin(operation, table).follow(case, deed)
+    night = begin(operation, table)
+    row = night.follow(case, deed)
     note(row, table)
     assert re.fullmatch(child, row.child), row
     assert row.parent == parent, row
     assert re.search(says, row.says), row
     assert row.checkpoint > 0
+    if row.parent != "Crashed":  # of a run whose worker is gone as well nobody is there to tell
+        summary = operation.summary(night.parent)
+        assert summary.startswith(f"# {row.parent} in train: tiny\n"), summary
+        assert "goes on from the checkpoint at step" in summary
 
 
 @pytest.mark.slow
