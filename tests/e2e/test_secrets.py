@@ -151,6 +151,7 @@ def test_no_secret_is_in_prefect(
 ) -> None:
     told = list(in_prefect(prefect_url))
     assert sum(b"could not" in data for _, data in told) > 2  # the failures are there to be read
+    assert sum(b"# Failed " in data for _, data in told) >= len(printed)  # as on their pages
     assert found_in(told, WANTED) == []
     # other tests' servers, too: none of them knows the secrets either
     databases = tmp_path_factory.getbasetemp().glob("prefect*/prefect.db")
