@@ -156,7 +156,8 @@ class NotifyConfig(Section):
     block: Block
     """A notification block of Prefect's server as type/name, for example slack-webhook/ops."""
     on: tuple[Ending, ...] = Field(default=("Failed", "Crashed", "TimedOut"), min_length=1)
-    """The ends that are told."""
+    """The ends that are told. A watch that fails as the look before it did is StillFailing, and is
+    told no more."""
 
 
 class ZombiesConfig(Section):

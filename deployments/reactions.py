@@ -9,6 +9,7 @@ from typing import Any
 
 from deployments.catalog import Catalog, CatalogRecipe
 from tasks.arrivals import ARRIVED, dataset_resource
+from tasks.outage import STILL_FAILING
 
 MARK = "cogvx: "
 """Every automation's name begins with it; one that does and is in no row is removed."""
@@ -42,6 +43,7 @@ _QUIET = (
     "Completed",
     "Crashed",
     "Failed",
+    STILL_FAILING,
     "Suspended",
     "TimedOut",
 )

@@ -1,0 +1,83 @@
+"""What looks again and again tells people of an outage when it begins, and not at each look.
+
+Which runs went before, and how they ended, Prefect's server knows; the store may be what is away.
+"""
+
+import logging
+import re
+from typing import Any
+
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Failed, State
+
+from cogvx.errors import CogvxError, TransientError
+from tasks.clients.pool import asking
+
+logger = logging.getLogger(__name__)
+
+STILL_FAILING = "StillFailing"
+"""Name of the state of a run that failed for a reason that was told; failed all the same."""
+
+# A reason that comes back in turn with so many others is told again.
+_BACK = 50
+_ENDED = FlowRunFilterState(
+    type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED])
+)
+
+
+def fail_once(error: CogvxError) -> State[Any]:
+    """The state of a run that fails as others did since the last one that ended well.
+
+    Reasons are compared without their numbers, as of files or of tries. What ends a run without an
+    error of ours, or by hand, is no reason and not looked at.
+
+    Raises:
+        CogvxError: This one, if its reason is new: the run is then Failed as any other.
+    """
+    reason = f"{type(error).__name__}: {error}"
+    try:
+        known = any(_plain(reason) in _plain(each) for each in _reasons())
+    except TransientError as silent:
+        logger.warning("so this failure is told, whether it is new or not: %s", silent)
+        raise error from silent
+    if not known:
+        raise error
+    logger.error("%s; as before, and told when it began", reason)
+    return Failed(name=STILL_FAILING, message=f"as before: {reason}", data=error)
+
+
+def _reasons() -> list[str]:
+    """Why the runs of this deployment failed since the last one that did not."""
+    reasons: list[str] = []
+    for run in _runs_before():
+        if run.state is None or run.state.is_completed():
+            break
+        reasons.append(run.state.message or "")
+    return reasons
+
+
+def _runs_before() -> list[FlowRun]:
+    """The runs of this deployment that ended, newest first; none where it is no deployment's."""
+    deployment = runtime.deployment.id
+    if deployment is None:
+        return []
+    mine = FlowRunFilterDeploymentId(any_=[deployment])
+    with get_client(sync_client=True) as client, asking("look at the runs before"):
+        return client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(deployment_id=mine, state=_ENDED),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=_BACK,
+        )
+
+
+def _plain(reason: str) -> str:
+    return re.sub(r"\d+", "0", reason)

@@ -1,0 +1,183 @@
+"""What people are told, on a real Prefect server: of an outage once, and of each open question.
+
+The catalog's own automations decide; a listener stands in for where people read their messages.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import Flow
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_sync
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, State
+
+from cogvx.check import check_file
+from deployments.apply import apply_catalog
+from deployments.catalog import load_catalog
+from deployments.rows import Desired, desired
+from flows.watch import watch
+from tasks.outage import STILL_FAILING
+from tasks.settings import settings
+from tests.e2e.conftest import write_recipe
+from tests.fixtures.servers import prefect_server
+
+CATALOG = """
+[pools.cpu]
+[pools.gpu-cache]
+[pools.gpu-train]
+[pools.gpu-eval]
+
+[[recipes]]
+file = "told.toml"
+on_arrival = true
+
+[watch]
+every = 86400
+
+[notify]
+block = "custom-webhook/people"
+"""
+PAGES = "https://prefect.example"
+
+
+class Inbox:
+    """Where messages arrive, as (subject, body)."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, str]] = []
+        inbox = self.messages
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                inbox.append((body["subject"], body["body"]))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+    def holds(self, count: int) -> list[tuple[str, str]]:
+        """The messages, once there are so many, and no more within a second."""
+        deadline = time.monotonic() + 30
+        while len(self.messages) < count:
+            assert time.monotonic() < deadline, self.messages
+            time.sleep(0.1)
+        time.sleep(1)
+        assert len(self.messages) == count, self.messages
+        return self.messages
+
+
+@pytest.fixture(scope="module")
+def inbox() -> Iterator[Inbox]:
+    found = Inbox()
+    thread = threading.Thread(target=found.server.serve_forever)
+    thread.start()
+    yield found
+    found.server.shutdown()
+    thread.join()
+    found.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, nano_base: Path) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("told")
+    (root / "clips").mkdir()
+    write_recipe(root / "told.toml", clips=str(root / "clips"), base=nano_base, name="told")
+    (root / "catalog.toml").write_text(CATALOG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COGVX_HOME", str(root / "home"))
+        patch.setenv("PREFECT_UI_URL", PAGES)
+        settings.cache_clear()
+        yield root
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def rows(root: Path) -> Desired:
+    return desired(load_catalog(root / "catalog.toml"))
+
+
+@pytest.fixture(scope="module")
+def client(
+    root: Path, rows: Desired, inbox: Inbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SyncPrefectClient]:
+    """A server with the services that look at events, and the catalog deployed to it."""
+    with (
+        prefect_server(tmp_path_factory.mktemp("prefect"), services=True) as url,
+        temporary_settings({PREFECT_API_URL: url}),
+        get_client(sync_client=True) as found,
+    ):
+        said = {"subject": "{{subject}}", "body": "{{body}}"}
+        block = CustomWebhookNotificationBlock(name="people", url=inbox.url, json_data=said)
+        block.save("people")
+        apply_catalog(found, rows)
+        yield found
+
+
+def run(
+    client: SyncPrefectClient, flow: Flow[..., Any], name: str, parameters: Mapping[str, Any]
+) -> tuple[UUID, State]:
+    """A run of a deployment, in this process; how it stands afterwards."""
+    deployment = client.read_deployment_by_name(f"{flow.name}/{name}")
+    made = client.create_flow_run_from_deployment(
+        deployment.id, parameters=dict(parameters), state=Pending()
+    )
+    with contextlib.suppress(Pause):
+        run_flow_sync(flow, made, flow.validate_parameters(made.parameters), return_type="state")
+    state = client.read_flow_run(made.id).state
+    assert state is not None
+    return made.id, state
+
+
+def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(
+    client: SyncPrefectClient, root: Path, inbox: Inbox
+) -> None:
+    recipe = check_file(root / "told.toml").recipe.model_dump(mode="json", exclude_none=True)
+    clips, aside = root / "clips", root / "unmounted"
+    store = root / "home" / "store"
+
+    def look() -> str | None:
+        _, state = run(client, watch, "told", {"recipe": recipe, "settle_seconds": 0})
+        return state.name
+
+    for name in ("first", "second"):
+        (clips / f"{name}.mp4").write_bytes(b"a clip")
+    assert look() == "Completed"
+    clips.rename(aside)
+    assert [look() for _ in range(2)] == ["Failed", STILL_FAILING]
+    (entry,) = store.glob("arrivals/*/*.json")
+    whole = entry.read_text()
+    entry.write_text("damaged")
+    assert look() == "Failed"  # for another reason
+    entry.write_text(whole)
+    assert look() == STILL_FAILING  # as it did before, and never ended well since
+    aside.rename(clips)
+    assert look() == "Completed"
+    clips.rename(aside)
+    assert look() == "Failed"  # another outage
+    aside.rename(clips)
+    bodies = [body for _, body in inbox.holds(3)]
+    first, second, third = ("no videos any more", "cannot be read", "no videos any more")
+    assert first in bodies[0]
+    assert second in bodies[1]
+    assert third in bodies[2]
+    inbox.messages.clear()
+
+
+def test_a_run_that_fails_as_before_is_not_called_silent(rows: Desired) -> None:
+    (silent,) = (row for row in rows.automations if row.name == "cogvx: silent runs")
+    assert f"prefect.flow-run.{STILL_FAILING}" in silent.trigger["expect"]
