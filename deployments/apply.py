@@ -34,7 +34,7 @@ PEOPLE_POOL = "cpu"
 
 
 def apply_catalog(
-    client: SyncPrefectClient, desired: Desired, *, may_remove: bool = True
+    client: SyncPrefectClient, desired: Desired, *, may_remove: bool = True, partly: bool = False
 ) -> tuple[Change, ...]:
     """Do what `deployments.plan.changes` says; returns what was done and what is reported.
 
@@ -42,6 +42,7 @@ def apply_catalog(
         client: Of the server.
         desired: What is to be there.
         may_remove: False where nobody chose the catalog: it may be another's server.
+        partly: What the server cannot take waits and is reported, and does not stop the rest.
 
     Raises:
         ConfigError: The server cannot become this, or would lose something that may not be
@@ -49,7 +50,7 @@ def apply_catalog(
         TransientError: The server did not answer; done again, it goes on.
     """
     found = read_server(client, desired)
-    plan = compare(found, desired)
+    plan = compare(found, desired, partly=partly)
     if not may_remove:
         _require_no_loss(plan)
     maker = _Maker(client, desired, found)

@@ -29,6 +29,7 @@ def deploy(
         bool,
         typer.Option("--offline", help="Ask no server: show all that a new one would be given."),
     ] = False,
+    partly: Annotated[bool, typer.Option("--partly", hidden=True)] = False,
 ) -> None:
     """Work pools, deployments, schedules, limits and automations, as the catalog says."""
     if apply and (dry_run or offline):
@@ -45,11 +46,11 @@ def deploy(
 
     rows = desired(load_catalog(catalog or CATALOG))
     if offline:
-        _show(lines(compare(NOTHING, rows), in_full=True))
+        _show(lines(compare(NOTHING, rows, partly=True), in_full=True))
         return
     with open_server() as client:
         plan: tuple[Change, ...] = (
-            apply_catalog(client, rows, may_remove=catalog is not None)
+            apply_catalog(client, rows, may_remove=catalog is not None, partly=partly)
             if apply
             else changes(client, rows)
         )

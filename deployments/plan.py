@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import get_current_settings
 
 from cogvx.errors import ConfigError, Problem
 from deployments.catalog_rules import is_secret
@@ -54,12 +56,21 @@ def changes(client: SyncPrefectClient, desired: Desired) -> tuple[Change, ...]:
     return compare(read_server(client, desired), desired)
 
 
-def compare(found: Found, desired: Desired) -> tuple[Change, ...]:
+def compare(found: Found, desired: Desired, *, partly: bool = False) -> tuple[Change, ...]:
     """As `changes`, of what was found: in the order in which it can be done.
+
+    Args:
+        found: What is there.
+        desired: What is to be there.
+        partly: What the server cannot take waits and is reported, and does not stop the rest.
 
     Raises:
         ConfigError: The server cannot become this, with all reasons.
     """
+    obstacles = _obstacles(found, desired)
+    if obstacles and not partly:
+        problems = list(obstacles.values())
+        raise ConfigError("this server cannot become what the catalog says", problems)
     documents: dict[Kind, tuple[Mapping[str, Seen], dict[str, Document]]] = {
         "pool": (found.pools, {row.name: pool_document(row) for row in desired.pools}),
         "limit": (
@@ -75,9 +86,10 @@ def compare(found: Found, desired: Desired) -> tuple[Change, ...]:
             {row.name: automation_document(row) for row in desired.automations},
         ),
     }
-    _require_possible(found, desired)
     wanted = [
-        change for kind, (there, rows) in documents.items() for change in _wanted(kind, there, rows)
+        _waiting(change, obstacles.get((kind, change.name)))
+        for kind, (there, rows) in documents.items()
+        for change in _wanted(kind, there, rows)
     ]
     surplus = [
         change
@@ -102,24 +114,41 @@ def differences(old: Document, new: Document) -> Fields:
     )
 
 
-def _require_possible(found: Found, desired: Desired) -> None:
-    problems = [
-        Problem(
-            f"pools.{row.name}.type",
-            row.type,
-            f'is "{found.pools[row.name].document["type"]}" at the server, which never changes',
-            "give the pool another name, or delete it there",
-        )
-        for row in desired.pools
-        if row.name in found.pools and found.pools[row.name].document["type"] != row.type
-    ]
-    problems += [
-        Problem("notify.block", block, "is no block of this server", "make it in Prefect's pages")
-        for row in desired.automations
-        if (block := row.action.get("block")) is not None and block not in found.blocks
-    ]
-    if problems:
-        raise ConfigError("this server cannot become what the catalog says", problems)
+def _obstacles(found: Found, desired: Desired) -> dict[tuple[Kind, str], Problem]:
+    """What stands in the way of single rows, and where a person removes it."""
+    obstacles: dict[tuple[Kind, str], Problem] = {}
+    for row in desired.pools:
+        there = found.pools.get(row.name)
+        if there is not None and (theirs := there.document["type"]) != row.type:
+            obstacles["pool", row.name] = Problem(
+                f"pools.{row.name}.type",
+                row.type,
+                f'is "{theirs}" at the server, which never changes',
+                "give the pool another name, or delete it "
+                + _at_page(f"work-pools/work-pool/{quote(row.name)}"),
+            )
+    for each in desired.automations:
+        block = each.action.get("block")
+        if block is not None and block not in found.blocks:
+            kind = block.partition("/")[0]
+            use = f"make it {_at_page(f'blocks/catalog/{quote(kind)}/create')}"
+            wrong = "is no block of this server"
+            obstacles["automation", each.name] = Problem("notify.block", block, wrong, use)
+    return obstacles
+
+
+def _at_page(path: str) -> str:
+    """Where a person does something by hand; nobody says whose pages if no server is asked."""
+    pages = get_current_settings().ui_url
+    return f"at {without_secrets(pages)}/{path}" if pages else "in Prefect's pages"
+
+
+def _waiting(change: Change, problem: Problem | None) -> Change:
+    """A change, or that it is not done until a person has removed an obstacle."""
+    if problem is None or not is_change(change):
+        return change
+    note = f"waits: {problem}; then `cogvx deploy --apply`, or the next `cogvx up`, does it"
+    return Change("!", change.kind, change.name, note=note)
 
 
 def _wanted(

@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from cogvx.errors import TransientError
 from deployments.catalog import load_catalog
-from deployments.up_catalog import pool_plans
+from deployments.up_catalog import pool_plans, startable
 from deployments.up_follow import Follower, schedule_lines
 from deployments.up_keeper import Asked, Keeper
 from deployments.up_runs import polls, settle, talking_to
@@ -104,6 +104,7 @@ class _House:
         self._keeper = keeper
         self._plans = plans
         self._services: list[Service] = []
+        self._reports: list[str] = []
 
     def start_servers(self, found: Sequence[Service], environment: Mapping[str, str]) -> None:
         """Servers, all at once, and what is deployed on them."""
@@ -112,8 +113,14 @@ class _House:
         self._start(found)
         self._wait(PREFECT)
         for line in self._keeper.finish(deploying(self._options, environment)):
-            logger.info("  %s", line)
+            if line.startswith("!"):  # for a person to do something about, who reads the end
+                self._reports.append(line)
+            else:
+                logger.info("  %s", line)
         with talking_to(self._options.prefect) as client:
+            self._plans, left_out = startable(client, self._plans)
+            for line in left_out:
+                logger.warning(line)
             # whatever an earlier `up` that was killed had under way, nobody executes now
             self._settle(client, "its worker was killed; start it again, and it goes on")
         for service in found:
@@ -123,7 +130,9 @@ class _House:
             _make_bucket(self._options.s3)
 
     def start_workers(self, found: Sequence[Service]) -> None:
-        """Workers, who find their servers well and their deployments there."""
+        """Workers of pools that can have some, who find servers well and deployments there."""
+        pools = {plan.name for plan in self._plans}
+        found = [one for one in found if one.pool in pools]
         shares = {one.gpus for one in found if "COGVX_GPU_SLOTS" in one.environment}
         with talking_to(self._options.prefect) as client:
             for share in sorted(shares):
@@ -139,12 +148,14 @@ class _House:
                 logger.info("%s polls after %.0f s", service.title, seconds)
 
     def say_where(self, state: UpState) -> None:
-        """URLs, and what comes next."""
+        """URLs, what the catalog still waits for, and what comes next."""
         logger.info("Prefect   %s", state.prefect)
         logger.info("MLflow    %s", state.mlflow)
         if state.s3:
             logger.info("S3        %s", state.s3)
         logger.info("logs      %s", state.home / "up")
+        for line in self._reports:
+            logger.warning(line)
         with suppress(TransientError), talking_to(state.prefect) as client:
             for line in schedule_lines(client):
                 logger.info(line)

@@ -157,15 +157,16 @@ def servers(options: Options, here: Settings) -> list[Service]:
 
 
 def deploying(options: Options, environment: Mapping[str, str]) -> Service:
-    """What brings the server to the catalog.
+    """What brings the server to the catalog, as far as it can become that.
 
-    A process of its own: it imports every flow, and so does not stay in memory.
+    A block of notifications is made by a person, at a server that runs. A process of its own: it
+    imports every flow, and so does not stay in memory.
     """
     return Service(
         "deploy",
         "`cogvx deploy`",
         "deployments.cli",
-        ("deploy", "--apply", "--catalog", str(options.catalog)),
+        ("deploy", "--apply", "--partly", "--catalog", str(options.catalog)),
         environment,
         must_stay=False,
     )

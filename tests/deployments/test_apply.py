@@ -123,6 +123,26 @@ def test_a_pool_keeps_its_type(client: SyncPrefectClient, rows: Rows) -> None:
     )
 
 
+def test_partly_applied_only_what_the_server_cannot_take_waits_and_says_for_what(
+    client: SyncPrefectClient, deployed_url: str, rows: Rows
+) -> None:
+    text = FULL.replace('type = "docker"', 'type = "kubernetes"')
+    text = text.replace("every = 600", "every = 700").replace("webhook/ops", "webhook/night")
+    watches = ["~ deployment watch/ships", "~ deployment watch/trains"]
+    before = automation(client, "cogvx: tell of bad ends")
+    done = apply_catalog(client, rows(text), partly=True)
+    assert work(done) == watches
+    pool, block = reports(done)
+    pages = deployed_url.removesuffix("/api")
+    assert "pool gpu-eval waits: " in pool
+    assert f"delete it at {pages}/work-pools/work-pool/gpu-eval; then" in pool
+    assert 'bad ends waits: notify.block = "slack-webhook/night" is no block of this' in block
+    assert f"make it at {pages}/blocks/catalog/slack-webhook/create; then `cogvx deploy" in block
+    assert automation(client, "cogvx: tell of bad ends") == before  # as it was, people are told
+    assert reports(apply_catalog(client, rows(text), partly=True)) == [pool, block]
+    assert work(apply_catalog(client, rows(FULL), partly=True)) == watches
+
+
 def edit_by_hand(client: SyncPrefectClient) -> None:
     """What people do in Prefect's pages, of every kind."""
     ships = client.read_deployment_by_name(SHIPS)
@@ -282,8 +302,8 @@ def test_two_who_apply_at_once_end_with_what_one_makes(
     with_limit = rows(FULL.replace("[limits]", "[limits]\ncogvx-both = 1"))
     gate, ended = Barrier(2), []
 
-    def together(found: Found, wanted: Desired) -> tuple[Change, ...]:
-        plan = compare(found, wanted)
+    def together(found: Found, wanted: Desired, *, partly: bool) -> tuple[Change, ...]:
+        plan = compare(found, wanted, partly=partly)
         gate.wait(60)
         return plan
 

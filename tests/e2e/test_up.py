@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from prefect import Flow
+from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -46,6 +47,9 @@ image = "cogvx"
 [[recipes]]
 file = "recipe.toml"
 cron = "0 3 * * *"
+
+[notify]
+block = "slack-webhook/ops"
 """
 
 
@@ -145,6 +149,25 @@ def test_it_comes_back_when_all_is_well_and_says_where(home: Home) -> None:
     for url in (home.state.prefect, home.state.mlflow):
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
+
+
+def test_a_block_that_only_people_can_make_is_waited_for(home: Home) -> None:
+    said = (home.place.root / "said").read_text()
+    page = f"http://127.0.0.1:{home.prefect}/blocks/catalog/slack-webhook/create"
+    assert f'notify.block = "slack-webhook/ops" is no block of this server; make it at {page}' in (
+        said
+    )
+    catalog = str(home.place.root / "catalog.toml")
+    home.place.environment["PREFECT_API_URL"] = f"{home.state.prefect}/api"
+    with home.api():
+        url = "https://hooks.slack.com/services/T/B/x"
+        SlackWebhook(url=url).save("ops")  # type: ignore[arg-type]
+    try:
+        done = home.run("deploy", "--apply", "--catalog", catalog)
+        assert done.returncode == 0, done.stderr
+    finally:
+        del home.place.environment["PREFECT_API_URL"]
+    assert "+ automation  cogvx: tell of bad ends" in done.stdout
 
 
 def test_a_second_up_finds_the_first(home: Home) -> None:
@@ -292,6 +315,34 @@ def test_asked_to_stop_while_it_starts_it_stops(left: Home) -> None:
     assert "all stopped" in log.read_text()
     require_gone(below)
     assert left.desk.read() is None
+
+
+@pytest.mark.slow
+def test_a_pool_whose_type_changed_waits_and_the_rest_is_up(left: Home) -> None:
+    catalog = left.place.root / "catalog.toml"
+    before = catalog.read_text()
+    docker = '[pools.gpu-eval]\ntype = "docker"\nimage = "cogvx"'
+    assert docker in before
+    catalog.write_text(before.replace(docker, "[pools.gpu-eval]"))
+    pool = f"http://127.0.0.1:{left.prefect}/work-pools/work-pool/gpu-eval"
+    try:
+        done = left.run(*left.up, "--detach")
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert 'pools.gpu-eval.type = "process" is "docker" at the server' in done.stderr
+        assert f"delete it at {pool}; then" in done.stderr
+        assert "pool gpu-eval is of type docker at the server and gets no worker" in done.stderr
+        assert "worker-gpu-train" in {one.name for one in left.state.services}
+        assert "worker-gpu-eval" not in {one.name for one in left.state.services}
+        with left.api(), get_client(sync_client=True) as client:
+            client.delete_work_pool("gpu-eval")
+        assert left.run("down").returncode == 0
+        done = left.run(*left.up, "--detach")
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "the worker of gpu-eval polls" in done.stderr
+        assert left.run("status").returncode == 0
+    finally:
+        left.run("down")
+        catalog.write_text(before)
 
 
 @pytest.mark.slow
