@@ -16,70 +16,23 @@ from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.store import LocalStore
 from cogvx.variants import read_facts
 from tests.fixtures.forks import Forks, forking
+from tests.fixtures.recipes import SUITE, recipe_of
 from tests.fixtures.servers import prefect_server
 from tests.fixtures.start import PYTHONPATH
 
-SUITE = """
-schema_version = 1
-name = "tiny"
-split = "gate"
-seeds = [1]
-
-[sampling]
-steps = 4
-guidance = 1.0
-sampler = "dpm"
-
-[[prompts]]
-id = "circle"
-prompt = "a red circle over a black background"
-
-[[prompts]]
-id = "square"
-prompt = "a blue square over a white background"
-
-[gate]
-primaries = ["heldout_loss"]
-"""
-
-RECIPE = """
-schema_version = 1
-name = "{name}"
-
-[base]
-path = "{base}"
-dtype = "float32"
-
-[dataset]
-uri = "{clips}"
-min_heldout = 3
-min_motion = 0
-
-[video]
-frames = 9
-height = 48
-width = 48
-fps = 8
-
-[lora]
-rank = 64
-alpha = 32
-
-[train]
-steps = {steps}
-global_batch = 2
-micro_batch = 2
-learning_rate = 2e-3
-warmup_steps = 2
-checkpoint_every = 4
-heldout_every = 8
-heldout_strata = 4
-log_every = 2
-
-[evaluation]
-suite = "{suite}"
-auto_promote = true
-"""
+RECIPE = recipe_of(
+    "global_batch = 2",
+    "micro_batch = 2",
+    "learning_rate = 2e-3",
+    "warmup_steps = 2",
+    "checkpoint_every = 4",
+    "heldout_every = 8",
+    "heldout_strata = 4",
+    "log_every = 2",
+    heldout=3,
+)
+CIRCLE = "a red circle over a black background"
+SQUARE = "a blue square over a white background"
 
 
 @dataclass
@@ -117,7 +70,7 @@ class Place:
 
 def write_recipe(path: Path, *, clips: str, base: Path, name: str = "tiny", steps: int = 8) -> Path:
     suite = path.with_name("suite.toml")
-    suite.write_text(SUITE)
+    suite.write_text(SUITE.format(name="tiny", circle=CIRCLE, square=SQUARE))
     path.write_text(RECIPE.format(name=name, base=base, clips=clips, steps=steps, suite=suite))
     return path
 

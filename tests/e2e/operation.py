@@ -33,15 +33,12 @@ from deployments.catalog import load_catalog
 from deployments.rows import desired
 from tasks.clients.supervise import descendants, send
 from tests.e2e.conftest import Place
+from tests.fixtures.recipes import POOLS
 from tests.fixtures.servers import free_port, listens
 
 CPU, TRAIN = "cpu", "gpu-train"
 RETRAIN = "retrain/tiny"
-CATALOG = """
-[pools.cpu]
-[pools.gpu-cache]
-[pools.gpu-train]
-[pools.gpu-eval]
+CATALOG = f"""{POOLS}
 [[recipes]]
 file = "recipe.toml"
 [zombies]
