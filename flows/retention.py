@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from cogvx.form import in_form
+from tasks.deployed_forks import deployed_forks
 from tasks.documents import RetentionReport
 from tasks.retention import sweep_store
 
@@ -35,6 +36,13 @@ def retention(
     """Say what may go and why; with `apply`, remove it after the grace period.
 
     Champions, all that ever were, versions with an alias or the tag `cogvx.keep`, those younger
-    than `keep_days`, the `keep_last` of each model and runs that are under way keep everything.
+    than `keep_days`, the `keep_last` of each model and runs that are under way keep everything, and
+    so do runs that a deployed recipe names in `train.fork_of`.
     """
-    return sweep_store(apply=apply, keep_days=keep_days, grace_days=grace_days, keep_last=keep_last)
+    return sweep_store(
+        apply=apply,
+        keep_days=keep_days,
+        grace_days=grace_days,
+        keep_last=keep_last,
+        begun_with=deployed_forks,
+    )

@@ -1,24 +1,18 @@
 """Old versions leave the store: found by the registry, marked, and swept after a grace period.
 
-    retention/marks.json    Marks: since when versions are meant to leave, so that a person who sees
-                            them in the table has time to pin one
-
 What such a version has in MLflow stays: its page, its numbers, and its own copy of the adapter.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict
 
-from cogvx.digest import canonical_json
 from cogvx.housekeeping import prune
 from cogvx.housekeeping.names import kind_of
 from cogvx.housekeeping.reach import Leaving, Reach, Registered, find_reach
@@ -31,25 +25,15 @@ from tasks.clients.versions import JUDGED_AT_TAG, KEEP_TAG, SWEPT_TAG
 from tasks.documents import Going, Group, RetentionReport, VersionFate
 from tasks.housekeeping import ages_of, deciding, everything, registered_as, require_same_home
 from tasks.progress import Progress
+from tasks.retention_marks import keep_marks, marked
 from tasks.retention_page import show_retention
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.settings import settings
-from tasks.workbench import read_stored
 
 logger = logging.getLogger(__name__)
 
-_MARKS = "retention/marks.json"
 _EXAMPLES = 3
 _NOT_PINNED = ("", "false", "no", "0")
-
-
-class Marks(BaseModel):
-    """Since when, in seconds since 1970, versions are meant to leave, by their names for people."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    since: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -74,12 +58,24 @@ class _Versions:
     retry_condition_fn=is_transient,
 )
 def sweep_store(
-    *, apply: bool, keep_days: float, grace_days: float, keep_last: int
+    *,
+    apply: bool,
+    keep_days: float,
+    grace_days: float,
+    keep_last: int,
+    begun_with: Callable[[], frozenset[str]],
 ) -> RetentionReport:
     """Find what no version that stays needs, and with `apply` remove it.
 
     Without `apply` nothing is written, and versions count as marked long ago: it is told what would
     be gone in the end.
+
+    Args:
+        apply: Whether anything is removed.
+        keep_days: How long versions and manifests keep what they reach.
+        grace_days: How long everything stays that is not reached.
+        keep_last: How many versions of each model keep what they reach.
+        begun_with: Asked, once the store was listed, for the runs that deployed recipes begin with.
 
     Raises:
         CogvxError: Something that says what is needed cannot be read; nothing was removed.
@@ -94,13 +90,17 @@ def sweep_store(
         objects = everything(store)
         found = _find_versions(registry, Rule(keep=ages.keep, last=keep_last), now)
         require_same_home(here, objects, found.registered)
-        marks = _marked(store, found.leaving, now)
+        marks = marked(store, found.leaving, now)
         due = [name for name in found.leaving if not apply or now - marks[name] >= ages.grace]
-        leaving = Leaving(frozenset(due), unfinished_before=now - ages.keep - ages.grace)
+        leaving = Leaving(
+            frozenset(due),
+            unfinished_before=now - ages.keep - ages.grace,
+            begun_with=begun_with(),
+        )
         reach = find_reach(store, objects, found.registered, ages, leaving)
     sorted_out = prune.sort_out(objects.values(), reach, ages)
     if apply:
-        _keep_marks(store, marks)
+        keep_marks(store, marks)
         progress = Progress("sweep", "objects", logger)
         prune.remove(store, sorted_out.removable, objects, on_progress=progress, decisions=True)
         _tag_swept(store, registry, found, reach)
@@ -114,7 +114,7 @@ def sweep_store(
             for why, tally in sorted_out.stays.items()
         ),
         versions=tuple(
-            _fate(one, found.stays, marks, reach, grace=ages.grace, left=left)
+            _fate(one, found.stays, marks, reach, due=due, grace=ages.grace, left=left)
             for one in found.registered
             if one.run
         ),
@@ -163,19 +163,6 @@ def _candidate(version: Version, champions: frozenset[int]) -> Candidate:
     )
 
 
-def _marked(store: ObjectStore, leaving: Sequence[str], now: float) -> dict[str, float]:
-    """Since when these are meant to leave; those that are new to it since now."""
-    there = store.info(_MARKS) is not None
-    since = read_stored(store, _MARKS, Marks).since if there else {}
-    return {name: since.get(name, now) for name in leaving}
-
-
-def _keep_marks(store: ObjectStore, marks: Mapping[str, float]) -> None:
-    document = Marks(since=dict(marks))
-    if store.info(_MARKS) is None or read_stored(store, _MARKS, Marks) != document:
-        store.write(_MARKS, canonical_json(document))
-
-
 def _tag_swept(store: ObjectStore, registry: Registry, found: _Versions, reach: Reach) -> None:
     """Say on the pages of versions that their adapters are not in the store any more."""
     today = datetime.now(UTC).date().isoformat()
@@ -221,6 +208,7 @@ def _fate(
     marks: Mapping[str, float],
     reach: Reach,
     *,
+    due: Container[str],
     grace: float,
     left: Mapping[str, int],
 ) -> VersionFate:
@@ -231,8 +219,11 @@ def _fate(
     if version.run in reach.forgotten:
         why = "old, never champion, no alias, not pinned"
         return VersionFate(name=name, stays=False, why=why, leaves=day, bytes=left.get(name, 0))
-    if time.time() - marks[name] < grace:
+    if name not in due:
         why = f"old, never champion, no alias, not pinned; pin it with the tag {KEEP_TAG} by then"
         return VersionFate(name=name, stays=True, why=why, leaves=day)
-    why = "its clips are the newest of a dataset, or another run that stays begins with its weights"
+    why = (
+        "its clips are the newest of a dataset, or another run that stays, or a recipe that is "
+        "deployed, begins with its weights"
+    )
     return VersionFate(name=name, stays=True, why=why)

@@ -34,12 +34,14 @@ class Leaving:
             the same: its run may be taken up again at any moment.
         unfinished_before: When an unfinished run was touched last for nobody to go on with it, in
             seconds since 1970.
+        begun_with: Runs that others are about to begin with, by recipes that no run has yet.
 
     A run whose weights another one begins with stays as long as that one.
     """
 
     versions: Container[str]
     unfinished_before: float
+    begun_with: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def find_forgotten(
         for run in runs.values()
         if run.name not in going and run.spec is not None and run.spec.fork is not None
     }
-    kept = staying | begun_with
+    kept = staying | begun_with | leaving.begun_with
     found = {
         version.run: Forgotten(version.name, runs.get(version.run), version.adapter)
         for version in gone

@@ -21,7 +21,8 @@ from tasks.clients.registry import CHALLENGER, CHAMPION, PREVIOUS_CHAMPION, Reas
 from tasks.clients.versions import KEEP_TAG, SWEPT_TAG
 from tasks.documents import RetentionReport, VersionFate
 from tasks.register import open_registry, register_adapter
-from tasks.retention import Marks, sweep_store
+from tasks.retention import sweep_store
+from tasks.retention_marks import Marks
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
 from tests.adapters.toys import toy_adapter
@@ -95,8 +96,21 @@ def registry(bench: Workbench) -> Registry:
     return open_registry(bench)
 
 
-def sweep(*, apply: bool, grace_days: float = 7, keep_days: float = 0) -> RetentionReport:
-    return sweep_store.fn(apply=apply, keep_days=keep_days, grace_days=grace_days, keep_last=0)
+def sweep(
+    *,
+    apply: bool,
+    grace_days: float = 7,
+    keep_days: float = 0,
+    keep_last: int = 0,
+    begun_with: frozenset[str] = frozenset(),
+) -> RetentionReport:
+    return sweep_store.fn(
+        apply=apply,
+        keep_days=keep_days,
+        grace_days=grace_days,
+        keep_last=keep_last,
+        begun_with=lambda: begun_with,
+    )
 
 
 def fates(report: RetentionReport) -> dict[str, VersionFate]:
@@ -136,8 +150,19 @@ OLD_WORDS = f"only {NAME} version {OLD} needed it"
 def test_young_versions_and_the_last_of_a_model_stay(bench: Workbench) -> None:
     report = sweep(apply=False, keep_days=30)
     assert fates(report)[f"{NAME} version {OLD}"].why == "it was made or judged within 30 days"
-    last = sweep_store.fn(apply=False, keep_days=0, grace_days=7, keep_last=3)
+    last = sweep(apply=False, keep_last=3)
     assert fates(last)[f"{NAME} version {OLD}"].why == f"it is among the last 3 of {NAME}"
+
+
+def test_a_version_that_a_deployed_recipe_begins_with_stays(
+    bench: Workbench, registry: Registry
+) -> None:
+    run = registry.version(NAME, OLD).tags["cogvx.run"]
+    report = sweep(apply=False, begun_with=frozenset({run}))
+    fate = fates(report)[f"{NAME} version {OLD}"]
+    assert fate.stays
+    assert "a recipe that is deployed" in fate.why
+    assert not [going for going in report.goes if OLD_WORDS in going.why]
 
 
 def test_the_first_sweep_marks_and_a_person_can_still_pin(
