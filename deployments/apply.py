@@ -42,7 +42,7 @@ def apply_catalog(
         client: Of the server.
         desired: What is to be there.
         may_remove: False where nobody chose the catalog: it may be another's server.
-        partly: What the server cannot take waits and is reported, and does not stop the rest.
+        partly: What the server cannot take is held back and reported, and does not stop the rest.
 
     Raises:
         ConfigError: The server cannot become this, or would lose something that may not be

@@ -62,14 +62,14 @@ def compare(found: Found, desired: Desired, *, partly: bool = False) -> tuple[Ch
     Args:
         found: What is there.
         desired: What is to be there.
-        partly: What the server cannot take waits and is reported, and does not stop the rest.
+        partly: What the server cannot take is held back and reported, and does not stop the rest.
 
     Raises:
         ConfigError: The server cannot become this, with all reasons.
     """
     obstacles = _obstacles(found, desired)
     if obstacles and not partly:
-        problems = list(obstacles.values())
+        problems = list(dict.fromkeys(obstacles.values()))
         raise ConfigError("this server cannot become what the catalog says", problems)
     documents: dict[Kind, tuple[Mapping[str, Seen], dict[str, Document]]] = {
         "pool": (found.pools, {row.name: pool_document(row) for row in desired.pools}),
@@ -87,16 +87,18 @@ def compare(found: Found, desired: Desired, *, partly: bool = False) -> tuple[Ch
         ),
     }
     wanted = [
-        _waiting(change, obstacles.get((kind, change.name)))
-        for kind, (there, rows) in documents.items()
-        for change in _wanted(kind, there, rows)
+        change for kind, (there, rows) in documents.items() for change in _wanted(kind, there, rows)
+    ]
+    held = [
+        change for change in wanted if is_change(change) and (change.kind, change.name) in obstacles
     ]
     surplus = [
         change
         for kind, (there, rows) in reversed(documents.items())
         for change in _surplus(kind, there, rows)
     ]
-    return (*wanted, *surplus)
+    done = [change for change in wanted if change not in held]
+    return (*done, *surplus, *_held_back(held, obstacles))
 
 
 def is_change(change: Change) -> bool:
@@ -143,12 +145,17 @@ def _at_page(path: str) -> str:
     return f"at {without_secrets(pages)}/{path}" if pages else "in Prefect's pages"
 
 
-def _waiting(change: Change, problem: Problem | None) -> Change:
-    """A change, or that it is not done until a person has removed an obstacle."""
-    if problem is None or not is_change(change):
-        return change
-    note = f"waits: {problem}; then `cogvx deploy --apply`, or the next `cogvx up`, does it"
-    return Change("!", change.kind, change.name, note=note)
+def _held_back(
+    held: Iterable[Change], obstacles: Mapping[tuple[Kind, str], Problem]
+) -> Iterator[Change]:
+    """What is not done until a person has removed an obstacle, once for each of those."""
+    names: dict[tuple[Kind, Problem], list[str]] = {}
+    for change in held:
+        problem = obstacles[change.kind, change.name]
+        names.setdefault((change.kind, problem), []).append(change.name)
+    for (kind, problem), some in names.items():
+        note = f"held back: {problem}; then `cogvx deploy --apply`, or the next `cogvx up`, does it"
+        yield Change("!", kind, ", ".join(some), note=note)
 
 
 def _wanted(

@@ -123,7 +123,7 @@ def test_a_pool_keeps_its_type(client: SyncPrefectClient, rows: Rows) -> None:
     )
 
 
-def test_partly_applied_only_what_the_server_cannot_take_waits_and_says_for_what(
+def test_partly_applied_only_what_the_server_cannot_take_is_held_back(
     client: SyncPrefectClient, deployed_url: str, rows: Rows
 ) -> None:
     text = FULL.replace('type = "docker"', 'type = "kubernetes"')
@@ -134,9 +134,9 @@ def test_partly_applied_only_what_the_server_cannot_take_waits_and_says_for_what
     assert work(done) == watches
     pool, block = reports(done)
     pages = deployed_url.removesuffix("/api")
-    assert "pool gpu-eval waits: " in pool
+    assert "pool gpu-eval held back: " in pool
     assert f"delete it at {pages}/work-pools/work-pool/gpu-eval; then" in pool
-    assert 'bad ends waits: notify.block = "slack-webhook/night" is no block of this' in block
+    assert 'held back: notify.block = "slack-webhook/night" is no block of this server' in block
     assert f"make it at {pages}/blocks/catalog/slack-webhook/create; then `cogvx deploy" in block
     assert automation(client, "cogvx: tell of bad ends") == before  # as it was, people are told
     assert reports(apply_catalog(client, rows(text), partly=True)) == [pool, block]
