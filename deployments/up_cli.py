@@ -76,8 +76,12 @@ def status(
     """Say what runs, since when, and which runs are under way; exit code 3 if something is down."""
     prepare_process()
     state = Desk(settings().home).read()
-    if state is None:
-        typer.echo(f"nothing is up for {settings().home.resolve()}; `cogvx up` starts it")
+    if state is None or (env and not state.is_kept):
+        why = "" if state is None else ": it was killed"
+        # beside what a shell evaluates
+        typer.echo(
+            f"nothing is up for {settings().home.resolve()}{why}; `cogvx up` starts it", err=env
+        )
         raise typer.Exit(DOWN)
     if env:
         for name, value in state.environment.items():

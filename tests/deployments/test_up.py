@@ -22,7 +22,7 @@ from deployments.up_services import (
 )
 from deployments.up_state import Desk, ServiceState, UpState, now
 from tasks.clients import gpus as machine
-from tasks.clients.processes import me
+from tasks.clients.processes import Mark, me
 from tasks.settings import Settings, settings
 from tests.fixtures.servers import free_port
 from tests.fixtures.start import PYTHONPATH
@@ -216,6 +216,18 @@ def running(tmp_path: Path, chosen: Options) -> UpState:
     )
 
 
+def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.cli", *words],
+        cwd=tmp_path,
+        env={**os.environ, "COGVX_HOME": str(tmp_path), "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("named", "said"),
     [
@@ -237,19 +249,31 @@ def test_what_a_running_up_would_ignore_is_refused(named: str, said: str, tmp_pa
 def test_a_second_up_with_another_catalog_ends_with_a_sentence(tmp_path: Path) -> None:
     Desk(tmp_path).folder.mkdir()
     Desk(tmp_path).write(running(tmp_path, Options(Path("demo.toml"), 4300)))
-    done = subprocess.run(
-        [sys.executable, "-m", "deployments.cli", "up", "--catalog", "soon.toml"],
-        cwd=tmp_path,
-        env={**os.environ, "COGVX_HOME": str(tmp_path), "PYTHONPATH": PYTHONPATH},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = command(tmp_path, "up", "--catalog", "soon.toml")
     assert done.returncode == 2, done.stderr
     assert "demo.toml, not" in done.stderr
     assert "4300" not in done.stderr  # nobody asked for another port
     assert "well" not in done.stdout
+
+
+@pytest.mark.parametrize("was_killed", [True, False])
+def test_nobody_is_sent_to_servers_of_an_up_that_is_not_there(
+    was_killed: bool, tmp_path: Path
+) -> None:
+    if was_killed:
+        with subprocess.Popen(["sleep", "600"]) as keeper:
+            gone = Mark.of(keeper.pid)
+            keeper.kill()
+        state = running(tmp_path, Options(Path("demo.toml")))
+        Desk(tmp_path).folder.mkdir()
+        Desk(tmp_path).write(
+            state.model_copy(update={"keeper": gone, "environment": {"PREFECT_API_URL": "old"}})
+        )
+    done = command(tmp_path, "status", "--env")
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == ""  # a shell evaluates it
+    assert f"nothing is up for {tmp_path}" in done.stderr
+    assert ("was killed" in done.stderr) == was_killed
 
 
 # Logs
