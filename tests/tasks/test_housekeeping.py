@@ -10,20 +10,18 @@ from pathlib import Path
 import pytest
 
 from cogvx.check import check_file
-from cogvx.digest import canonical_json, sha256_file
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.housekeeping.names import kind_of
 from cogvx.mp4 import read_mp4
-from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.store import LocalStore
 from tasks import housekeeping, train
 from tasks.inspection import inspect_record
 from tasks.register import register_adapter
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
-from tests.adapters.toys import toy_adapter
 from tests.e2e.cache_stage import fill_cache
-from tests.e2e.conftest import Place, make_place, write_recipe
+from tests.e2e.conftest import Place, make_place
+from tests.fixtures.nights import cached_home, keep_trained
 
 DAY = 86_400.0
 
@@ -34,24 +32,9 @@ def place(
 ) -> Iterator[Place]:
     """A home whose clips are cached and whose adapter is registered, as after a night's run."""
     root = tmp_path_factory.mktemp("housekeeping")
-    recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COGVX_HOME", str(root / "home"))
-        settings.cache_clear()
-        fill_cache(str(recipe))
-        bench = open_workbench(check_file(recipe).recipe)
-        manifest = bench.latest_manifest()
-        run = bench.run_identity(manifest)
-        folder = RunFolder(bench.settings.run_folder(run))
-        bench.put(f"runs/{run}/run.json", canonical_json(train._spec(bench, manifest, run)))
-        file = toy_adapter(nano_base, folder.adapter, run=run)
-        outcome = TrainOutcome(
-            status="completed", step=8, steps=8, adapter_sha256=sha256_file(file), heldout_after=1.0
-        )
-        train._keep(bench, folder, run, outcome)
-        register_adapter.fn(bench)
+    with cached_home(root, nano_base, world_clips) as recipe:
+        keep_trained(open_workbench(check_file(recipe).recipe), nano_base, heldout_after=1.0)
         yield make_place(root, recipe)
-    settings.cache_clear()
 
 
 @pytest.fixture

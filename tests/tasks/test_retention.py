@@ -10,24 +10,20 @@ import pytest
 
 from cogvx.adapters.card import ADAPTER_FILE
 from cogvx.check import check_file
-from cogvx.digest import canonical_json, sha256_file
+from cogvx.digest import sha256_file
 from cogvx.errors import ConfigError
 from cogvx.housekeeping.names import kind_of
 from cogvx.recipe import Recipe
-from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.store import LocalStore
-from tasks import train
 from tasks.clients.registry import CHALLENGER, CHAMPION, PREVIOUS_CHAMPION, Reason, Registry
 from tasks.clients.versions import KEEP_TAG, SWEPT_TAG
 from tasks.documents import RetentionReport, VersionFate
-from tasks.register import open_registry, register_adapter
+from tasks.register import open_registry
 from tasks.retention import sweep_store
 from tasks.retention_marks import Marks
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
-from tests.adapters.toys import toy_adapter
-from tests.e2e.cache_stage import fill_cache
-from tests.e2e.conftest import write_recipe
+from tests.fixtures.nights import cached_home, keep_trained
 
 DAY = 86_400.0
 NAME = "tiny"
@@ -40,11 +36,7 @@ def root(
 ) -> Iterator[Path]:
     """Five versions, made a year ago as far as the store tells; newer clips came since."""
     root = tmp_path_factory.mktemp("retention")
-    recipe = write_recipe(root / "recipe.toml", clips=str(world_clips), base=nano_base)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COGVX_HOME", str(root / "home"))
-        settings.cache_clear()
-        fill_cache(str(recipe))
+    with cached_home(root, nano_base, world_clips) as recipe:
         for number in range(1, 6):
             register(check_file(recipe).recipe, nano_base, steps=number)
         bench = open_bench(root)
@@ -56,23 +48,13 @@ def root(
         bench.shelf.publish(manifest.model_copy(update={"clips": manifest.clips[:-1]}))
         age(bench, days=365)
         yield root
-    settings.cache_clear()
 
 
 def register(recipe: Recipe, base: Path, *, steps: int) -> None:
     """A version as a night leaves it, but for the training: the adapter is a toy."""
     train_part = recipe.train.model_copy(update={"steps": 8 + steps})
     bench = open_workbench(recipe.model_copy(update={"train": train_part}))
-    manifest = bench.latest_manifest()
-    run = bench.run_identity(manifest)
-    folder = RunFolder(bench.settings.run_folder(run))
-    bench.put(f"runs/{run}/run.json", canonical_json(train._spec(bench, manifest, run)))
-    file = toy_adapter(base, folder.adapter, run=run)
-    outcome = TrainOutcome(
-        status="completed", step=steps, steps=steps, adapter_sha256=sha256_file(file)
-    )
-    train._keep(bench, folder, run, outcome)
-    register_adapter.fn(bench)
+    keep_trained(bench, base, steps=steps)
 
 
 def open_bench(root: Path) -> Workbench:
