@@ -8,11 +8,11 @@ from cogvx.adapters.card import ADAPTER_FILE, read_card
 from cogvx.adapters.container import read_header
 from cogvx.adapters.layout import DIFFUSERS_KEY, KOHYA_PREFIXES, PREFIX, TORCH_SUFFIXES
 from cogvx.digest import sha256_file
-from cogvx.errors import ConfigError, IntegrityError, Problem, UserError
+from cogvx.errors import ConfigError, IntegrityError, Problem, TransientError, UserError
 from cogvx.inference.choices import FoundAdapter
 from cogvx.inference.job import AskedAdapter
 from cogvx.inference.model_ref import is_model, is_version, parse_reference
-from cogvx.store import ObjectStore
+from cogvx.store import Absent, ObjectStore
 from tasks.settings import Settings
 
 _SUBJECT = "this cannot be generated"
@@ -46,9 +46,13 @@ def bring_adapter(sha256: str, store: ObjectStore, here: Settings) -> Path:
     """The file of an adapter that the store has, on this machine.
 
     Raises:
-        IntegrityError: It is absent or damaged.
+        TransientError: It is not there; whoever plans work with it puts it there.
+        IntegrityError: It is damaged.
     """
-    path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
+    try:
+        path = store.fetch(adapter_key(sha256), here.work / "adapters" / sha256)
+    except Absent as error:
+        raise TransientError(f"{error}; run again, and it is put there anew") from error
     if sha256_file(path) != sha256:
         raise IntegrityError(f"{adapter_key(sha256)} in {store.url} is damaged; remove it")
     return path
@@ -116,7 +120,8 @@ def _in_store(asked: AskedAdapter, sha256: str, store: ObjectStore, here: Settin
     """The exact file, from the store.
 
     Raises:
-        IntegrityError: It is absent or damaged.
+        TransientError: It is not there.
+        IntegrityError: It is damaged.
     """
     return _in_file(asked.ref, bring_adapter(sha256, store, here), asked.weight)
 

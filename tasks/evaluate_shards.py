@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from cogvx.digest import digest
 from cogvx.evaluation.suite import PromptConfig, Suite
 from cogvx.inference.job import AskedAdapter, GenerateJob, PromptLine
-from tasks.adapter_refs import adapter_key
 from tasks.children import Child
-from tasks.generate_inputs import publish_picture
+from tasks.enclosures import Enclosures
 from tasks.generate_plan import PLANS
 from tasks.workbench import Workbench
 
@@ -57,6 +56,7 @@ def cut_missing(bench: Workbench, arms: "Sequence[Arm]", suite: Suite) -> tuple[
     from tasks.measure import setting_of  # noqa: PLC0415
 
     setting, here = setting_of(bench), bench.settings
+    enclosed = Enclosures(bench.store, _PICTURES)
     found: list[tuple[GenerateJob, dict[str, str], bool]] = []
     for arm in arms:
         missing = missing_shots(arm, suite, setting=setting, store=bench.store)
@@ -65,11 +65,13 @@ def cut_missing(bench: Workbench, arms: "Sequence[Arm]", suite: Suite) -> tuple[
         least = here.generate_shard_videos if here.generate_deployment else len(wanted)
         for shots in _parts(wanted, least):
             keys = {_name(*shot): video_key(arm, suite, *shot, setting).digest for shot in shots}
-            found.append((_job(bench, arm, suite, shots), keys, not unproved))
-    return tuple(
+            found.append((_job(bench, arm, suite, shots, enclosed), keys, not unproved))
+    cuts = tuple(
         Cut(_child(bench, job, f"{number} of {len(found)}"), keys, is_missing)
         for number, (job, keys, is_missing) in enumerate(found, start=1)
     )
+    enclosed.put()
+    return cuts
 
 
 def _parts(shots: Shots, least: int) -> Iterator[Shots]:
@@ -79,13 +81,12 @@ def _parts(shots: Shots, least: int) -> Iterator[Shots]:
         yield shots[number * len(shots) // count : (number + 1) * len(shots) // count]
 
 
-def _job(bench: Workbench, arm: "Arm", suite: Suite, shots: Shots) -> GenerateJob:
+def _job(
+    bench: Workbench, arm: "Arm", suite: Suite, shots: Shots, enclosed: Enclosures
+) -> GenerateJob:
     """A plan of `generate-shard` with nothing left open: its videos have an evaluation's keys."""
     recipe, sampling = bench.recipe, suite.sampling
     folder = Path(recipe.base.path).expanduser()
-    for adapter in arm.adapters:
-        if bench.store.info(adapter_key(adapter.sha256)) is None:
-            bench.store.upload(adapter.path, adapter_key(adapter.sha256))
     return GenerateJob(
         name=f"{recipe.name[:_LONGEST]}-{re.sub(r'[^A-Za-z0-9]+', '-', arm.name)[:40]}",
         # workers run in folders of their own
@@ -93,10 +94,14 @@ def _job(bench: Workbench, arm: "Arm", suite: Suite, shots: Shots) -> GenerateJo
         revision=None if folder.is_dir() else recipe.base.revision,
         fingerprint=bench.base_fingerprint,
         adapters=tuple(
-            AskedAdapter(ref=arm.name, weight=adapter.weight, sha256=adapter.sha256)
+            AskedAdapter(
+                ref=arm.name,
+                weight=adapter.weight,
+                sha256=enclosed.adapter(adapter.sha256, adapter.path),
+            )
             for adapter in arm.adapters
         ),
-        prompts=tuple(_line(bench, prompt, seed) for prompt, seed in shots),
+        prompts=tuple(_line(bench, prompt, seed, enclosed) for prompt, seed in shots),
         negative_prompt=sampling.negative_prompt,
         size=str(recipe.video.size),
         fps=recipe.video.fps,
@@ -109,13 +114,13 @@ def _job(bench: Workbench, arm: "Arm", suite: Suite, shots: Shots) -> GenerateJo
     )
 
 
-def _line(bench: Workbench, prompt: PromptConfig, seed: int) -> PromptLine:
+def _line(bench: Workbench, prompt: PromptConfig, seed: int, enclosed: Enclosures) -> PromptLine:
     image = None
     if prompt.image is not None:
         from cogvx.inference.image import load_image  # noqa: PLC0415 - loads torch
 
         rgb_hwc = load_image(Path(prompt.image), bench.recipe.video.size)
-        image = publish_picture(rgb_hwc, _PICTURES, bench.store)
+        image = enclosed.picture(rgb_hwc)
     return PromptLine(prompt=prompt.prompt, seed=seed, image=image, name=_name(prompt, seed))
 
 

@@ -53,9 +53,14 @@ def read_inputs(job: GenerateJob, here: Settings) -> tuple[GenerateJob, ReadImag
     return job.model_copy(update={"prompts": placed, "prompts_uri": None}), read_image
 
 
+def picture_key(rgb_hwc: np.ndarray, folder: str) -> str:
+    """Where `publish_picture` keeps a first frame."""
+    return f"{folder}/{sha256_bytes(rgb_hwc.tobytes())}.png"
+
+
 def publish_picture(rgb_hwc: np.ndarray, folder: str, store: ObjectStore) -> str:
     """Keep a first frame, pixel by pixel; returns its key."""
-    key = f"{folder}/{sha256_bytes(rgb_hwc.tobytes())}.png"
+    key = picture_key(rgb_hwc, folder)
     if store.info(key) is None:
         file = io.BytesIO()
         Image.fromarray(rgb_hwc).save(file, "PNG")

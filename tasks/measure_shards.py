@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from cogvx.digest import digest
 from cogvx.errors import IntegrityError
-from tasks.adapter_refs import adapter_key
 from tasks.afar import elsewhere
 from tasks.children import Child, Ended
 from tasks.dispatch import require_all
+from tasks.enclosures import Enclosures
 from tasks.fan_out import Elsewhere
-from tasks.generate_inputs import publish_picture
 from tasks.generation import read_picture
 from tasks.measure_documents import MeasurePlan, MeasureReport, Scene
 from tasks.records import RecordsLost
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from cogvx.evaluation.suite import Suite
     from cogvx.inference.session import Session
     from tasks.measure import Measurer
+
+    Wanted = tuple[Arm, tuple[tuple[Sample, ...], ...], Sequence[Scene]]
 
 PLANS = "plans"
 _PICTURES = f"{PLANS}/images"
@@ -47,8 +48,8 @@ def cut_losses(bench: Workbench, arms: "Iterable[Arm]", manifest: "Manifest") ->
     from tasks.measure import heldout_of  # noqa: PLC0415 - loads the GPU stack
 
     windows = (heldout_of(bench, manifest),)
-    plans = (_plan(bench, arm, _unknown(bench, arm, windows), ()) for arm in arms)
-    return _children(bench, plans, "losses")
+    wanted = [(arm, _unknown(bench, arm, windows), ()) for arm in arms]
+    return publish_plans(bench, wanted, "losses")
 
 
 def cut_drifts(
@@ -66,21 +67,14 @@ def cut_drifts(
 
     train, heldout = overfit_windows(bench, manifest)
     gap = (train, heldout) if train and heldout else ()
-    plans = [
-        _plan(bench, arm, _unknown(bench, arm, gap), _undrifted(bench, arm, suite)) for arm in arms
-    ]
+    wanted = [(arm, _unknown(bench, arm, gap), _undrifted(bench, arm, suite)) for arm in arms]
     sweep = sweep_of(bench, arms[-1])
     if sweep is not None:
-        plans += (
-            _plan(
-                bench,
-                arm,
-                _unknown(bench, arm, (heldout,)),
-                _undrifted(bench, arm, sweep.suite),
-            )
+        wanted += (
+            (arm, _unknown(bench, arm, (heldout,)), _undrifted(bench, arm, sweep.suite))
             for arm in sweep.arms
         )
-    return _children(bench, plans, "drift")
+    return publish_plans(bench, wanted, "drift")
 
 
 def measurer_of(bench: Workbench, ended: "Sequence[Ended[MeasureReport]]") -> "Measurer":
@@ -136,38 +130,42 @@ def _undrifted(bench: Workbench, arm: "Arm", suite: "Suite") -> tuple[Scene, ...
     return tuple(scene for scene in missing if bench.store.info(path_of(scene.key)) is not None)
 
 
-def _plan(
-    bench: Workbench,
-    arm: "Arm",
-    windows: "tuple[tuple[Sample, ...], ...]",
-    scenes: Sequence[Scene],
-) -> MeasurePlan:
-    """What a run is given; what it needs of this machine goes into the store."""
-    if windows or scenes:
-        for adapter in arm.adapters:
-            if bench.store.info(adapter_key(adapter.sha256)) is None:
-                bench.store.upload(adapter.path, adapter_key(adapter.sha256))
+def publish_plans(bench: Workbench, wanted: "Iterable[Wanted]", what: str) -> tuple[Child, ...]:
+    """The runs for arms that lack something, and in the store what they need of this machine.
+
+    Args:
+        bench: The recipe's workbench.
+        wanted: Arms, each with the sets of windows and the scenes that are to be measured.
+        what: Names the runs.
+    """
+    enclosed = Enclosures(bench.store, _PICTURES)
+    plans = [_plan(bench, each, enclosed) for each in wanted if each[1] or each[2]]
+    children = tuple(_child(bench, plan, what) for plan in plans)
+    enclosed.put()
+    return children
+
+
+def _plan(bench: Workbench, wanted: "Wanted", enclosed: Enclosures) -> MeasurePlan:
+    arm, windows, scenes = wanted
     return MeasurePlan(
         base=bench.base_fingerprint,
         arm=arm.name,
-        adapters=tuple((adapter.sha256, adapter.weight) for adapter in arm.adapters),
+        adapters=tuple(
+            (enclosed.adapter(adapter.sha256, adapter.path), adapter.weight)
+            for adapter in arm.adapters
+        ),
         windows=windows,
-        scenes=tuple(_portable(bench, scene) for scene in scenes),
+        scenes=tuple(_portable(bench, scene, enclosed) for scene in scenes),
     )
 
 
-def _portable(bench: Workbench, scene: Scene) -> Scene:
-    """The scene with its picture, if it has one, in the store."""
+def _portable(bench: Workbench, scene: Scene, enclosed: Enclosures) -> Scene:
+    """The scene with the place of its picture in the store, if it has one."""
     if scene.prompt.image is None:
         return scene
     picture = read_picture(scene.prompt.image, bench.recipe.video.size)
-    kept = publish_picture(picture, _PICTURES, bench.store)
+    kept = enclosed.picture(picture)
     return scene.model_copy(update={"prompt": scene.prompt.model_copy(update={"image": kept})})
-
-
-def _children(bench: Workbench, plans: Iterable[MeasurePlan], what: str) -> tuple[Child, ...]:
-    found = [plan for plan in plans if plan.windows or plan.scenes]
-    return tuple(_child(bench, plan, what) for plan in found)
 
 
 def _child(bench: Workbench, plan: MeasurePlan, what: str) -> Child:
