@@ -123,7 +123,7 @@ def main() -> None:
                 deploy=first.apply,
             )
         )
-        print(f"servers and {len(POOLS)} workers up in {time.monotonic() - began:.1f} s")
+        print(f"{len(POOLS)} workers up in {time.monotonic() - began:.1f} s", flush=True)
         ended = compare(crew, root, first, asked)
     sys.exit(0 if ended else 1)
 
@@ -139,9 +139,11 @@ def compare(crew: Team, root: Path, first: Shop, asked: argparse.Namespace) -> b
         for work in works if number % 2 else reversed(works):
             if work.name.startswith("a"):
                 alone.append(inline(crew, work))
+                print(f"  round {number + 1}, in one process: {alone[-1]:.1f} s", flush=True)
             else:
                 seconds, runs = over_pools(crew, work)
                 pooled.append(seconds)
+                print(f"  round {number + 1}, over pools: {seconds:.1f} s", flush=True)
                 children.append(len(runs))
                 waits += [until_begun(run) for run in runs]
     print(f"retrain of {CLIPS} clips, {asked.rounds} rounds")
