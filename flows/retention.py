@@ -7,7 +7,7 @@ from pydantic import Field
 
 from cogvx.form import in_form
 from tasks.deployed_forks import deployed_forks
-from tasks.documents import RetentionReport
+from tasks.housekeeping_documents import RetentionReport
 from tasks.retention import sweep_store
 
 Days = Annotated[float, Field(ge=0, le=36_500)]

@@ -19,7 +19,7 @@ from tasks.clients.addresses import without_secrets
 from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry, Version
 from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import kept_on_disk, open_record_store
-from tasks.documents import DamagedRecord, Group, PruneReport, VerifyReport
+from tasks.housekeeping_documents import DamagedRecord, Group, PruneReport, VerifyReport
 from tasks.lineage import JUDGED_TAG
 from tasks.progress import Progress
 from tasks.settings import Settings, settings

@@ -6,7 +6,7 @@ from cogvx.housekeeping.lookup import find_record
 from cogvx.housekeeping.names import kind_of
 from cogvx.housekeeping.whose import find_whose
 from cogvx.recipe import Recipe
-from tasks.documents import InspectReport
+from tasks.housekeeping_documents import InspectReport
 from tasks.workbench import open_workbench
 
 

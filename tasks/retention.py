@@ -22,8 +22,8 @@ from tasks.clients.registry import CHAMPION, Registry, Version
 from tasks.clients.runs import RUN_TAG
 from tasks.clients.stores import open_record_store
 from tasks.clients.versions import JUDGED_AT_TAG, KEEP_TAG, SWEPT_TAG
-from tasks.documents import Going, Group, RetentionReport, VersionFate
 from tasks.housekeeping import ages_of, deciding, everything, registered_as, require_same_home
+from tasks.housekeeping_documents import Going, Group, RetentionReport, VersionFate
 from tasks.progress import Progress
 from tasks.retention_marks import keep_marks, marked
 from tasks.retention_page import show_retention

@@ -4,7 +4,7 @@ import logging
 
 from prefect.artifacts import create_table_artifact
 
-from tasks.documents import RetentionReport
+from tasks.housekeeping_documents import RetentionReport
 from tasks.progress import is_watched
 from tasks.shown import shown
 

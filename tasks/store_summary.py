@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 
 from cogvx.housekeeping.stats import DiskCache, KindFacts, StoreStats
-from tasks.documents import Group, PruneReport, VerifyReport
+from tasks.housekeeping_documents import Group, PruneReport, VerifyReport
 from tasks.summary import Row
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -23,7 +23,7 @@ from deployments.rows import desired
 from flows.retention import retention
 from flows.retrain import retrain
 from tasks.deployed_forks import deployed_forks
-from tasks.documents import RetentionReport
+from tasks.housekeeping_documents import RetentionReport
 from tasks.retention import sweep_store
 from tasks.settings import settings
 from tests.e2e.conftest import write_recipe

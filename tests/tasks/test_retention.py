@@ -17,7 +17,7 @@ from cogvx.recipe import Recipe
 from cogvx.store import LocalStore
 from tasks.clients.registry import CHALLENGER, CHAMPION, PREVIOUS_CHAMPION, Reason, Registry
 from tasks.clients.versions import KEEP_TAG, SWEPT_TAG
-from tasks.documents import RetentionReport, VersionFate
+from tasks.housekeeping_documents import RetentionReport, VersionFate
 from tasks.register import open_registry
 from tasks.retention import sweep_store
 from tasks.retention_marks import Marks
