@@ -91,6 +91,20 @@ class Home:
             check=False,
         )
 
+    def start_up(self, log: Path) -> tuple[subprocess.Popen[bytes], Mark]:
+        """`cogvx up` beside this test, which ends it; what it says is in the log."""
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                self.command(*self.up),
+                cwd=self.place.root,
+                env=self.place.environment,
+                stdin=subprocess.DEVNULL,
+                stderr=output,
+            )
+        keeper = Mark.of(process.pid)
+        assert keeper is not None
+        return process, keeper
+
     def deploy(self, flow: Flow[..., None], pool: str) -> str:
         """Put a flow of these tests beside the catalog."""
         with self.api(), get_client(sync_client=True) as client:
@@ -268,17 +282,8 @@ def left(home: Home) -> Home:
     ],
 )
 def test_what_was_killed_leaves_nothing_and_is_cleared_up(left: Home, moment: str) -> None:
-    with (left.place.root / "killed.log").open("w") as output:
-        process = subprocess.Popen(
-            left.command(*left.up),
-            cwd=left.place.root,
-            env=left.place.environment,
-            stdin=subprocess.DEVNULL,
-            stderr=output,
-        )
     log = left.place.root / "killed.log"
-    keeper = Mark.of(process.pid)
-    assert keeper is not None
+    process, keeper = left.start_up(log)
     below: list[Mark] = []
 
     def started() -> bool:
@@ -297,17 +302,8 @@ def test_what_was_killed_leaves_nothing_and_is_cleared_up(left: Home, moment: st
 
 
 def test_asked_to_stop_while_it_starts_it_stops(left: Home) -> None:
-    with (left.place.root / "asked.log").open("w") as output:
-        process = subprocess.Popen(
-            left.command(*left.up),
-            cwd=left.place.root,
-            env=left.place.environment,
-            stdin=subprocess.DEVNULL,
-            stderr=output,
-        )
     log = left.place.root / "asked.log"
-    keeper = Mark.of(process.pid)
-    assert keeper is not None
+    process, keeper = left.start_up(log)
     wait_for(lambda: "starting MLflow" in log.read_text(), "starting", log, keeper)
     below = all_below(process.pid)
     process.send_signal(signal.SIGINT)
