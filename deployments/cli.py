@@ -2,7 +2,8 @@
 
 import flows.cli  # noqa: F401 - adds its commands
 from cogvx.__main__ import app, guarded
-from deployments import deploy_cli, up_cli
+from deployments import deploy_cli
+from deployments.up import cli as up_cli
 
 for command in (deploy_cli.deploy, up_cli.up, up_cli.status, up_cli.down, up_cli.trigger):
     app.command()(command)

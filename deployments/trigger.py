@@ -12,8 +12,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
-from deployments.up_runs import Told, family, is_bad, talking_to, words_for
-from deployments.up_state import Desk
+from deployments.up.runs import Told, family, is_bad, talking_to, words_for
+from deployments.up.state import Desk
 from tasks.clients.addresses import without_secrets
 from tasks.clients.pool import address_of, asking
 from tasks.settings import Settings

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError
-from deployments.up_checks import require_possible, require_same
-from deployments.up_logs import LogTail, older
-from deployments.up_services import (
+from deployments.up.checks import require_possible, require_same
+from deployments.up.logs import LogTail, older
+from deployments.up.services import (
     Options,
     PoolPlan,
     mlflow_pages,
@@ -20,7 +20,7 @@ from deployments.up_services import (
     shared_environment,
     workers,
 )
-from deployments.up_state import Desk, ServiceState, UpState, now
+from deployments.up.state import Desk, ServiceState, UpState, now
 from tasks.clients import gpus as machine
 from tasks.clients.processes import Mark, me
 from tasks.settings import Settings, settings

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError
-from deployments import up_keeper
-from deployments.up_follow import Follower
-from deployments.up_keeper import Asked, Keeper
-from deployments.up_logs import older
-from deployments.up_state import Desk, UpState, now
+from deployments.up import keeper as up_keeper
+from deployments.up.follow import Follower
+from deployments.up.keeper import Asked, Keeper
+from deployments.up.logs import older
+from deployments.up.state import Desk, UpState, now
 from tasks.clients.processes import Mark, me
 from tasks.clients.servers import LOG_BYTES, Service, answers
 from tasks.clients.supervise import descendants

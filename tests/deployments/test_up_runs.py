@@ -8,10 +8,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
 
-from deployments import up_runs
 from deployments.apply import apply
-from deployments.up_runs import settle
-from deployments.up_services import worker_name
+from deployments.up import runs as up_runs
+from deployments.up.runs import settle
+from deployments.up.services import worker_name
 
 WHY = "its worker was killed"
 

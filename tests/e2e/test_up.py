@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.apply import apply
-from deployments.up_state import Desk, UpState
+from deployments.up.state import Desk, UpState
 from tasks.clients.processes import Mark
 from tasks.clients.servers import answers
 from tasks.clients.supervise import descendants

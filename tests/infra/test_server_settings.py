@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deployments.up_services import Options, PoolPlan, servers, workers
+from deployments.up.services import Options, PoolPlan, servers, workers
 from tasks.settings import Settings
 from tests.infra.compose import INFRA, ROOT, compose, filled
 

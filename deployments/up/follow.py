@@ -10,9 +10,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
 from cogvx.errors import TransientError
-from deployments.up_logs import LogTail
-from deployments.up_runs import Names, Told, is_bad, next_runs, talking_to, under_way
-from deployments.up_state import now
+from deployments.up.logs import LogTail
+from deployments.up.runs import Names, Told, is_bad, next_runs, talking_to, under_way
+from deployments.up.state import now
 
 logger = logging.getLogger(__name__)
 

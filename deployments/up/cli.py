@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cogvx.errors import TransientError
-from deployments.up_background import clear_up, leave_running
-from deployments.up_state import Desk
+from deployments.up.background import clear_up, leave_running
+from deployments.up.state import Desk
 from tasks.clients.processes import end
 from tasks.settings import prepare_process, settings
 
 if TYPE_CHECKING:
-    from deployments.up_services import Options
+    from deployments.up.services import Options
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def up(  # noqa: PLR0913 - these are the command's options
     log_lines()
     desk = Desk(settings().home)
     from deployments.catalog import CATALOG  # noqa: PLC0415
-    from deployments.up_services import Options  # noqa: PLC0415
+    from deployments.up.services import Options  # noqa: PLC0415
 
     options = Options(catalog or CATALOG, prefect_port, mlflow_port, s3_port, with_s3=s3)
     if _found(desk, options, _named(context)):
@@ -87,7 +87,7 @@ def status(
         for name, value in state.environment.items():
             typer.echo(f"export {name}={shlex.quote(value)}")
         return
-    from deployments.up_status import Status  # noqa: PLC0415
+    from deployments.up.status import Status  # noqa: PLC0415
 
     found = Status(state)
     width = max(len(name) for name, _ in found.rows)
@@ -135,8 +135,8 @@ def _found(desk: Desk, options: "Options", named: frozenset[str]) -> bool:
             f"`cogvx up` of {state.home} is {state.phase} (process {state.keeper.pid}); "
             "wait, and try again; `cogvx status` shows how far it is"
         )
-    from deployments.up_checks import require_same  # noqa: PLC0415
-    from deployments.up_status import Status, where_lines  # noqa: PLC0415
+    from deployments.up.checks import require_same  # noqa: PLC0415
+    from deployments.up.status import Status, where_lines  # noqa: PLC0415
 
     require_same(state, options, named)
     for line in where_lines(state):
@@ -153,14 +153,14 @@ def _require_possible(options: "Options") -> None:
     from prefect.settings import PREFECT_API_URL  # noqa: PLC0415
 
     from deployments.catalog import load_catalog  # noqa: PLC0415
-    from deployments.up_checks import require_possible  # noqa: PLC0415
+    from deployments.up.checks import require_possible  # noqa: PLC0415
 
     load_catalog(options.catalog)
     require_possible(options, settings(), PREFECT_API_URL.value())
 
 
 def _run(options: "Options", desk: Desk, *, background: bool) -> None:
-    from deployments.up import run_up  # noqa: PLC0415
+    from deployments.up.house import run_up  # noqa: PLC0415
 
     how = "`cogvx down` stops all of it" if background else "Ctrl-C stops all of it"
     run_up(options, settings(), desk, how_to_stop=how)

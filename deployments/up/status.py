@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cogvx.errors import TransientError
-from deployments.up_follow import schedule_lines
-from deployments.up_runs import WORKER_SILENCE, Names, polls, talking_to, under_way, words_for
-from deployments.up_services import PREFECT, worker_name
-from deployments.up_state import ServiceState, UpState, now
+from deployments.up.follow import schedule_lines
+from deployments.up.runs import WORKER_SILENCE, Names, polls, talking_to, under_way, words_for
+from deployments.up.services import PREFECT, worker_name
+from deployments.up.state import ServiceState, UpState, now
 from tasks.clients.servers import answers
 
 Row = tuple[str, str]

@@ -23,8 +23,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Crashed
 
 from cogvx.terminal import printable
-from deployments.up_services import is_of_up
-from deployments.up_state import now
+from deployments.up.services import is_of_up
+from deployments.up.state import now
 from tasks.clients.pool import asking
 
 _PAGE = 200  # as many flow runs as the server lists at once

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from cogvx.errors import ConfigError, Problem
-from deployments.up_services import (
+from deployments.up.services import (
     HOME,
     HOST,
     MLFLOW,
@@ -20,7 +20,7 @@ from deployments.up_services import (
     mlflow_pages,
     without_password,
 )
-from deployments.up_state import UpState
+from deployments.up.state import UpState
 from tasks.clients.processes import listener
 from tasks.clients.servers import Guard, answers
 from tasks.settings import Settings

@@ -6,7 +6,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 
 from deployments.catalog import Catalog
-from deployments.up_services import PoolPlan
+from deployments.up.services import PoolPlan
 from tasks.clients.pool import asking
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from types import FrameType
 
 from cogvx.errors import ConfigError
-from deployments.up_state import EXTRA_SECONDS, Desk, Phase, ServiceState, Status, UpState, now
+from deployments.up.state import EXTRA_SECONDS, Desk, Phase, ServiceState, Status, UpState, now
 from tasks.clients.processes import Mark, end
 from tasks.clients.servers import Service, Started
 from tasks.clients.supervise import adopt_orphans, children, descendants

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from deployments.up_services import Options
-from deployments.up_state import EXTRA_SECONDS, Desk, UpState
+from deployments.up.services import Options
+from deployments.up.state import EXTRA_SECONDS, Desk, UpState
 from tasks.clients.processes import Mark, end
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from cogvx.errors import TransientError
 from deployments.catalog import load_catalog
-from deployments.up_catalog import pool_plans, startable
-from deployments.up_follow import Follower, schedule_lines
-from deployments.up_keeper import Asked, Keeper
-from deployments.up_runs import polls, settle, talking_to
-from deployments.up_services import (
+from deployments.up.catalog import pool_plans, startable
+from deployments.up.follow import Follower, schedule_lines
+from deployments.up.keeper import Asked, Keeper
+from deployments.up.runs import polls, settle, talking_to
+from deployments.up.services import (
     BUCKET,
     PREFECT,
     S3,
@@ -32,7 +32,7 @@ from deployments.up_services import (
     worker_name,
     workers,
 )
-from deployments.up_state import Desk, UpState, now
+from deployments.up.state import Desk, UpState, now
 from tasks.clients.gpus import gpus
 from tasks.clients.processes import me
 from tasks.clients.servers import Service, answers
