@@ -25,7 +25,7 @@ from tasks.clients.model_card import (
     model_card,
     recipe_toml,
 )
-from tasks.train import finished_run
+from tasks.finished import finished_run
 from tasks.workbench import Workbench
 
 if TYPE_CHECKING:

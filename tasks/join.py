@@ -11,8 +11,10 @@ from tasks.clients.launch import join_training
 from tasks.clients.machines import Machines
 from tasks.clients.pool import address_of, asking
 from tasks.clients.slots import gpu_slots
+from tasks.finished import finished_run
+from tasks.prepare_run import prepare_run
 from tasks.settings import flow_run_of_process
-from tasks.train import finished_run, prepare_run, require_room
+from tasks.train import require_room
 from tasks.workbench import Workbench
 
 

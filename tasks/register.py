@@ -24,6 +24,7 @@ from tasks.clients.versions import (
 from tasks.code import commit
 from tasks.describe import describe_registered, page_of, pages_of
 from tasks.documents import RegisterReport, Unchanged
+from tasks.finished import fetch_adapter, finished_run, recall_run
 from tasks.history import links_of
 from tasks.labels import label_run
 from tasks.lineage import (
@@ -38,7 +39,6 @@ from tasks.lineage import (
 from tasks.retries import RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.reviews import review_of, told
 from tasks.suites import suite_apart
-from tasks.train import fetch_adapter, finished_run, recall_run
 from tasks.workbench import Workbench, code_version
 
 logger = logging.getLogger(__name__)

@@ -40,12 +40,12 @@ from deployments.apply import GENERATE_POOL, apply
 from flows.evaluate import evaluate
 from flows.generate import generate_shard
 from flows.measure import measure_shard
-from tasks import train
 from tasks.clients.registry import Reason, Version
 from tasks.contest import hold_contest
 from tasks.documents import EvaluateReport
 from tasks.evaluate import judge_evaluation
 from tasks.evaluate_plan import enter_evaluation, plan_evaluation
+from tasks.finished import finished_run, keep_run
 from tasks.register import open_registry, register_adapter
 from tasks.settings import settings
 from tasks.stills import stills_of
@@ -118,7 +118,7 @@ class Studio:
         """As if it had been trained; a number gives one adapter, always. `idle` acts nowhere."""
         bench = self.bench(recipe)
         run = bench.run_identity(bench.latest_manifest())
-        if train.finished_run(bench, run) is None:
+        if finished_run(bench, run) is None:
             folder = RunFolder(bench.settings.run_folder(run))
             file = toy_adapter(bench.base, folder.adapter, run=run, seed=number)
             if idle:
@@ -126,7 +126,7 @@ class Studio:
             outcome = TrainOutcome(
                 status="completed", step=8, steps=8, adapter_sha256=sha256_file(file)
             )
-            train._keep(bench, folder, run, outcome)
+            keep_run(bench, folder, run, outcome)
         register_adapter.fn(bench)
         found = open_registry(bench).find_version("toy", run)
         assert found is not None

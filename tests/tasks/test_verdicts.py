@@ -12,12 +12,12 @@ from cogvx.evaluation.suite import load_suite
 from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import EvaluationConfig, SweepConfig
-from tasks import train
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Reason, Registry, Version
 from tasks.code import commit
 from tasks.describe import page_of
 from tasks.documents import Unchanged
 from tasks.evaluate_plan import _to_beat
+from tasks.finished import finished_run
 from tasks.ingest import survey_clips
 from tasks.lineage import APPROVAL_TAG
 from tasks.promote import promote_adapter
@@ -290,7 +290,7 @@ def test_a_damaged_outcome_is_named_and_not_used(bench: Workbench) -> None:
     bench.store.write(key, whole[:-20])
     try:
         with pytest.raises(IntegrityError, match=key):
-            train.finished_run(bench, key.split("/")[1])
+            finished_run(bench, key.split("/")[1])
     finally:
         bench.store.write(key, whole)
 
