@@ -25,6 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [QUICK, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
+    "tests.fixtures.tables",
     "tests.fixtures.family",
     "tests.fixtures.trainers",
     "tests.fixtures.s3",

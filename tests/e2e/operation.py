@@ -35,6 +35,7 @@ from tasks.clients.supervise import descendants, send
 from tests.e2e.conftest import Place
 from tests.fixtures.recipes import POOLS
 from tests.fixtures.servers import free_port, listens
+from tests.fixtures.tables import prepare_prefect
 
 CPU, TRAIN = "cpu", "gpu-train"
 RETRAIN = "retrain/tiny"
@@ -108,6 +109,7 @@ class Operation:
             ),
             "DO_NOT_TRACK": "1",
         }
+        prepare_prefect(folder / "server")
         self.server = Kept(command, folder / "server.log", environment)
         self.workers: dict[str, Kept] = {}
 

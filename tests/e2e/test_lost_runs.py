@@ -30,7 +30,7 @@ from tasks.clients.slots import gpu_slots, require_slots
 from tasks.fan_out import Elsewhere, run_on_pool
 from tasks.lookout import Bounds
 from tasks.settings import Settings
-from tests.fixtures.servers import free_port, listens, running, wait_until
+from tests.fixtures.servers import prefect_server
 from tests.fixtures.start import PYTHONPATH, ROOT
 
 LOST_SECONDS = 8.0  # the server keeps signs within a second or two
@@ -38,19 +38,9 @@ LOST_SECONDS = 8.0  # the server keeps signs within a second or two
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("served"), free_port()
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with running(command, folder / "log", environment) as process:
-        wait_until(lambda: listens(port), process, folder / "log")
-        yield f"http://127.0.0.1:{port}/api"
+    soon = {"PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.5"}
+    with prefect_server(tmp_path_factory.mktemp("served"), services=True, **soon) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +128,12 @@ def taken(client: SyncPrefectClient, name: str) -> int:
 
 
 def test_slots_that_can_never_be_had_are_refused(client: SyncPrefectClient) -> None:
-    with pytest.raises(ConfigError, match=r"is no concurrency limit at .*prefect gcl create none"):
+    with pytest.raises(
+        ConfigError, match=r"is no concurrency limit at .*`none = 1` in its \[limits\]"
+    ):
         require_slots(settings_with("none"), 1)
     few = limit(client, "cogvx-few", 2)
-    with pytest.raises(ConfigError, match=r"has 2 slot\(s\), and this run occupies 4"):
+    with pytest.raises(ConfigError, match=r"has 2 slot.*occupies 4; .*`cogvx-few = 4` in its"):
         require_slots(few, 4)
     require_slots(few, 2)
     with gpu_slots(settings_with(""), 8):
