@@ -48,7 +48,7 @@ in addresses, are shown as `***`.
 | looking for its new clips, with `on_arrival` and `[watch]` | `watch/<recipe>` | tag `cogvx` |
 | sweeping the store | `retention/store` | tag `cogvx` |
 | global concurrency limits, which flows ask for strictly | `cogvx-...` | that name |
-| clips arrived: retrain; silent runs: Crashed; bad ends: tell people | `cogvx: ...` | that name |
+| clips: retrain; silent runs: Crashed; bad ends, questions: told | `cogvx: ...` | that name |
 
 **A row that is removed** takes its deployment, automation, queue or limit along: what carries the
 mark and is in no row is deleted. A work pool is never deleted, as runs wait in it; it is

@@ -151,10 +151,11 @@ class RetentionConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Tell people about retrains, watches and sweeps that ended badly."""
+    """Tell people what ended badly, and of each promotion that waits for an answer."""
 
     block: Block
-    """A notification block of Prefect's server as type/name, for example slack-webhook/ops."""
+    """A notification block of Prefect's server as type/name, for example slack-webhook/ops. The
+    links in messages begin with the server's PREFECT_UI_URL."""
     on: tuple[Ending, ...] = Field(default=("Failed", "Crashed", "TimedOut"), min_length=1)
     """The ends that are told. A watch that fails as the look before it did is StillFailing, and is
     told no more."""

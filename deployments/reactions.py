@@ -1,6 +1,7 @@
 """What Prefect's server does by itself when something happens: its automations.
 
-Clips arrived: retrain. A run fell silent: call it crashed. A run ended badly: tell people.
+Clips arrived: retrain. A run fell silent: call it crashed. A run ended badly, or a person is asked:
+tell people.
 """
 
 from collections.abc import Mapping
@@ -33,6 +34,14 @@ FLOWS = (
     "retrain",
     "train",
     "watch",
+)
+_TOP = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TOP_TAG}"}
+# Without PREFECT_UI_URL the server does not know the address of its own pages.
+_PAGE = "{{ (flow_run | ui_url) or '' }}"
+# A run has it as a tag, which the server may not have taken.
+_VERDICT = (
+    "{% for tag in flow_run.tags if tag.startswith('verdict:') %}{{ tag[8:] }}"
+    "{% else %}judged{% endfor %}"
 )
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 # After these nobody waits for a heartbeat; a run that is suspended waits for a person, and one
@@ -71,6 +80,7 @@ def automations(catalog: Catalog) -> tuple[AutomationRow, ...]:
     rows.append(_zombies(catalog.zombies.within_seconds))
     if catalog.notify is not None:
         rows.append(_notify(catalog.notify.block, catalog.notify.on))
+        rows.append(_questions(catalog.notify.block))
     return tuple(rows)
 
 
@@ -122,23 +132,40 @@ def _notify(block: str, endings: tuple[str, ...]) -> AutomationRow:
     return AutomationRow(
         name=f"{MARK}tell of bad ends",
         description=f"Sends a message through {block}.",
-        trigger={
-            "expect": [f"prefect.flow-run.{ending}" for ending in endings],
-            "for_each": ["prefect.resource.id"],
-            "match": {"prefect.resource.id": "prefect.flow-run.*"},
-            "match_related": {
-                "prefect.resource.role": "tag",
-                "prefect.resource.id": f"prefect.tag.{TOP_TAG}",
-            },
-            "posture": "Reactive",
-            "threshold": 1,
-            "within": 0,
-        },
+        trigger=_each(endings, _TOP),
         action={
             "type": "send-notification",
             "block": block,
             "subject": "{{ flow_run.name }}: {{ flow_run.state.name }}",
-            # Without PREFECT_UI_URL the server does not know the address of its own pages.
-            "body": "{{ flow_run.state.message }}\n{{ (flow_run | ui_url) or '' }}",
+            "body": f"{{{{ flow_run.state.message }}}}\n{_PAGE}",
         },
     )
+
+
+def _questions(block: str) -> AutomationRow:
+    """Of a promotion alone: whoever suspends another run by hand knows of it."""
+    promotions = {"prefect.resource.role": "flow", "prefect.resource.name": "promote"}
+    return AutomationRow(
+        name=f"{MARK}tell of open questions",
+        description=f"Sends a message through {block} when a person is asked to approve.",
+        trigger=_each(("Suspended",), [_TOP, promotions]),
+        action={
+            "type": "send-notification",
+            "block": block,
+            "subject": f"{{{{ flow_run.parameters.recipe.name }}}}: {_VERDICT}, approve or reject",
+            "body": f"{{{{ flow_run.name }}}} waits for an answer: press Resume there.\n{_PAGE}",
+        },
+    )
+
+
+def _each(states: tuple[str, ...], related: object) -> Mapping[str, Any]:
+    """Each time that a run of these relations comes to one of these states."""
+    return {
+        "expect": [f"prefect.flow-run.{state}" for state in states],
+        "for_each": ["prefect.resource.id"],
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "match_related": related,
+        "posture": "Reactive",
+        "threshold": 1,
+        "within": 0,
+    }

@@ -77,7 +77,7 @@ def test_a_new_server_gets_everything(client: SyncPrefectClient, rows: Rows) -> 
     assert work(planned) == work(changes(client, rows(FULL)))  # to look changes nothing
     done = apply_catalog(client, rows(FULL))
     assert work(done) == work(planned)
-    assert count(done) == "17 to add, 2 to change"
+    assert count(done) == "18 to add, 2 to change"
     assert client.read_work_pool("gpu-train").type == "kubernetes"
     assert {
         queue.name: (queue.priority, queue.concurrency_limit)
@@ -353,6 +353,7 @@ def test_a_row_that_is_removed_takes_along_what_it_made(
         f"~ automation {WATCHES}",
         "- automation cogvx: clips of trains arrived",
         "- automation cogvx: tell of bad ends",
+        "- automation cogvx: tell of open questions",
         "- deployment retention/store",
         "- deployment retrain/trains",
         "- deployment watch/ships",

@@ -23,24 +23,18 @@ from prefect.flow_engine import run_flow_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
-from cogvx.evaluation.judge import judge
-from cogvx.evaluation.suite import load_suite
 from deployments.apply import PEOPLE_POOL, apply
 from flows.promote import promote
 from tasks.clients.registry import CHAMPION
 from tasks.documents import PromoteReport
-from tasks.judged import keep_judgement
-from tasks.lineage import NO_CHAMPION, judgement
 from tasks.promote import promote_adapter
 from tasks.register import find_unchanged, open_registry
 from tasks.settings import settings
 from tasks.workbench import Workbench
-from tests.evaluation.builders import arm_of, suite_of
-from tests.fixtures.judged import registered, version_of
+from tests.fixtures.judged import BETTER, SAME, keep_verdict, registered, version_of
 from tests.fixtures.servers import running
 
 ROOT = Path(__file__).parents[2]
-BETTER, SAME = (0.9, 1.1, 1.3, 1.0), (1.01, 1.19, 1.41, 1.09)
 
 
 @dataclass(frozen=True)
@@ -101,28 +95,8 @@ def worker(home: Path, prefect_url: str, deployment: str) -> Iterator[int]:
 def judged(home: Path, name: str, base: Path, clips: Path, losses: tuple[float, ...]) -> Workbench:
     """A registered adapter with a verdict on it, by a recipe that leaves the rest to a person."""
     bench = registered(home, name, base=base, clips=clips, auto_promote=False)
-    keep(bench, losses)
+    keep_verdict(bench, losses)
     return bench
-
-
-def keep(bench: Workbench, losses: tuple[float, ...]) -> None:
-    """Leave a verdict with a bench's version, instead of the one before."""
-    suite = suite_of()
-    report = judge(
-        suite,
-        model=bench.recipe.name,
-        candidate=arm_of(suite, "challenger v1", losses=losses),
-        reference=arm_of(suite, "base"),
-        provenance={},
-    )
-    asked = load_suite(Path(bench.recipe.evaluation.suite))
-    keep_judgement(
-        open_registry(bench),
-        version_of(bench),
-        report,
-        reference=NO_CHAMPION,
-        judged=judgement(bench.recipe, asked),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +169,7 @@ def test_an_answer_to_an_earlier_judgement_changes_nothing(
 
     form = {"decision": "approve", "reason": "calm hands", "name": "Ann"}
     assert go_on() == "Suspended"
-    keep(bench, SAME)
+    keep_verdict(bench, SAME)
     client.resume_flow_run(run, run_input=form)
     assert go_on() == "Suspended"  # it asks about the new verdict
     assert (asked.champion, asked.tags["cogvx.review"]) == (None, "asked")
