@@ -15,9 +15,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Failed, State
+from prefect.states import Failed
 
 from cogvx.errors import CogvxError, TransientError
 from tasks.clients.pool import asking
