@@ -18,6 +18,9 @@ from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# What is made beside the catalog goes again when that is applied.
+_APPLY = "use `cogvx deploy --apply --catalog YOUR.toml`"
+
 
 @contextmanager
 def gpu_slots(here: Settings, count: int) -> Iterator[None]:
@@ -57,15 +60,15 @@ def require_slots(here: Settings, count: int) -> None:
             found = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound as error:
             raise ConfigError(
-                f"{where} is no concurrency limit at {address_of(client)}; make it there with "
-                f"`prefect gcl create {name} --limit {count}`, or name another"
+                f"{where} is no concurrency limit at {address_of(client)}; {_APPLY}, with "
+                f"`{name} = {count}` in its [limits] or more, or name another"
             ) from error
     if found.limit < count:
         raise ConfigError(
-            f"{where} has {found.limit} slot(s), and this run occupies {count}; use "
-            f"`prefect gcl update {name} --limit {count}`, or train.processes = {found.limit}"
+            f"{where} has {found.limit} slot(s), and this run occupies {count}; {_APPLY}, with "
+            f"`{name} = {count}` in its [limits], or use train.processes = {found.limit}"
         )
     if not found.active:
         raise ConfigError(
-            f"{where} is not active, so it holds nobody back; use `prefect gcl enable {name}`"
+            f"{where} is not active, so it holds nobody back; {_APPLY}, which enables it"
         )
