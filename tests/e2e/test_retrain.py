@@ -117,7 +117,7 @@ def test_the_second_run_does_nothing_and_loads_no_torch(place: Place, first: str
         env=place.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert "unchanged" in done.stdout
@@ -235,7 +235,7 @@ def test_an_interrupted_retraining_ends_with_the_same_adapter(
         time.sleep(0.05)
     os.kill(job.pid, signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while _trainers(other.home):
         assert time.monotonic() < until, "the trainer outlived the flow"
         time.sleep(0.2)

@@ -34,6 +34,7 @@ from tests.fixtures.training_runs import adapter_bits, make_run
 
 RUN = {"steps": 24, "checkpoint_every": 4, "log_every": 4, "heldout_every": 100, "heldout": 1}
 Event = Mapping[str, Any]
+PATIENCE = 120.0  # seconds on a machine that does much else; alone it takes two or three
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,10 @@ def test_a_run_is_followed_to_its_end_and_not_started_twice(uninterrupted: Follo
     root, outcome = uninterrupted.root, uninterrupted.outcome
     assert (outcome.status, outcome.step) == ("completed", 24)
     events: list[Event] = []
-    started = time.monotonic()
+    printed = (root / "trainer.log").stat()
     assert launch(root, events.append) == outcome
-    assert time.monotonic() - started < 2
+    after = (root / "trainer.log").stat()
+    assert (after.st_size, after.st_mtime_ns) == (printed.st_size, printed.st_mtime_ns)
     assert events == []
 
 
@@ -182,7 +184,7 @@ def test_a_caller_killed_mid_run_leaves_no_trainer_and_a_checkpoint(
     caller.kill()
     caller.wait()
     caller.stdout.close()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), PATIENCE)
     assert trainers(root) == []
     stopped = read_document(RunFolder(root).outcome, TrainOutcome)
     assert stopped.status == "stopped"
@@ -419,14 +421,14 @@ def test_machines_train_one_run_and_go_on_from_what_the_first_one_has(
     joining = Joining(other, second)
     with pytest.raises(Stopped, match="asked to stop"):
         launch(root, stop_there, processes=2, machines=first)
-    joining.join(60)
+    joining.join(PATIENCE)
     assert isinstance(joining.error, Stopped)
     assert not RunFolder(other).checkpoints.exists()
     assert not RunFolder(other).events.exists()
 
     joining = Joining(other, second)
     outcome = launch(root, processes=2, machines=first)
-    joining.join(60)
+    joining.join(PATIENCE)
     assert joining.error is None
     assert outcome.resumed_from is not None
     assert 8 <= outcome.resumed_from < 24
