@@ -61,7 +61,7 @@ def test_what_is_packed_waits_in_bounded_number() -> None:
 
     def pack() -> bytes:
         packed.append(1)
-        gate.wait(10)
+        gate.wait(60)
         return b"data"
 
     handed = []
@@ -77,7 +77,7 @@ def test_what_is_packed_waits_in_bounded_number() -> None:
     time.sleep(0.2)
     assert len(handed) <= 16
     gate.set()
-    thread.join(10)
+    thread.join(60)
     assert len(store.objects) == 40
 
 

@@ -57,7 +57,7 @@ def test_of_those_that_wait_only_the_newest_goes_and_nobody_waits(folder: RunFol
         began = time.monotonic()
         for step in (8, 12, 16):
             uploads.offer(folder_name(step))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10  # whoever waited would for 20
         store.through.set()
     assert store.steps() == {folder_name(4), folder_name(16)}
     assert store.most == 1
