@@ -105,6 +105,8 @@ def find_clips(dataset: ObjectStore, ledger: Ledger | None = None) -> list[Capti
             found = list(_listed(_rows(dataset, document), files, videos, document))
         except DataError as error:
             raise DataError(f"{dataset.url}: {error}") from error
+        if ledger:
+            _note_document(ledger, files, (document,) if document in _TABLES else _LISTS)
     return sorted(found, key=lambda clip: clip.key)
 
 
@@ -155,6 +157,16 @@ def _rows(dataset: ObjectStore, document: str) -> list[Row]:
         return _TABLES[document](dataset.read(document), document)
     prompts, videos = (dataset.read(name) for name in _LISTS)
     return read_aligned(prompts, videos)
+
+
+def _note_document(ledger: Ledger, files: Files, names: Sequence[str]) -> None:
+    """Have the ledger know what lists the clips, so that a watcher finds nothing new in it."""
+    for name in names:
+        if ledger.known_text(files[name]) is None:
+            stands = {"size": files[name].size, "stamp": files[name].stamp}
+            fault = Fault(reason="caption", detail=f"{name} lists the clips")
+            ledger.remember_text(name, ReadText(**stands, caption=None, fault=fault))
+    ledger.forget_other_texts(names)
 
 
 def _listed(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cogvx.data.sources import CaptionedClip, find_clips
+from cogvx.data.ledger import Ledger
+from cogvx.data.sources import CaptionedClip, find_clips, list_files
 from cogvx.errors import DataError
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
 
@@ -290,3 +291,22 @@ def test_ten_thousand_clips_are_found_in_seconds() -> None:
     store = dataset(**{f"{i:05}.mp4": b"1" for i in range(10_000)})
     store.write("metadata.jsonl", lines(*(row(f"{i:05}.mp4") for i in range(10_000))).encode())
     assert len(find_clips(store)) == 10_000
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"metadata.jsonl": lines(row("a.mp4"))},
+        {"metadata.csv": "file_name,text\na.mp4,a cat\n"},
+        {"prompts.txt": "a cat\n", "videos.txt": "a.mp4\n"},
+        {"a.txt": "a cat"},
+    ],
+)
+def test_all_texts_that_a_watcher_lists_are_known_after_a_survey(listed: dict[str, str]) -> None:
+    store = dataset(**listed, **{"a.mp4": b"video"})
+    ledger = Ledger(MemoryStore(), store.url)
+    find_clips(store, ledger)
+    texts = list_files(store).texts
+    assert {info.key for info in texts} == set(listed)
+    assert all(ledger.known_text(info) is not None for info in texts)
+    assert captions(store) == {"a.mp4": "a cat"}
