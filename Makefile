@@ -20,13 +20,14 @@ SHELL       := /bin/bash
 demo: $(READY) $(DEMO)/neon/metadata.jsonl
 	@$(BIN)/cogvx retrain $(RECIPE)
 
-# Files side by side, four at most, as each worker has servers and a GPU stack of its own; one more
-# than cores, as they wait for processes and servers a good part of the time.
+# Files side by side, six at most, as each worker has servers and a GPU stack of its own; two more
+# than cores, as they wait for processes and servers a good part of the time. Hundreds of processes
+# import this project: its bytecode is kept, whatever the environment says.
 # Tests of pages want a Chromium: the system's (`apt-get install chromium`), Google's, or what
 # `.venv/bin/playwright install chromium` fetches. Without one they skip.
-WORKERS = $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
+WORKERS = $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 2 : 6)))
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 # Ratios measured side by side, on a machine that does nothing else; each says what it promises.
 bench: $(READY)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.catalog import Catalog, CatalogRecipe
-from tasks.arrivals import ARRIVED, dataset_resource
-from tasks.outage import STILL_FAILING
+from tasks.caching.arrivals import ARRIVED, dataset_resource
+from tasks.caching.outage import STILL_FAILING
 
 MARK = "cogvx: "
 """Every automation's name begins with it; one that does and is in no row is removed."""

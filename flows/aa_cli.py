@@ -30,7 +30,7 @@ def aa(
     """
     loaded = begin(recipe, purpose="judge")
     from cogvx.evaluation.suite import load_suite  # noqa: PLC0415
-    from tasks.aa import REPORT_FILE, hold_aa  # noqa: PLC0415 - loads the GPU stack
+    from tasks.evaluation.aa import REPORT_FILE, hold_aa  # noqa: PLC0415 - loads the GPU stack
     from tasks.workbench import open_workbench  # noqa: PLC0415
 
     bench = open_workbench(loaded, purpose="judge")

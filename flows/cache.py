@@ -4,18 +4,18 @@ from prefect import flow
 
 from flows.encode import encode_shard
 from flows.parameters import AnyRecipe
-from tasks.dataset_page import show_dataset
-from tasks.dispatch import in_one_piece, require_all, run_children
-from tasks.documents import CacheReport, ShardReport
-from tasks.encode import (
+from tasks.caching.dataset_page import show_dataset
+from tasks.caching.encode import (
     encoded_elsewhere,
     encoding_never_ends,
     plan_shards,
     report_cache,
     settle_shards,
 )
-from tasks.ingest import survey_clips
-from tasks.labels import label_run, run_name
+from tasks.caching.ingest import survey_clips
+from tasks.documents import CacheReport, ShardReport
+from tasks.pages.labels import label_run, run_name
+from tasks.pools.dispatch import in_one_piece, require_all, run_children
 from tasks.workbench import open_workbench
 
 # One round encodes, the next finds nothing missing; clips that change meanwhile may take another.

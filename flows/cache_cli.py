@@ -11,7 +11,7 @@ from cogvx.__main__ import RecipePath
 from cogvx.errors import IntegrityError
 from cogvx.recipe import Recipe
 from flows.terminal import begin, log_to_terminal, show
-from tasks import summary
+from tasks.retraining import summary
 from tasks.settings import prepare_process
 
 # What asks MLflow or loads torch is imported inside the commands: `cogvx check` should not wait.
@@ -52,8 +52,8 @@ def run(recipe: RecipePath) -> None:
 def stats(recipe: AnyRecipe = None, *, as_json: AsJson = False) -> None:
     """Count what the store holds, who needs it, and what a recipe still lacks; reads no record."""
     loaded = _begin(recipe)
-    from tasks.housekeeping import store_stats  # noqa: PLC0415
-    from tasks.store_summary import stats_rows  # noqa: PLC0415
+    from tasks.keeping.housekeeping import store_stats  # noqa: PLC0415
+    from tasks.keeping.store_summary import stats_rows  # noqa: PLC0415
 
     found = store_stats(loaded)
     if as_json:
@@ -77,7 +77,7 @@ def inspect(
 ) -> None:
     """Decode a record into an mp4 beside its source, and say what it was made from."""
     loaded = begin(recipe, purpose="cache")
-    from tasks.inspection import inspect_record  # noqa: PLC0415
+    from tasks.keeping.inspection import inspect_record  # noqa: PLC0415
 
     found = inspect_record(loaded, what, out)
     rows = list(found.facts)
@@ -98,8 +98,8 @@ def verify(
 ) -> None:
     """Read every record and find damaged ones; ends with exit code 3 if there are any."""
     loaded = _begin(recipe)
-    from tasks.housekeeping import verify_records  # noqa: PLC0415
-    from tasks.store_summary import verify_rows  # noqa: PLC0415
+    from tasks.keeping.housekeeping import verify_records  # noqa: PLC0415
+    from tasks.keeping.store_summary import verify_rows  # noqa: PLC0415
 
     found = verify_records(loaded, drop=drop)
     if as_json:
@@ -135,8 +135,8 @@ def prune(
 ) -> None:
     """Say what no manifest, run or registered version needs; with --apply remove it."""
     _begin(None)
-    from tasks.housekeeping import prune_store  # noqa: PLC0415
-    from tasks.store_summary import prune_rows  # noqa: PLC0415
+    from tasks.keeping.housekeeping import prune_store  # noqa: PLC0415
+    from tasks.keeping.store_summary import prune_rows  # noqa: PLC0415
 
     found = prune_store(apply=apply, keep_days=older_than, grace_days=grace)
     if as_json:

@@ -7,7 +7,7 @@ import typer
 from cogvx.__main__ import RecipePath, app, guarded
 from flows import aa_cli, cache_cli, generate_cli, models_cli
 from flows.terminal import begin, show
-from tasks import summary
+from tasks.retraining import summary
 
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(models_cli.app, name="models")
@@ -39,7 +39,7 @@ def train(
     """Train the adapter on what was cached; goes on where an interrupted run stopped."""
     loaded = begin(recipe)
     if join:
-        from tasks.join import join_run  # noqa: PLC0415
+        from tasks.training.join import join_run  # noqa: PLC0415
         from tasks.workbench import open_workbench  # noqa: PLC0415
 
         show(f"train {loaded.name}", [("run", join_run(open_workbench(loaded))[:16])])

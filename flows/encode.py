@@ -3,10 +3,10 @@
 from prefect import flow
 
 from flows.parameters import AnyRecipe, Part, Shard
-from tasks.afar import leave
+from tasks.caching.encode import encode_records
 from tasks.documents import ShardReport
-from tasks.encode import encode_records
-from tasks.labels import run_name
+from tasks.pages.labels import run_name
+from tasks.pools.afar import leave
 from tasks.workbench import open_workbench
 
 

@@ -10,16 +10,16 @@ from flows.cache import cache
 from flows.generate import generate_shard
 from flows.measure import measure_shard
 from flows.parameters import AnyRecipe
-from tasks.children import Child, Ended
-from tasks.dispatch import in_one_piece, run_child, run_children
+from tasks.caching.records import RecordsLost, VideosLost
 from tasks.documents import EvaluateReport
-from tasks.evaluate import judge_evaluation, plan_drift
-from tasks.evaluate_plan import EvaluationWork, enter_evaluation, plan_evaluation
-from tasks.generate import videos_elsewhere
-from tasks.labels import label_run, run_name
-from tasks.measure_documents import MeasureReport
-from tasks.measure_shards import measured_elsewhere
-from tasks.records import RecordsLost, VideosLost
+from tasks.evaluation.evaluate import judge_evaluation, plan_drift
+from tasks.evaluation.evaluate_plan import EvaluationWork, enter_evaluation, plan_evaluation
+from tasks.evaluation.measure_documents import MeasureReport
+from tasks.evaluation.measure_shards import measured_elsewhere
+from tasks.generation.generate import videos_elsewhere
+from tasks.pages.labels import label_run, run_name
+from tasks.pools.children import Child, Ended
+from tasks.pools.dispatch import in_one_piece, run_child, run_children
 from tasks.workbench import Workbench, open_workbench
 
 logger = logging.getLogger(__name__)

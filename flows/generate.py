@@ -7,15 +7,15 @@ from prefect import flow
 from cogvx.form import in_form
 from cogvx.inference.job import GenerateJob
 from flows.parameters import Part, Shard
-from tasks.dispatch import in_one_piece, run_children
-from tasks.generate import (
+from tasks.generation.generate import (
     generate_videos,
     leave_video_report,
     settle_videos,
     videos_elsewhere,
 )
-from tasks.generate_documents import GenerateReport, VideoShardReport
-from tasks.generate_plan import plan_videos
+from tasks.generation.generate_documents import GenerateReport, VideoShardReport
+from tasks.generation.generate_plan import plan_videos
+from tasks.pools.dispatch import in_one_piece, run_children
 
 
 @flow(name="generate-shard", flow_run_name="generate {job}, shard {part}")

@@ -14,7 +14,7 @@ from cogvx.inference.job import GenerateJob, parse_adapter
 from cogvx.inference.prompt_file import parse_prompts
 from cogvx.section import parse_section
 from flows.terminal import log_to_terminal, show
-from tasks import summary
+from tasks.retraining import summary
 from tasks.settings import prepare_process, settings
 
 _SUBJECT = "this cannot be generated"
@@ -156,9 +156,9 @@ def _parse(document: dict[str, Any], problems: list[Problem]) -> GenerateJob:
 
 
 def _generate(job: GenerateJob, out: Path | None, problems: list[Problem], *, force: bool) -> None:
-    from tasks.generation import prepare  # noqa: PLC0415 - reads every kind of document
-    from tasks.local_generation import generate_here  # noqa: PLC0415
-    from tasks.outputs import early_problems  # noqa: PLC0415
+    from tasks.generation.generation import prepare  # noqa: PLC0415 - reads every kind of document
+    from tasks.generation.local_generation import generate_here  # noqa: PLC0415
+    from tasks.generation.outputs import early_problems  # noqa: PLC0415
 
     if out is None:
         problems.append(Problem("-o", None, "is missing", "name an mp4, or a folder for several"))

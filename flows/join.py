@@ -16,7 +16,7 @@ def main() -> None:
     """Join the run of this pod's flow run, until it ends where it is led."""
     prepare_process()
     log_to_terminal()
-    from tasks.join import join_run, led_recipe  # noqa: PLC0415 - Prefect reads settings
+    from tasks.training.join import join_run, led_recipe  # noqa: PLC0415 - Prefect reads settings
     from tasks.workbench import open_workbench  # noqa: PLC0415
 
     logger.info("took part in run %s", join_run(open_workbench(led_recipe()))[:16])

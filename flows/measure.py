@@ -6,9 +6,9 @@ from prefect import flow
 
 from cogvx.form import in_form
 from flows.parameters import AnyRecipe, Shard
-from tasks.afar import leave
-from tasks.measure_arm import measure_arm
-from tasks.measure_documents import MeasureReport
+from tasks.evaluation.measure_arm import measure_arm
+from tasks.evaluation.measure_documents import MeasureReport
+from tasks.pools.afar import leave
 from tasks.workbench import open_workbench
 
 

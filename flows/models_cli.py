@@ -16,7 +16,7 @@ from tasks.settings import prepare_process
 
 if TYPE_CHECKING:
     from tasks.clients.journal import AliasMove
-    from tasks.model_documents import Difference, ModelsDiff, VersionLine
+    from tasks.registry.model_documents import Difference, ModelsDiff, VersionLine
 
 # MLflow is imported inside the commands: `cogvx check` should not wait for it.
 
@@ -45,7 +45,7 @@ def list_(
 ) -> None:
     """List models and their versions, newest first."""
     _begin()
-    from tasks.models import list_models  # noqa: PLC0415
+    from tasks.registry.models import list_models  # noqa: PLC0415
 
     lines = list_models(name)
     if as_json:
@@ -58,7 +58,7 @@ def list_(
 def show_(which: Which, *, as_json: AsJson = False) -> None:
     """Say everything about a version: lineage, metrics, verdict, decisions, where it lies."""
     _begin()
-    from tasks.models import show_version  # noqa: PLC0415
+    from tasks.registry.models import show_version  # noqa: PLC0415
 
     page = show_version(which)
     if as_json:
@@ -98,7 +98,7 @@ def promote(
 ) -> None:
     """Make a version the champion on your word; the champion becomes the previous one."""
     _begin()
-    from tasks.models import promote_version  # noqa: PLC0415
+    from tasks.registry.models import promote_version  # noqa: PLC0415
 
     move = promote_version(name, version, why=why, override=override)
     if move is None:
@@ -111,7 +111,7 @@ def promote(
 def rollback(name: Name, why: Why) -> None:
     """Go back to the previous champion."""
     _begin()
-    from tasks.models import roll_back  # noqa: PLC0415
+    from tasks.registry.models import roll_back  # noqa: PLC0415
 
     show(f"rollback {name}", _move_rows(roll_back(name, why=why)))
 
@@ -123,7 +123,7 @@ def pull(
 ) -> None:
     """Fetch a version's adapter, card and recipe into a folder, and verify them."""
     _begin()
-    from tasks.models import pull as fetch  # noqa: PLC0415
+    from tasks.registry.models import pull as fetch  # noqa: PLC0415
 
     found = fetch(which, out)
     how = "" if found.fetched else " (was there already)"
@@ -142,7 +142,7 @@ def diff(
 ) -> None:
     """Say what differs between two versions."""
     _begin()
-    from tasks.model_diff import diff_versions  # noqa: PLC0415
+    from tasks.registry.model_diff import diff_versions  # noqa: PLC0415
 
     found = diff_versions(a, b)
     if as_json:
@@ -167,7 +167,7 @@ def history(
 ) -> None:
     """Write a page of all versions: every metric over time, verdicts, and who was champion when."""
     _begin()
-    from tasks.history import history_of, write_history  # noqa: PLC0415
+    from tasks.registry.history import history_of, write_history  # noqa: PLC0415
 
     found = history_of(name)
     if out is not None or not as_json:

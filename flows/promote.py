@@ -7,10 +7,10 @@ from pydantic import Field, WithJsonSchema
 
 from cogvx.form import in_form
 from flows.parameters import AnyRecipe
-from tasks.approval import ask_person
 from tasks.documents import PromoteReport
-from tasks.labels import run_name
-from tasks.promote import promote_adapter
+from tasks.evaluation.approval import ask_person
+from tasks.evaluation.promote import promote_adapter
+from tasks.pages.labels import run_name
 from tasks.workbench import open_workbench
 
 Reason = Annotated[

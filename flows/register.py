@@ -4,8 +4,8 @@ from prefect import flow
 
 from flows.parameters import AnyRecipe
 from tasks.documents import RegisterReport
-from tasks.labels import run_name
-from tasks.register import register_adapter
+from tasks.pages.labels import run_name
+from tasks.training.register import register_adapter
 from tasks.workbench import open_workbench
 
 

@@ -6,9 +6,9 @@ from prefect import flow
 from pydantic import Field
 
 from cogvx.form import in_form
-from tasks.deployed_forks import deployed_forks
-from tasks.housekeeping_documents import RetentionReport
-from tasks.retention import sweep_store
+from tasks.keeping.deployed_forks import deployed_forks
+from tasks.keeping.housekeeping_documents import RetentionReport
+from tasks.keeping.retention import sweep_store
 
 Days = Annotated[float, Field(ge=0, le=36_500)]
 Apply = Annotated[bool, in_form("Remove", "Off: only say what would go, and why")]

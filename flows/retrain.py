@@ -8,17 +8,17 @@ from flows.parameters import AnyRecipe
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
-from tasks.cost_sums import settle_costs
-from tasks.dispatch import in_one_piece, run_child
+from tasks.caching.ingest import survey_clips
 from tasks.documents import RetrainReport
-from tasks.failures import tell_failure
-from tasks.ingest import survey_clips
-from tasks.labels import label_run, run_name
-from tasks.preflight import preflight
-from tasks.publish import publish_summary
-from tasks.register import find_unchanged
-from tasks.stages import Stages
-from tasks.train import trained_elsewhere
+from tasks.pages.labels import label_run, run_name
+from tasks.pools.dispatch import in_one_piece, run_child
+from tasks.pools.stages import Stages
+from tasks.retraining.cost_sums import settle_costs
+from tasks.retraining.failures import tell_failure
+from tasks.retraining.publish import publish_summary
+from tasks.training.preflight import preflight
+from tasks.training.register import find_unchanged
+from tasks.training.train import trained_elsewhere
 from tasks.workbench import open_workbench
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from cogvx.check import Purpose, check_file
 from cogvx.recipe import Recipe
 from cogvx.terminal import printable
-from tasks import summary
+from tasks.retraining import summary
 from tasks.settings import prepare_process
 
 

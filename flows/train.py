@@ -4,13 +4,13 @@ from prefect import flow
 
 from flows.cache import cache
 from flows.parameters import AnyRecipe
-from tasks.afar import leave
-from tasks.dispatch import run_child
+from tasks.caching.records import RecordsLost
 from tasks.documents import TrainReport
-from tasks.labels import run_name
-from tasks.preflight import preflight
-from tasks.records import RecordsLost
-from tasks.train import train_adapter
+from tasks.pages.labels import run_name
+from tasks.pools.afar import leave
+from tasks.pools.dispatch import run_child
+from tasks.training.preflight import preflight
+from tasks.training.train import train_adapter
 from tasks.workbench import open_workbench
 
 

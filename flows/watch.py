@@ -8,9 +8,9 @@ from pydantic import Field
 from cogvx.errors import CogvxError
 from cogvx.form import in_form
 from flows.parameters import AnyRecipe
+from tasks.caching.outage import fail_once
+from tasks.caching.watch import watch_clips
 from tasks.documents import WatchReport
-from tasks.outage import fail_once
-from tasks.watch import watch_clips
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Settle = Annotated[Seconds, in_form("Rest, seconds", "Two looks so far apart must agree")]

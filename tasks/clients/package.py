@@ -29,7 +29,7 @@ from tasks.clients.runs import quiet
 
 ADAPTER_PATH = f"artifacts/adapter/{ADAPTER_FILE}"
 
-_SERVING_CODE = Path(__file__).parents[1] / "serving.py"
+_SERVING_CODE = Path(__file__).parents[1] / "registry" / "serving.py"
 # sentencepiece and protobuf: the tokenizers of the published bases are SentencePiece models.
 _REQUIREMENTS = (
     "mlflow",
@@ -76,7 +76,7 @@ class Serving:
     pages: Mapping[str, str] = field(default_factory=dict)
 
     def model_config(self, card: AdapterCard, adapter_sha256: str) -> dict[str, object]:
-        """The fields of `tasks.serving.Settings`."""
+        """The fields of `tasks.registry.serving.Settings`."""
         folder = Path(self.base)
         return {
             "base": str(folder.resolve()) if folder.is_dir() else self.base,
@@ -155,7 +155,7 @@ def signature(*, starts_from_image: bool) -> ModelSignature:
 
     Numbers are of any type: MLflow takes neither an integer for a double, nor, when a row leaves
     its cell empty, a column of integers for a column of integers. An image is of any type, as a
-    text is base64 or a path, and bytes are the file itself. `tasks.serving` checks them.
+    text is base64 or a path, and bytes are the file itself. `tasks.registry.serving` checks them.
     """
     inputs = [ColSpec(DataType.string, "prompt")]
     inputs += [ColSpec(AnyType(), "image")] if starts_from_image else []

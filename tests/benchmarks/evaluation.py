@@ -55,7 +55,7 @@ from cogvx.mp4 import write_mp4
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore
 from cogvx.variants import read_facts
-from tasks.contest import Contested, hold_contest
+from tasks.evaluation.contest import Contested, hold_contest
 from tasks.settings import Settings
 from tasks.workbench import Workbench
 from tests.benchmarks.training import NANO
@@ -75,13 +75,13 @@ SCORING = "score"
 PARTS = (
     (GENERATION, "cogvx.inference.session.Session.generate"),
     ("code mp4", "cogvx.inference.batch.write_mp4"),
-    ("load", "tasks.measure._open_session"),
+    ("load", "tasks.evaluation.measure._open_session"),
     ("prove", "cogvx.evaluation.render.require_effect"),
-    ("losses", "tasks.contest.measure_losses"),
-    ("drift", "tasks.gauges.drift_of"),
-    ("clips", "tasks.contest.look_around"),
-    (SCORING, "tasks.contest.score_footage"),
-    ("judge", "tasks.contest.judge"),
+    ("losses", "tasks.evaluation.contest.measure_losses"),
+    ("drift", "tasks.evaluation.gauges.drift_of"),
+    ("clips", "tasks.evaluation.contest.look_around"),
+    (SCORING, "tasks.evaluation.contest.score_footage"),
+    ("judge", "tasks.evaluation.contest.judge"),
 )
 
 

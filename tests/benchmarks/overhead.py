@@ -32,7 +32,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from cogvx.check import check_file
 from cogvx.data.arrivals import Arrival
-from tasks.arrivals import announce
+from tasks.caching.arrivals import announce
 from tests.fixtures.s3 import BUCKET, S3Server, moto
 from tests.fixtures.shop import CLIPS, Shop
 from tests.fixtures.team import POOLS, Team, team

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cogvx.check import check_file
 from flows.cache import ROUNDS
+from tasks.caching.encode import encode_records, plan_shards, report_cache
+from tasks.caching.ingest import survey_clips
 from tasks.documents import CacheReport, ShardReport
-from tasks.encode import encode_records, plan_shards, report_cache
-from tasks.ingest import survey_clips
 from tasks.workbench import open_workbench
 
 

@@ -11,7 +11,7 @@ from cogvx.evaluation.aa import AaReport, AaRun
 from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.files import read_document
 from cogvx.store import LocalStore
-from tasks.aa import REPORT_FILE, RUNS_FILE, hold_aa
+from tasks.evaluation.aa import REPORT_FILE, RUNS_FILE, hold_aa
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
 from tests.e2e.conftest import Place, make_place, write_recipe

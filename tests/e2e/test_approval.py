@@ -27,9 +27,9 @@ from deployments.apply import PEOPLE_POOL, apply
 from flows.promote import promote
 from tasks.clients.registry import CHAMPION
 from tasks.documents import PromoteReport
-from tasks.promote import promote_adapter
-from tasks.register import find_unchanged, open_registry
+from tasks.evaluation.promote import promote_adapter
 from tasks.settings import settings
+from tasks.training.register import find_unchanged, open_registry
 from tasks.workbench import Workbench
 from tests.fixtures.judged import BETTER, SAME, keep_verdict, registered, version_of
 from tests.fixtures.servers import running

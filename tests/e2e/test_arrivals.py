@@ -30,11 +30,11 @@ from cogvx.store import LocalStore
 from deployments.apply import apply_catalog
 from deployments.catalog import load_catalog
 from deployments.rows import desired
-from tasks.arrivals import announce, dataset_resource, event_id
+from tasks.caching.arrivals import announce, dataset_resource, event_id
+from tasks.caching.watch import watch_clips
 from tasks.clients.s3 import S3Store
 from tasks.documents import WatchReport
 from tasks.settings import settings
-from tasks.watch import watch_clips
 from tests.e2e.conftest import write_recipe
 from tests.fixtures.s3 import BUCKET, S3Server
 from tests.fixtures.servers import free_port, listens, running, wait_until

@@ -9,7 +9,7 @@ import pytest
 from cogvx.cache.index import CacheIndex
 from cogvx.check import check_file
 from cogvx.store import LocalStore
-from tasks.records import RecordsLost, bring_records
+from tasks.caching.records import RecordsLost, bring_records
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench, read_stored
 from tests.e2e.cache_stage import fill_cache

@@ -36,12 +36,12 @@ from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore
 from deployments.apply import POOL, apply
-from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
-from tasks.dispatch import require_all, run_child, run_children
-from tasks.fan_out import Elsewhere, run_on_pool
-from tasks.lookout import Bounds
-from tasks.stages import Stages
+from tasks.pools.children import Child, Ended
+from tasks.pools.dispatch import require_all, run_child, run_children
+from tasks.pools.fan_out import Elsewhere, run_on_pool
+from tasks.pools.lookout import Bounds
+from tasks.pools.stages import Stages
 from tests.cache.toys import recipe as toy_recipe
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
@@ -425,7 +425,7 @@ def test_without_a_worker_a_person_is_told_and_patience_ends(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.lookout._WARN_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.pools.lookout._WARN_AFTER_SECONDS", 0.2)
     caplog.set_level(logging.WARNING, "tasks")
     (ended,) = fan_out(idle, "a", bounds=Bounds(patience=3))
     pool = idle.removeprefix("idle/")

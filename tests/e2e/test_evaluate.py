@@ -41,14 +41,14 @@ from flows.evaluate import evaluate
 from flows.generate import generate_shard
 from flows.measure import measure_shard
 from tasks.clients.registry import Reason, Version
-from tasks.contest import hold_contest
 from tasks.documents import EvaluateReport
-from tasks.evaluate import judge_evaluation
-from tasks.evaluate_plan import enter_evaluation, plan_evaluation
-from tasks.finished import finished_run, keep_run
-from tasks.register import open_registry, register_adapter
+from tasks.evaluation.contest import hold_contest
+from tasks.evaluation.evaluate import judge_evaluation
+from tasks.evaluation.evaluate_plan import enter_evaluation, plan_evaluation
+from tasks.evaluation.stills import stills_of
 from tasks.settings import settings
-from tasks.stills import stills_of
+from tasks.training.finished import finished_run, keep_run
+from tasks.training.register import open_registry, register_adapter
 from tasks.workbench import Workbench, open_workbench
 from tests.adapters.toys import toy_adapter
 from tests.e2e.conftest import RECIPE, Place, make_place

@@ -24,11 +24,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
 
 from cogvx.errors import ConfigError, TransientError
-from tasks.children import Child, Ended
 from tasks.clients.pool import open_pool
 from tasks.clients.slots import gpu_slots, require_slots
-from tasks.fan_out import Elsewhere, run_on_pool
-from tasks.lookout import Bounds
+from tasks.pools.children import Child, Ended
+from tasks.pools.fan_out import Elsewhere, run_on_pool
+from tasks.pools.lookout import Bounds
 from tasks.settings import Settings
 from tests.fixtures.servers import prefect_server
 from tests.fixtures.start import PYTHONPATH, ROOT

@@ -22,9 +22,9 @@ from deployments.catalog import load_catalog
 from deployments.rows import desired
 from flows.retention import retention
 from flows.retrain import retrain
-from tasks.deployed_forks import deployed_forks
-from tasks.housekeeping_documents import RetentionReport
-from tasks.retention import sweep_store
+from tasks.keeping.deployed_forks import deployed_forks
+from tasks.keeping.housekeeping_documents import RetentionReport
+from tasks.keeping.retention import sweep_store
 from tasks.settings import settings
 from tests.e2e.conftest import write_recipe
 from tests.fixtures.servers import free_port

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from cogvx.data.arrivals import Arrival
 from cogvx.mp4 import read_mp4
-from tasks.arrivals import announce
+from tasks.caching.arrivals import announce
 from tests.fixtures.planted import found_in, in_bucket, in_folder, in_prefect
 from tests.fixtures.s3 import BUCKET, S3Server
 from tests.fixtures.shop import CLIPS, Shop

@@ -28,7 +28,7 @@ from deployments.catalog import load_catalog
 from deployments.rows import Desired, desired
 from flows.promote import promote
 from flows.watch import watch
-from tasks.outage import STILL_FAILING
+from tasks.caching.outage import STILL_FAILING
 from tasks.settings import settings
 from tests.e2e.conftest import write_recipe
 from tests.fixtures.judged import SAME, keep_verdict, registered

@@ -15,7 +15,7 @@ from cogvx.model.nano.world import render_world
 from cogvx.runs.folder import RunFolder
 from cogvx.store import LocalStore
 from flows.train import train
-from tasks.join import led_recipe
+from tasks.training.join import led_recipe
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import free_port

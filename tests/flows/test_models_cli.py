@@ -19,7 +19,7 @@ from flows.cli import app
 from tasks.clients.journal import whoami
 from tasks.clients.registry import CHAMPION, Registry, Serving
 from tasks.clients.versions import HELDOUT_TAG, VERDICT_TAG
-from tasks.models import CARD_FILE, RECIPE_FILE, open_models
+from tasks.registry.models import CARD_FILE, RECIPE_FILE, open_models
 from tasks.settings import settings
 from tests.adapters.toys import toy_adapter
 

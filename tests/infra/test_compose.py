@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 from tasks.clients.pool import page_of_run
 from tasks.clients.registry import Registry, Version
-from tasks.history import links_of, picture_of
+from tasks.registry.history import links_of, picture_of
 from tasks.settings import Settings, settings
 from tests.infra.compose import (
     EXAMPLE,

@@ -27,8 +27,8 @@ from cogvx.evaluation.suite import Suite, load_suite
 from cogvx.inference.batch import AdapterAtWeight
 from cogvx.model.nano.carried import carried_nano
 from cogvx.model.nano.teach import render_lessons
-from tasks.aa import hold_aa
-from tasks.contest import hold_contest
+from tasks.evaluation.aa import hold_aa
+from tasks.evaluation.contest import hold_contest
 from tasks.settings import settings
 from tasks.workbench import Workbench, open_workbench
 from tests.fixtures.bad_adapters import doubled, overcooked, untrained

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.arrivals import dataset_resource
+from tasks.caching.arrivals import dataset_resource
 
 
 @pytest.mark.parametrize(

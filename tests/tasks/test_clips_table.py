@@ -2,7 +2,7 @@
 
 from cogvx.data.manifest import Clip, ClipFacts, Manifest, Rejected, Split
 from cogvx.shapes import VideoSize
-from tasks.clips_table import clip_rows
+from tasks.caching.clips_table import clip_rows
 
 FACTS = ClipFacts(width=64, height=48, frames=40, fps=8.0, codec="h264")
 

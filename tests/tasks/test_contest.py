@@ -5,9 +5,9 @@ from pathlib import Path
 from cogvx.data.manifest import Manifest
 from cogvx.evaluation.encoder_gauges import SeenClips
 from cogvx.evaluation.render import Arm, Footage
-from tasks.contest import Match, judge_videos
-from tasks.gauges import Surroundings
-from tasks.measure import Measurer
+from tasks.evaluation.contest import Match, judge_videos
+from tasks.evaluation.gauges import Surroundings
+from tasks.evaluation.measure import Measurer
 from tests.evaluation.builders import suite_of
 from tests.fixtures.family import MEMBERS
 from tests.tasks.test_drift import bench_of, never

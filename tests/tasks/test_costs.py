@@ -11,12 +11,12 @@ import pytest
 from cogvx.digest import canonical_json
 from cogvx.errors import TransientError
 from cogvx.store import LocalStore, MemoryStore, ObjectStore
-from tasks import metering
-from tasks.cost_sums import CostSum, add_attempts, sum_up
-from tasks.costs import cost_metrics, cost_rows, saved_of
 from tasks.documents import CostReport, ShardReport, StageCost
-from tasks.generate_documents import VideoShardReport
-from tasks.metering import Spent, attempts_of, metered
+from tasks.generation.generate_documents import VideoShardReport
+from tasks.pools import metering
+from tasks.pools.metering import Spent, attempts_of, metered
+from tasks.retraining.cost_sums import CostSum, add_attempts, sum_up
+from tasks.retraining.costs import cost_metrics, cost_rows, saved_of
 from tasks.settings import Settings
 
 # An hour of a GPU costs 3.60, so a second costs a thousandth.

@@ -13,12 +13,12 @@ from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.variants import read_facts
+from tasks.caching.dataset_page import log_dataset, show_dataset
+from tasks.caching.ingest import survey_clips
 from tasks.clients.registry import CHAMPION, MANIFEST_TAG, Registry
-from tasks.dataset_page import log_dataset, show_dataset
 from tasks.documents import CacheReport
-from tasks.ingest import survey_clips
+from tasks.retraining.summary import cache_rows
 from tasks.settings import Settings
-from tasks.summary import cache_rows
 from tasks.workbench import Workbench
 from tests.data.clips import write_clip
 from tests.fixtures.servers import free_port

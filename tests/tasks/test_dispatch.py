@@ -6,9 +6,9 @@ import time
 import pytest
 
 from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
-from tasks.children import Child, Ended
-from tasks.dispatch import require_all
-from tasks.progress import Progress
+from tasks.pages.progress import Progress
+from tasks.pools.children import Child, Ended
+from tasks.pools.dispatch import require_all
 
 
 def ended(*errors: BaseException | None) -> tuple[Ended[int], ...]:

@@ -26,7 +26,7 @@ from cogvx.model.image_scale import image_scale_of
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.variants import read_facts
-from tasks.drift import drift_of, drift_path, scenes_of
+from tasks.evaluation.drift import drift_of, drift_path, scenes_of
 from tasks.settings import Settings
 from tasks.workbench import Workbench
 from tests.evaluation.builders import suite_of

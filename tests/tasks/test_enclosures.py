@@ -11,12 +11,12 @@ from cogvx.evaluation.render import Arm
 from cogvx.inference.batch import AdapterAtWeight
 from cogvx.inference.job import GenerateJob
 from cogvx.store import MemoryStore
-from tasks.adapter_refs import adapter_key, bring_adapter
-from tasks.evaluate_shards import cut_missing
-from tasks.generate_inputs import published_picture
-from tasks.generate_plan import PLANS
-from tasks.measure_documents import MeasurePlan
-from tasks.measure_shards import publish_plans
+from tasks.evaluation.evaluate_shards import cut_missing
+from tasks.evaluation.measure_documents import MeasurePlan
+from tasks.evaluation.measure_shards import publish_plans
+from tasks.generation.generate_inputs import published_picture
+from tasks.generation.generate_plan import PLANS
+from tasks.registry.adapter_refs import adapter_key, bring_adapter
 from tasks.settings import Settings
 from tasks.workbench import Workbench, published
 from tests.adapters.toys import toy_adapter

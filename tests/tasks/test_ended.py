@@ -14,7 +14,7 @@ from cogvx.runs.lock import Held
 from tasks.clients.launch import Stopped
 from tasks.clients.runs import Runs
 from tasks.ended import ending
-from tasks.relay import Relay
+from tasks.training.relay import Relay
 from tests.fixtures.servers import mlflow_server
 
 ERRORS = (

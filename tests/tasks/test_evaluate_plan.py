@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.clients.versions import Version
-from tasks.evaluate_plan import reference_title
+from tasks.evaluation.evaluate_plan import reference_title
 
 
 def version(number: int) -> Version:

@@ -16,11 +16,11 @@ from cogvx.model.identity import BASE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.store import MemoryStore
 from cogvx.variants import read_facts
-from tasks.evaluate_shards import _parts, cut_missing
-from tasks.generate_inputs import published_picture
-from tasks.generate_plan import PLANS
-from tasks.generation import prepare
-from tasks.measure import setting_of
+from tasks.evaluation.evaluate_shards import _parts, cut_missing
+from tasks.evaluation.measure import setting_of
+from tasks.generation.generate_inputs import published_picture
+from tasks.generation.generate_plan import PLANS
+from tasks.generation.generation import prepare
 from tasks.settings import Settings
 from tasks.workbench import Workbench, published
 from tests.adapters.toys import toy_adapter

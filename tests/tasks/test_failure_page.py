@@ -11,8 +11,8 @@ from cogvx.errors import (
     TransientError,
 )
 from tasks.documents import StageCost
-from tasks.failure_page import Failure, Kept, failure_page
-from tasks.summary_page import StageTime
+from tasks.retraining.failure_page import Failure, Kept, failure_page
+from tasks.retraining.summary_page import StageTime
 
 CACHED = StageTime("cache", "Completed", 42.0, page="http://prefect/1", tags=("index:ab12cd34",))
 TRAINED = StageTime("train", "Completed", 5400.0, page="http://prefect/2")

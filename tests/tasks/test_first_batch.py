@@ -18,8 +18,8 @@ from cogvx.runs.folder import RunFolder
 from cogvx.training.proof import ProofOrder
 from tasks.clients.runs import Runs
 from tasks.clients.supervise import descendants
-from tasks.first_batch import _make_apart, show_first_batch
 from tasks.settings import Settings
+from tasks.training.first_batch import _make_apart, show_first_batch
 from tasks.workbench import Workbench
 from tests.encoding.benches import clip_of
 from tests.tasks.test_survey import bench
@@ -92,8 +92,8 @@ def test_memory_that_runs_out_on_a_cpu_is_no_reason_not_to_train(
 def test_much_to_decode_is_ended_when_its_time_is_over(
     show: Show, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tasks.first_batch._FEW_PIXELS", 0)
-    monkeypatch.setattr("tasks.first_batch._MOST_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.training.first_batch._FEW_PIXELS", 0)
+    monkeypatch.setattr("tasks.training.first_batch._MOST_SECONDS", 0.5)
     before, began = set(descendants(os.getpid())), time.monotonic()
     assert not show().first_batch.exists()
     assert time.monotonic() - began < 5

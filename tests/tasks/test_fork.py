@@ -20,8 +20,8 @@ from cogvx.runs.folder import Fork, RunFolder
 from cogvx.training.attempt import adapter_card
 from cogvx.training.loop import train
 from cogvx.training.stop import Stop
-from tasks.fork import bring_fork
-from tasks.unfinished import warn_of_unfinished
+from tasks.training.fork import bring_fork
+from tasks.training.unfinished import warn_of_unfinished
 from tasks.workbench import Workbench
 from tests.fixtures.training_runs import make_recipe, make_run, open_trainer
 from tests.tasks.test_survey import bench

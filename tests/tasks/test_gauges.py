@@ -21,7 +21,7 @@ from cogvx.evaluation.suite import Suite
 from cogvx.mp4 import read_mp4, write_mp4
 from cogvx.shapes import VideoSize
 from cogvx.store import LocalStore
-from tasks.gauges import Surroundings, gauges_for, look_around
+from tasks.evaluation.gauges import Surroundings, gauges_for, look_around
 from tasks.workbench import Workbench
 from tests.evaluation.builders import suite_of
 from tests.fixtures.family import MEMBERS

@@ -10,7 +10,7 @@ from cogvx.errors import ConfigError, DataError, IntegrityError
 from cogvx.inference.job import GenerateJob
 from cogvx.shapes import VideoSize
 from cogvx.store import MemoryStore
-from tasks.generate_inputs import publish_picture, published_picture, read_inputs
+from tasks.generation.generate_inputs import publish_picture, published_picture, read_inputs
 from tasks.settings import Settings
 
 SIZE = VideoSize(9, 32, 48)

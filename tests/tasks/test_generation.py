@@ -25,9 +25,9 @@ from cogvx.mp4 import read_label, read_mp4, write_mp4
 from cogvx.shapes import VideoSize
 from cogvx.variants import PUBLISHED, ImageScale
 from tasks.clients.registry import Registry, Serving
-from tasks.generation import Ready, prepare
-from tasks.local_generation import Written, generate_here
-from tasks.outputs import early_problems
+from tasks.generation.generation import Ready, prepare
+from tasks.generation.local_generation import Written, generate_here
+from tasks.generation.outputs import early_problems
 from tasks.settings import Settings
 from tests.adapters.toys import toy_card, trained
 from tests.fixtures.family import IMAGE_MEMBERS, MEMBERS, BaseOf, Member

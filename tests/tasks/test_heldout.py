@@ -17,7 +17,7 @@ from cogvx.runs.folder import RunFolder, RunSpec
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.training.__main__ import main
 from cogvx.variants import read_facts
-from tasks.heldout import losses_of, losses_path
+from tasks.evaluation.heldout import losses_of, losses_path
 from tasks.settings import Settings
 from tasks.workbench import Workbench
 from tests.fixtures.family import IMAGE_MEMBERS, MEMBERS, BaseOf, Member

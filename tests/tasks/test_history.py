@@ -13,8 +13,8 @@ from cogvx.evaluation.documents import EvaluationReport
 from cogvx.evaluation.judge import judge
 from tasks.clients.registry import CHAMPION, Reason, Registry, Version
 from tasks.clients.versions import COMPARISONS_TAG, JUDGED_TAG, REFERENCE_TAG, VERDICT_TAG
-from tasks.history import links_of, metric_key, model_history, write_history
-from tasks.judged import TABLE, keep_judgement, points_of, prompt_table
+from tasks.evaluation.judged import TABLE, keep_judgement, points_of, prompt_table
+from tasks.registry.history import links_of, metric_key, model_history, write_history
 from tests.evaluation.builders import arm_of, suite_of
 
 LOSSES = ((0.9, 1.1, 1.3, 1.0), (1.01, 1.19, 1.41, 1.09))

@@ -14,10 +14,11 @@ from cogvx.errors import ConfigError, IntegrityError
 from cogvx.housekeeping.names import kind_of
 from cogvx.mp4 import read_mp4
 from cogvx.store import LocalStore
-from tasks import housekeeping, train
-from tasks.inspection import inspect_record
-from tasks.register import register_adapter
+from tasks.keeping import housekeeping
+from tasks.keeping.inspection import inspect_record
 from tasks.settings import settings
+from tasks.training import train
+from tasks.training.register import register_adapter
 from tasks.workbench import Workbench, open_workbench
 from tests.e2e.cache_stage import fill_cache
 from tests.e2e.conftest import Place, make_place

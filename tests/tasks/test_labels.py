@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.labels import champion_tag, dataset_name, tag_run
+from tasks.pages.labels import champion_tag, dataset_name, tag_run
 
 
 @pytest.mark.parametrize(

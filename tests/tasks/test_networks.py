@@ -9,8 +9,8 @@ import pytest
 from cogvx.errors import ConfigError
 from cogvx.metrics.learned import LEARNED
 from cogvx.store import LocalStore
-from tasks.contest import provenance_of
-from tasks.gauges import look_around
+from tasks.evaluation.contest import provenance_of
+from tasks.evaluation.gauges import look_around
 from tasks.workbench import Workbench
 from tests.evaluation.builders import suite_of
 from tests.fixtures.family import MEMBERS

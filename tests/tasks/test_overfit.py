@@ -16,7 +16,7 @@ from cogvx.inference.session import Session
 from cogvx.objective.heldout import heldout_losses
 from cogvx.objective.objective import Objective
 from cogvx.runs.folder import RunFolder
-from tasks.overfit import overfit_of
+from tasks.evaluation.overfit import overfit_of
 from tasks.workbench import Workbench
 from tests.evaluation.conftest import write_adapter
 from tests.tasks.test_heldout import bench_over, never, opened
@@ -119,6 +119,6 @@ def test_lost_records_cost_the_gap_and_nothing_else(
     )
     for path in record_paths(windows).values():
         ours.bench.store.delete(path)
-    with caplog.at_level(logging.WARNING, logger="tasks.overfit"):
+    with caplog.at_level(logging.WARNING, logger="tasks.evaluation.overfit"):
         assert overfit_of(ours.bench, BASE, ours.manifest, lambda: opened(ours.bench)) == ()
     assert "the overfit gap of base is not measured" in caplog.text

@@ -13,10 +13,10 @@ from cogvx.recipe import Recipe
 from cogvx.store import MemoryStore
 from cogvx.variants import PUBLISHED
 from flows import retrain, train
-from tasks.curves import points_of
-from tasks.preflight import preflight
 from tasks.settings import settings
-from tasks.speeds import keep_speed, known_utilisation
+from tasks.training.curves import points_of
+from tasks.training.preflight import preflight
+from tasks.training.speeds import keep_speed, known_utilisation
 from tests.preflight.toys import recipe
 
 FACTS = PUBLISHED["CogVideoX-5b"]

@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
-from tasks.progress import Progress
+from tasks.pages.progress import Progress
 
 
 def test_the_longer_it_takes_the_more_seldom_a_line_comes(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("tasks.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.pages.progress.time.monotonic", lambda: now[0])
     logger = logging.getLogger("tests.progress")
     caplog.set_level(logging.INFO, logger.name)
     progress = Progress("train", "steps", logger)

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.publish import stage_times
+from tasks.retraining.publish import stage_times
 from tests.fixtures.away import prefect_that_answers
 
 TRAIN, EVALUATE = uuid4(), uuid4()

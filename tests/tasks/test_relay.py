@@ -15,8 +15,8 @@ from cogvx.errors import DataError, TransientError
 from cogvx.runs.events import EventTail, EventWriter, history
 from cogvx.runs.folder import RunFolder
 from tasks.clients.runs import Runs
-from tasks.relay import Relay
-from tasks.training_table import curve, training_markdown
+from tasks.training.relay import Relay
+from tasks.training.training_table import curve, training_markdown
 
 Begin = Callable[[], tuple[str, RunFolder, EventWriter]]
 VALUES = {"loss": 0.5, "epoch": 1.0, "grad_norm": 0.1}
@@ -123,7 +123,7 @@ def test_what_arrived_though_nobody_heard_so_is_sent_again_and_there_once(
 def test_training_does_not_wait_for_an_mlflow_that_takes_nothing(
     runs: Runs, begin: Begin, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.relay._SECONDS_BETWEEN_SENDS", 0.01)
+    monkeypatch.setattr("tasks.training.relay._SECONDS_BETWEEN_SENDS", 0.01)
     run_id, folder, writer = begin()
     with Relay(runs, run_id, folder) as relay, locked(database):
         writer.write("metrics", step=2, values=VALUES)
@@ -152,8 +152,8 @@ def test_an_error_of_training_comes_before_one_of_mlflow(
 def test_a_call_that_does_not_end_is_left_behind_with_a_sentence(
     runs: Runs, begin: Begin, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.relay._SECONDS_BETWEEN_SENDS", 0.01)
-    monkeypatch.setattr("tasks.relay._SECONDS_TO_END", 0.1)
+    monkeypatch.setattr("tasks.training.relay._SECONDS_BETWEEN_SENDS", 0.01)
+    monkeypatch.setattr("tasks.training.relay._SECONDS_TO_END", 0.1)
     run_id, folder, writer = begin()
     writer.write("metrics", step=2, values=VALUES)
     with (
@@ -198,7 +198,10 @@ def test_what_a_person_should_hear_of_is_said(
 ) -> None:
     run_id, folder, _ = begin()
     skipped = {"step": 9, "updates": [{"step": 8, "reason": "the loss is nan"}], "total": 3}
-    with caplog.at_level(logging.INFO, "tasks.relay"), Relay(runs, run_id, folder) as relay:
+    with (
+        caplog.at_level(logging.INFO, "tasks.training.relay"),
+        Relay(runs, run_id, folder) as relay,
+    ):
         relay({"kind": "phase", "name": "training"})
         relay({"kind": "skipped", **skipped, "in_a_row": 1})
         relay({"kind": "heldout", "step": 9, "loss": 0.25, "clips": 2, "by_timestep": {}})

@@ -17,11 +17,11 @@ from cogvx.recipe import Recipe
 from cogvx.store import LocalStore
 from tasks.clients.registry import CHALLENGER, CHAMPION, PREVIOUS_CHAMPION, Reason, Registry
 from tasks.clients.versions import KEEP_TAG, SWEPT_TAG
-from tasks.housekeeping_documents import RetentionReport, VersionFate
-from tasks.register import open_registry
-from tasks.retention import sweep_store
-from tasks.retention_marks import Marks
+from tasks.keeping.housekeeping_documents import RetentionReport, VersionFate
+from tasks.keeping.retention import sweep_store
+from tasks.keeping.retention_marks import Marks
 from tasks.settings import settings
+from tasks.training.register import open_registry
 from tasks.workbench import Workbench, open_workbench
 from tests.fixtures.nights import cached_home, keep_trained
 

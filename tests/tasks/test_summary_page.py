@@ -9,7 +9,7 @@ from tasks.documents import (
     TrainReport,
     Unchanged,
 )
-from tasks.summary_page import Around, StageTime, summary_page
+from tasks.retraining.summary_page import Around, StageTime, summary_page
 
 REASONS = tuple(f"reason {number} | of * many" for number in range(9))
 AROUND = Around(

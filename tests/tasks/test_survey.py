@@ -12,12 +12,12 @@ from cogvx.model.nano.carried import carried_nano
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore, MemoryStore
 from cogvx.variants import read_facts
-from tasks.children import Child, Ended
+from tasks.caching.encode import settle_shards
+from tasks.caching.ingest import survey_clips
 from tasks.documents import CacheReport, ShardReport
-from tasks.encode import settle_shards
-from tasks.ingest import survey_clips
+from tasks.pools.children import Child, Ended
+from tasks.retraining.summary import cache_rows
 from tasks.settings import Settings
-from tasks.summary import cache_rows
 from tasks.workbench import Workbench
 from tests.data.clips import write_clip
 from tests.fixtures.away import prefect_that_answers

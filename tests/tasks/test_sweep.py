@@ -11,8 +11,8 @@ from cogvx.evaluation.render import Arm
 from cogvx.inference.batch import AdapterAtWeight
 from cogvx.store import MemoryStore
 from cogvx.variants import published_facts
+from tasks.evaluation.sweep import sweep_of
 from tasks.settings import Settings
-from tasks.sweep import sweep_of
 from tasks.workbench import Workbench
 from tests.cache.toys import recipe
 

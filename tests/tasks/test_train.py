@@ -8,10 +8,10 @@ import pytest
 from cogvx.errors import ConfigError
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.lock import Held, hold
-from tasks.ingest import survey_clips
-from tasks.prepare_run import prepare_run
-from tasks.records import RecordsLost
-from tasks.train import _launch
+from tasks.caching.ingest import survey_clips
+from tasks.caching.records import RecordsLost
+from tasks.training.prepare_run import prepare_run
+from tasks.training.train import _launch
 from tasks.workbench import Workbench
 from tests.fixtures.away import prefect_that_answers
 from tests.tasks.test_survey import bench

@@ -12,7 +12,7 @@ from cogvx.runs.carry import checkpoint_prefix, latest_key
 from cogvx.runs.folder import RunFolder
 from cogvx.runs.saved import STATE_FILE, Pointer, folder_name
 from cogvx.store import MemoryStore
-from tasks.uploads import CheckpointUploads, uploading
+from tasks.training.uploads import CheckpointUploads, uploading
 from tests.runs.test_carry import RUN, save
 
 
@@ -122,8 +122,8 @@ def test_a_thread_that_logging_ended_is_followed_by_another(
             raise SystemExit(1)
 
     handler = Deaf()
-    monkeypatch.setattr(logging.getLogger("tasks.uploads"), "handlers", [handler])
-    logging.getLogger("tasks.uploads").setLevel(logging.INFO)
+    monkeypatch.setattr(logging.getLogger("tasks.training.uploads"), "handlers", [handler])
+    logging.getLogger("tasks.training.uploads").setLevel(logging.INFO)
     store = Gate()
     store.through.set()
     with uploading(folder, store, keep=9) as uploads:

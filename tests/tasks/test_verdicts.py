@@ -12,17 +12,17 @@ from cogvx.evaluation.suite import load_suite
 from cogvx.model.identity import TEXT_PARTS, VAE_PARTS, fingerprint
 from cogvx.recipe import Recipe
 from cogvx.recipe_sections import EvaluationConfig, SweepConfig
+from tasks.caching.ingest import survey_clips
 from tasks.clients.registry import CHAMPION, PREVIOUS_CHAMPION, Reason, Registry, Version
 from tasks.code import commit
-from tasks.describe import page_of
 from tasks.documents import Unchanged
-from tasks.evaluate_plan import _to_beat
-from tasks.finished import finished_run
-from tasks.ingest import survey_clips
+from tasks.evaluation.evaluate_plan import _to_beat
+from tasks.evaluation.promote import promote_adapter
 from tasks.lineage import APPROVAL_TAG
-from tasks.promote import promote_adapter
-from tasks.register import find_unchanged, open_registry
 from tasks.settings import settings
+from tasks.training.describe import page_of
+from tasks.training.finished import finished_run
+from tasks.training.register import find_unchanged, open_registry
 from tasks.workbench import Workbench, code_version
 from tests.adapters.toys import toy_adapter
 from tests.fixtures.judged import judge, registered, version_of
@@ -72,7 +72,7 @@ def other_version(bench: Workbench, registry: Registry, folder: Path) -> Version
     """A second version of the same model, from another run."""
     file = toy_adapter(bench.base, folder, run=f"other of {bench.recipe.name}", seed=5)
     run_id = registry.start_run(bench.recipe.name, "other", tags={})
-    from tasks.register import _serving
+    from tasks.training.register import _serving
 
     serving = _serving(bench, page_of(bench, file))
     return registry.register(bench.recipe.name, file, run_id=run_id, serving=serving)

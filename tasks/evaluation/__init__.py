@@ -1,0 +1,1 @@
+"""Judge an adapter and act on it: plans, measurements, the verdict, the promotion."""

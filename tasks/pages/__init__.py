@@ -1,0 +1,1 @@
+"""What Prefect shows of any run: names, tags, progress, assets."""

@@ -1,0 +1,1 @@
+"""What a whole retraining tells: its summary, its costs, why it failed."""
