@@ -10,19 +10,25 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
+from functools import partial
 
 from tasks.clients.supervise import ask_of_parents_death
+
+_PRINTED = (1, 2)  # standard output, standard error
 
 
 def outlive(worker: int) -> None:
     """Print into nothing as soon as this parent dies; only on Linux, from the main thread.
 
-    The kernel tells by SIGUSR1. A SIGTERM of the same moment is heard after it.
+    The kernel tells by SIGUSR1. A SIGTERM of the same moment is heard after it and finds it done:
+    a handler in Python would be interrupted by that of SIGTERM before its first line.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return
-    signal.signal(signal.SIGUSR1, _hear)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    redirects = map(os.dup2, (nowhere, nowhere), _PRINTED)
+    # Called with a number and a frame, `max` asks its key twice: for the next of both redirects.
+    signal.signal(signal.SIGUSR1, partial(max, key=partial(next, redirects)))
     ask_of_parents_death(signal.SIGUSR1)
     if os.getppid() != worker:
         print_into_nothing()
@@ -31,10 +37,6 @@ def outlive(worker: int) -> None:
 def print_into_nothing() -> None:
     """Let what this process prints be lost, rather than be an error with each line."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for printed in (1, 2):
+    for printed in _PRINTED:
         os.dup2(nowhere, printed)
     os.close(nowhere)
-
-
-def _hear(_number: int, _frame: FrameType | None) -> None:
-    print_into_nothing()

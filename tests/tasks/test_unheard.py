@@ -46,3 +46,47 @@ def test_a_line_into_a_dead_workers_pipe_does_not_end_it_before_it_has_told(
     while not told.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# As a kernel and whoever killed the worker do, again and again: the second signal comes before,
+# while and after the first one is heard.
+CLOSELY = """
+import os, signal
+from tasks.clients.unheard import outlive
+lost, heard, TIMES = [], [], 400
+def end(*_):
+    try:
+        os.write(1, b"ended")
+    except BrokenPipeError:
+        lost.append(len(heard))
+    heard.append(True)
+told, tells = os.pipe()
+main = os.getpid()
+if os.fork() == 0:
+    for number in range(TIMES):
+        os.read(told, 1)
+        os.kill(main, signal.SIGUSR1)
+        for _ in range(number % 100):
+            pass
+        os.kill(main, signal.SIGTERM)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+kept = os.dup(2)
+ours, theirs = os.pipe()
+os.close(ours)
+for number in range(TIMES):
+    outlive(os.getppid())
+    os.dup2(theirs, 1)
+    os.write(tells, b"1")
+    while len(heard) == number:
+        pass
+os.write(kept, repr(lost).encode())
+os._exit(0)
+"""
+
+
+def test_a_signal_that_closely_follows_the_workers_death_finds_it_heard() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSELY], check=False, timeout=60, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "[]")
