@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import Flow
@@ -90,7 +91,7 @@ def _require_no_loss(plan: Iterable[Change]) -> None:
         raise ConfigError(
             f"the demo's catalog would remove {len(lost)} of this server's rows, first {lost[0]}, "
             "so nothing was changed; name the catalog: `cogvx deploy --apply --catalog YOUR.toml` "
-            "(`--dry-run` shows all)"
+            "(`--dry-run` shows all), or `cogvx up --catalog YOUR.toml`"
         )
 
 
@@ -140,7 +141,8 @@ class _Maker:
         elif change.kind == "deployment":
             self._client.delete_deployment(number)
         elif change.kind == "limit":
-            self._client.delete_global_concurrency_limit_by_name(change.name)
+            # By id: the client puts a name into the address as it is.
+            self._client.delete_global_concurrency_limit_by_name(str(number))
 
     def _pool(self, row: PoolRow, seen: Seen | None) -> None:
         plain: dict[str, Any] = {
@@ -156,18 +158,18 @@ class _Maker:
 
     def _queues(self, row: PoolRow) -> None:
         there = {q.name: q for q in self._client.read_work_queues(work_pool_name=row.name)}
+        queues = f"/work_pools/{row.name}/queues"
         # In rising order: a priority that is taken pushes the others down, never those above.
         for name, (priority, most) in sorted(row.queues.items(), key=lambda item: item[1][0]):
-            path = f"/work_pools/{row.name}/queues"
             plain = {"priority": priority, "concurrency_limit": most, "description": MADE_HERE}
             if name in there:
-                self._send("PATCH", f"{path}/{name}", plain)
+                self._send("PATCH", f"{queues}/{name}", plain)
             else:
-                self._send("POST", path, {"name": name, **plain})
+                self._send("POST", queues, {"name": name, **plain})
         for name, queue in there.items():
             if name in row.queues or queue.description != MADE_HERE:
                 continue
-            path = f"/work_pools/{row.name}/queues/{name}"
+            path = f"{queues}/{quote(name, safe='')}"  # whoever made it, of whatever name
             if name == DEFAULT_QUEUE:  # cannot be removed; what it is from now on is not ours
                 self._send("PATCH", path, {"description": "", "concurrency_limit": None})
             else:
@@ -183,7 +185,7 @@ class _Maker:
             self._client.create_global_concurrency_limit(limit)
         else:
             update = GlobalConcurrencyLimitUpdate(limit=row.slots, active=True)
-            self._client.update_global_concurrency_limit(row.name, update)
+            self._client.update_global_concurrency_limit(str(seen.id), update)
 
     def _deployment(self, row: DeploymentRow, seen: Seen | None) -> UUID:
         """Make it, or overwrite it: Prefect knows it by flow and name, and keeps its runs."""

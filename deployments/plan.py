@@ -154,8 +154,8 @@ def _held_back(
         problem = obstacles[change.kind, change.name]
         names.setdefault((change.kind, problem), []).append(change.name)
     for (kind, problem), some in names.items():
-        note = f"held back: {problem}; then `cogvx deploy --apply`, or the next `cogvx up`, does it"
-        yield Change("!", kind, ", ".join(some), note=note)
+        then = "then `cogvx deploy --apply --catalog YOUR.toml`, or the next `cogvx up`, does it"
+        yield Change("!", kind, ", ".join(some), note=f"held back: {problem}; {then}")
 
 
 def _wanted(

@@ -60,11 +60,12 @@ def server(here: Settings) -> str:
     api = PREFECT_API_URL.value()
     if api:
         return str(api).removesuffix("/").removesuffix("/api")
-    state = Desk(here.home).read()
+    desk = Desk(here.home)
+    state = desk.read()
     if state is None or not state.is_kept:
         raise ConfigError(
             f"no Prefect server: nothing is up for {here.home.resolve()}, and PREFECT_API_URL is "
-            "not set; start one with `cogvx up --detach`, or name one"
+            f"not set; start one with `{desk.command} --detach`, or name one"
         )
     return state.prefect
 

@@ -25,7 +25,8 @@ def leave_running(desk: Desk, options: Options) -> None:
         Exit: It ended before that, with its own exit code; what it said was shown.
     """
     command = [sys.executable, "-m", "deployments.cli", "up", "--background"]
-    command += ["--catalog", str(options.catalog), "--prefect-port", str(options.prefect_port)]
+    command += ["--catalog", str(options.catalog)] if options.is_chosen else []
+    command += ["--prefect-port", str(options.prefect_port)]
     command += ["--mlflow-port", str(options.mlflow_port), "--s3-port", str(options.s3_port)]
     command += ["--s3"] if options.with_s3 else []
     shown = desk.output.stat().st_size if desk.output.is_file() else 0

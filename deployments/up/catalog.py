@@ -1,13 +1,46 @@
-"""The catalog as `cogvx up` uses it: its pools on this machine."""
+"""The catalog as `cogvx up` uses it: which one, and its pools on this machine."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 
+from cogvx.errors import ConfigError
 from deployments.catalog import Catalog
-from deployments.up.services import PoolPlan
+from deployments.up.services import Options, PoolPlan
+from deployments.up.state import Desk
 from tasks.clients.pool import asking
+
+logger = logging.getLogger(__name__)
+
+
+def as_last_named(options: Options, desk: Desk, *, named: Collection[str]) -> Options:
+    """The options with the catalog that the last `up` of this home named, unless this one does.
+
+    Without either it stays the demo's, which nobody chose: it may not remove what others deployed.
+
+    Args:
+        options: What is wanted.
+        desk: Of the home.
+        named: The parameters of `up` that a person wrote.
+
+    Raises:
+        ConfigError: That catalog is not there any more.
+    """
+    if "catalog" in named:
+        return options
+    catalog = desk.catalog
+    if catalog is None:
+        return replace(options, is_chosen=False)
+    if not catalog.is_file():
+        raise ConfigError(
+            f"the last `cogvx up` here had the catalog {catalog}, which is not there; name one: "
+            "`cogvx up --catalog FILE`"
+        )
+    logger.info("catalog   %s, as the last `cogvx up` here; for another: --catalog FILE", catalog)
+    return replace(options, catalog=catalog)
 
 
 def pool_plans(catalog: Catalog) -> tuple[list[PoolPlan], list[str]]:

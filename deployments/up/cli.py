@@ -25,7 +25,10 @@ DOWN = 3
 """Exit code of `status` when something that should run does not."""
 
 CatalogPath = Annotated[
-    Path | None, typer.Option(help="What is deployed, in TOML; without it, the demo.")
+    Path | None,
+    typer.Option(
+        help="What is deployed, in TOML; without it, as the last `up` here, at first the demo."
+    ),
 ]
 
 
@@ -49,11 +52,13 @@ def up(  # noqa: PLR0913 - these are the command's options
     log_lines()
     desk = Desk(settings().home)
     from deployments.catalog import CATALOG  # noqa: PLC0415
+    from deployments.up.catalog import as_last_named  # noqa: PLC0415
     from deployments.up.services import Options  # noqa: PLC0415
 
     options = Options(catalog or CATALOG, prefect_port, mlflow_port, s3_port, with_s3=s3)
     if _found(desk, options, _named(context)):
         return
+    options = as_last_named(options, desk, named=_named(context))
     with desk.held():
         clear_up(desk)
         _require_possible(options)
@@ -75,12 +80,14 @@ def status(
 ) -> None:
     """Say what runs, since when, and which runs are under way; exit code 3 if something is down."""
     prepare_process()
-    state = Desk(settings().home).read()
+    desk = Desk(settings().home)
+    state = desk.read()
     if state is None or (env and not state.is_kept):
         why = "" if state is None else ": it was killed"
         # beside what a shell evaluates
         typer.echo(
-            f"nothing is up for {settings().home.resolve()}{why}; `cogvx up` starts it", err=env
+            f"nothing is up for {settings().home.resolve()}{why}; `{desk.command}` starts it",
+            err=env,
         )
         raise typer.Exit(DOWN)
     if env:

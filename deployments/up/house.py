@@ -79,6 +79,8 @@ def run_up(options: Options, here: Settings, desk: Desk, *, how_to_stop: str) ->
     )
     keeper = Keeper(desk, state)
     with keeper.closing():
+        if options.is_chosen:
+            desk.remember(options.catalog)
         house = _House(options, keeper, plans)
         try:
             house.start_servers(servers(options, here), environment)

@@ -184,8 +184,8 @@ class Keeper:
         if kept.deaths > len(PAUSES):
             kept.status = "given up"
             logger.error(
-                "%s; it died %d times and is given up: see %s, then `cogvx down` and `cogvx up`",
-                *(how, kept.deaths, kept.started.log),
+                "%s; it died %d times and is given up: see %s, then `cogvx down` and `%s`",
+                *(how, kept.deaths, kept.started.log, self._desk.command),
             )
         else:
             pause = PAUSES[kept.deaths - 1]

@@ -31,13 +31,18 @@ _CLEANUP = "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP"
 
 @dataclass(frozen=True)
 class Options:
-    """What a person chose; ports are on loopback."""
+    """What a person chose; ports are on loopback.
+
+    The catalog is chosen if it was named, now or for an earlier `up` of this home: then what is
+    deployed and not in it may go.
+    """
 
     catalog: Path
     prefect_port: int = 4200
     mlflow_port: int = 5000
     s3_port: int = 9000
     with_s3: bool = False
+    is_chosen: bool = True
 
     @property
     def prefect(self) -> str:
@@ -160,13 +165,14 @@ def deploying(options: Options, environment: Mapping[str, str]) -> Service:
     """What brings the server to the catalog, as far as it can become that.
 
     A block of notifications is made by a person, at a server that runs. A process of its own: it
-    imports every flow, and so does not stay in memory.
+    imports every flow, and so does not stay in memory. Without a name it removes nothing.
     """
+    catalog = ("--catalog", str(options.catalog)) if options.is_chosen else ()
     return Service(
         "deploy",
         "`cogvx deploy`",
         "deployments.cli",
-        ("deploy", "--apply", "--partly", "--catalog", str(options.catalog)),
+        ("deploy", "--apply", "--partly", *catalog),
         environment,
         must_stay=False,
     )

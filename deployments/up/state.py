@@ -1,10 +1,13 @@
 """What `cogvx up` writes down about what it started, so that other commands find and end it.
 
 It lies in `home/up/state.json`, and the logs beside it. The lock says whether anybody is at work
-there: the kernel lets go of it when its holder ends.
+there: the kernel lets go of it when its holder ends. Which catalog a person named last outlives all
+of that.
 """
 
 import fcntl
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cogvx.errors import TransientError
-from cogvx.files import read_document, write_document
+from cogvx.files import read_document, write_bytes, write_document
 from tasks.clients.processes import Mark
 
 Status = Literal["starting", "running", "waiting to start again", "given up"]
@@ -95,6 +98,7 @@ class Desk:
         self.folder = home.resolve() / "up"
         self._file = self.folder / "state.json"
         self._lock = self.folder / "lock"
+        self._catalog = self.folder / "catalog"
 
     @property
     def output(self) -> Path:
@@ -128,6 +132,24 @@ class Desk:
     def clear(self) -> None:
         """Nothing runs any more."""
         self._file.unlink(missing_ok=True)
+
+    @property
+    def catalog(self) -> Path | None:
+        """The catalog that a person named last; None if nobody ever did."""
+        try:
+            return Path(os.fsdecode(self._catalog.read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def command(self) -> str:
+        """What starts it with the same catalog, in the words of a shell."""
+        named = self.catalog
+        return "cogvx up" if named is None else f"cogvx up --catalog {shlex.quote(str(named))}"
+
+    def remember(self, catalog: Path) -> None:
+        """What a later `up` means that names none."""
+        write_bytes(self._catalog, os.fsencode(catalog.resolve()))
 
     @contextmanager
     def held(self) -> Iterator[None]:

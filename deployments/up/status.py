@@ -7,7 +7,7 @@ from cogvx.errors import TransientError
 from deployments.up.follow import schedule_lines
 from deployments.up.runs import WORKER_SILENCE, Names, polls, talking_to, under_way, words_for
 from deployments.up.services import PREFECT, worker_name
-from deployments.up.state import ServiceState, UpState, now
+from deployments.up.state import Desk, ServiceState, UpState, now
 from tasks.clients.servers import answers
 
 Row = tuple[str, str]
@@ -85,7 +85,8 @@ def where_lines(state: UpState) -> Iterator[str]:
 def _keeper_line(state: UpState) -> str:
     if not state.is_kept:
         left = f", and {len(state.left)} processes of it still run" if state.left else ""
-        return f"was killed{left}; `cogvx down` clears up, `cogvx up` starts again"
+        again = Desk(state.home).command
+        return f"was killed{left}; `cogvx down` clears up, `{again}` starts again"
     words = {"starting": "is starting", "up": "is up", "stopping": "is stopping"}[state.phase]
     return f"{words}, process {state.keeper.pid}, since {_since(state.since)}"
 

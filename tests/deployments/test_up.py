@@ -1,6 +1,7 @@
 """What `cogvx up` starts, refuses and tells, decided without starting anything."""
 
 import os
+import shlex
 import socket
 import stat
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError
+from deployments.catalog import CATALOG
+from deployments.up.catalog import as_last_named
 from deployments.up.checks import require_possible, require_same
 from deployments.up.logs import LogTail, older
 from deployments.up.services import (
     Options,
     PoolPlan,
+    deploying,
     mlflow_pages,
     servers,
     shared_environment,
@@ -183,6 +187,49 @@ def test_a_password_is_neither_shown_nor_given_to_whoever_lists_processes(tmp_pa
     assert "secret" not in str(caught.value)
 
 
+# Which catalog
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path)
+    desk.folder.mkdir()
+    return desk
+
+
+def test_a_plain_up_means_the_catalog_that_the_last_one_here_named(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "deployments")
+    first = as_last_named(Options(CATALOG, 4300), desk, named=frozenset())
+    assert (first, caplog.text) == (Options(CATALOG, 4300, is_chosen=False), "")
+    team = desk.folder / "our night.toml"
+    team.touch()
+    desk.remember(team)
+    again = as_last_named(Options(CATALOG, 4300), desk, named=frozenset({"prefect_port"}))
+    assert again == Options(team, 4300)
+    (line,) = caplog.messages
+    assert line == f"catalog   {team}, as the last `cogvx up` here; for another: --catalog FILE"
+    other = Options(Path("soon.toml"))
+    assert as_last_named(other, desk, named=frozenset({"catalog"})) == other
+    team.unlink()
+    with pytest.raises(ConfigError, match=r"our night\.toml, which is not there; name one"):
+        as_last_named(Options(CATALOG), desk, named=frozenset())
+
+
+def test_a_catalog_that_nobody_named_removes_nothing(tmp_path: Path) -> None:
+    chosen = deploying(Options(CATALOG), {})
+    assert chosen.arguments[-2:] == ("--catalog", str(CATALOG))
+    assert "--catalog" not in deploying(Options(CATALOG, is_chosen=False), {}).arguments
+
+
+def test_who_is_told_to_start_it_again_is_told_with_which_catalog(desk: Desk) -> None:
+    assert desk.command == "cogvx up"
+    team = desk.folder / "our night.toml"
+    desk.remember(team)
+    assert desk.command == f"cogvx up --catalog {shlex.quote(str(team))}"
+
+
 # What runs already
 
 
@@ -258,21 +305,22 @@ def test_a_second_up_with_another_catalog_ends_with_a_sentence(tmp_path: Path) -
 
 @pytest.mark.parametrize("was_killed", [True, False])
 def test_nobody_is_sent_to_servers_of_an_up_that_is_not_there(
-    was_killed: bool, tmp_path: Path
+    was_killed: bool, desk: Desk, tmp_path: Path
 ) -> None:
+    desk.remember(Path("/of/ours.toml"))
     if was_killed:
         with subprocess.Popen(["sleep", "600"]) as keeper:
             gone = Mark.of(keeper.pid)
             keeper.kill()
         state = running(tmp_path, Options(Path("demo.toml")))
-        Desk(tmp_path).folder.mkdir()
-        Desk(tmp_path).write(
+        desk.write(
             state.model_copy(update={"keeper": gone, "environment": {"PREFECT_API_URL": "old"}})
         )
     done = command(tmp_path, "status", "--env")
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""  # a shell evaluates it
     assert f"nothing is up for {tmp_path}" in done.stderr
+    assert "`cogvx up --catalog /of/ours.toml` starts it" in done.stderr
     assert ("was killed" in done.stderr) == was_killed
 
 

@@ -63,9 +63,15 @@ class Home:
 
     @property
     def up(self) -> list[str]:
-        catalog = str(self.place.root / "catalog.toml")
-        ports = ["--prefect-port", self.prefect, "--mlflow-port", self.mlflow]
-        return ["up", "--catalog", catalog, *ports]
+        return [*self.plain_up, "--catalog", str(self.catalog)]
+
+    @property
+    def plain_up(self) -> list[str]:
+        return ["up", "--prefect-port", self.prefect, "--mlflow-port", self.mlflow]
+
+    @property
+    def catalog(self) -> Path:
+        return self.place.root / "catalog.toml"
 
     @property
     def desk(self) -> Desk:
@@ -92,10 +98,10 @@ class Home:
         )
 
     def start_up(self, log: Path) -> tuple[subprocess.Popen[bytes], Mark]:
-        """`cogvx up` beside this test, which ends it; what it says is in the log."""
+        """A plain `cogvx up` beside this test, which ends it; what it says is in the log."""
         with log.open("w") as output:
             process = subprocess.Popen(
-                self.command(*self.up),
+                self.command(*self.plain_up),
                 cwd=self.place.root,
                 env=self.place.environment,
                 stdin=subprocess.DEVNULL,
@@ -296,6 +302,7 @@ def test_what_was_killed_leaves_nothing_and_is_cleared_up(left: Home, moment: st
     done = left.run("status")
     assert done.returncode == 3
     assert "was killed" in done.stdout
+    assert f"`cogvx up --catalog {left.catalog}` starts again" in done.stdout
     require_gone(below)
     assert left.run("down").returncode == 0
     assert "nothing is up" in left.run("status").stdout
@@ -305,6 +312,8 @@ def test_asked_to_stop_while_it_starts_it_stops(left: Home) -> None:
     log = left.place.root / "asked.log"
     process, keeper = left.start_up(log)
     wait_for(lambda: "starting MLflow" in log.read_text(), "starting", log, keeper)
+    assert left.state.catalog == left.catalog  # that of the last one here, though nobody named it
+    assert f"catalog   {left.catalog}, as the last" in log.read_text()
     below = all_below(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 0, log.read_text()
