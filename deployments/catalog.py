@@ -24,6 +24,7 @@ from deployments.catalog_sections import (
     WatchConfig,
     ZombiesConfig,
 )
+from deployments.gpu_rules import gpu_problems
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 """What `cogvx deploy` takes without a name: the demo's recipe, on pools of processes."""
@@ -95,6 +96,7 @@ def load_catalog(path: Path) -> Catalog:
         problems += zombie_problems(single["zombies"])
     recipes, found = _recipes(path.parent, rows)
     problems += found
+    problems += gpu_problems([(one.row, one.recipe) for one in recipes], pools)
     if problems:
         raise ConfigError(str(path), problems)
     return Catalog(pools=pools, recipes=recipes, limits=limits, **single)

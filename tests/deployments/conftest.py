@@ -24,7 +24,7 @@ env = {COGVX_GPU_SLOTS = "cogvx-gpus"}
 [pools.gpu-train]
 type = "kubernetes"
 image = "registry/cogvx-worker:1"
-gpus = 8
+gpus = 1
 shm = "64Gi"
 stop_seconds = 120
 tolerations = [{key = "nvidia.com/gpu", effect = "NoSchedule"}]

@@ -117,6 +117,20 @@ def test_a_catalog_can_be_deployed_with_a_recipe_beside_it(file: str, tmp_path: 
             assert (pool.gpus > 0) == name.startswith("gpu-")
 
 
+def test_the_way_to_four_gpus_is_one_that_can_be_deployed(tmp_path: Path) -> None:
+    page = (INFRA / "README.md").read_text()
+    (train,) = re.findall(r"^```toml\n(processes = 4\n.*?)```", page, re.MULTILINE | re.DOTALL)
+    assert "`gpus = 4` in `[pools.gpu-train]` of infra/kubernetes/catalog.toml" in page
+    before, pool, after = (MANIFESTS / "catalog.toml").read_text().partition("[pools.gpu-train]")
+    text = before + pool + after.replace("gpus = 1", "gpus = 4", 1)
+    (tmp_path / "catalog.toml").write_text(text)
+    assert {"gpus = 4", "processes = 4", "global_batch = 4"} <= set(re.findall(r"\w+ = 4", before))
+    recipe = (INFRA.parent / "deployments" / "recipes" / "cogvideox-5b.toml").read_text()
+    (tmp_path / "my-style.toml").write_text(recipe.replace("global_batch = 2\n", train))
+    (found,) = load_catalog(tmp_path / "catalog.toml").recipes
+    assert found.recipe.train.processes == found.recipe.train.global_batch == 4
+
+
 def test_templates_and_manifests_name_the_same_things() -> None:
     pod = _job(_TRAIN)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -203,10 +217,14 @@ def test_settings_of_the_config_map_exist() -> None:
 def test_machines_of_one_run_find_each_other() -> None:
     (job,) = _of("Job").values()
     (service,) = _of("Service").values()
+    text = (MANIFESTS / "machines" / "job.yaml").read_text()
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     environment = {one["name"]: one.get("value") for one in container["env"]}
     assert spec["completionMode"] == "Indexed"
+    held = spec["completions"] * int(container["resources"]["limits"][pools._GPU])
+    assert f"processes = {held} and global_batch = {held}" in text
+    assert f"`processes = {held}` and `global_batch" in (INFRA / "README.md").read_text()
     assert spec["completions"] == spec["parallelism"] == int(environment["COGVX_MACHINES"])
     name = job["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"
