@@ -32,20 +32,32 @@ _BACK = 50
 _ENDED = FlowRunFilterState(
     type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED])
 )
+# What stands before the reason in the message of a run: Prefect's words, and ours below.
+_AROUND = re.compile(r"^(?:Flow run encountered an exception|as before): ")
+_PARTS = re.compile(
+    # a code: after a word that says so, or before the words of an HTTP status
+    r"(?P<code>\b(?:http|errno|error|code|status|signal)\b[\s:='\"(]*\d+"
+    r"|\b[45]\d\d(?= (?-i:[A-Z])))"
+    # an id: of a run, of an object in memory, of a file written aside
+    r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b0x[0-9a-f]+"
+    r"|\b(?=[a-f]*\d)[0-9a-f]{8,}\b"
+    # a time of day, and any number by itself; one within a name stays
+    r"|\b\d[\d:.,-]*(?:T[\d:.]+Z?)?(?:[smh]|ms|min|[KMGT]i?B|B)?\b",
+    re.IGNORECASE,
+)
 
 
 def fail_once(error: CogvxError) -> State[Any]:
     """The state of a run that fails as others did since the last one that ended well.
 
-    Reasons are compared without their numbers, as of files or of tries. What ends a run without an
-    error of ours, or by hand, is no reason and not looked at.
+    What ends a run without an error of ours, or by hand, is no reason and not looked at.
 
     Raises:
         CogvxError: This one, if its reason is new: the run is then Failed as any other.
     """
     reason = f"{type(error).__name__}: {error}"
     try:
-        known = any(_plain(reason) in _plain(each) for each in _reasons())
+        known = any(is_as_before(reason, each) for each in _messages())
     except TransientError as silent:
         logger.warning("so this failure is told, whether it is new or not: %s", silent)
         raise error from silent
@@ -55,14 +67,23 @@ def fail_once(error: CogvxError) -> State[Any]:
     return Failed(name=STILL_FAILING, message=f"as before: {reason}", data=error)
 
 
-def _reasons() -> list[str]:
-    """Why the runs of this deployment failed since the last one that did not."""
-    reasons: list[str] = []
+def is_as_before(reason: str, message: str) -> bool:
+    """Whether a run that ended with this message did so for this reason, which is given whole.
+
+    Times, counts and ids differ from look to look, so they are not compared. Codes are, as of HTTP
+    or of the system: another one is another fault.
+    """
+    return _lasting(reason) == _lasting(_AROUND.sub("", message))
+
+
+def _messages() -> list[str]:
+    """Of the runs of this deployment that failed since the last one that did not."""
+    messages: list[str] = []
     for run in _runs_before():
         if run.state is None or run.state.is_completed():
             break
-        reasons.append(run.state.message or "")
-    return reasons
+        messages.append(run.state.message or "")
+    return messages
 
 
 def _runs_before() -> list[FlowRun]:
@@ -79,5 +100,5 @@ def _runs_before() -> list[FlowRun]:
         )
 
 
-def _plain(reason: str) -> str:
-    return re.sub(r"\d+", "0", reason)
+def _lasting(reason: str) -> str:
+    return _PARTS.sub(lambda part: part["code"] or "0", reason)
