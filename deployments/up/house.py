@@ -88,9 +88,9 @@ def run_up(options: Options, here: Settings, desk: Desk, *, how_to_stop: str) ->
                 logger.warning(line)
             found = workers(plans, gpus(), environment, with_slots=not here.gpu_slots)
             house.start_workers(found)
-            keeper.enter("up")
             house.say_where(state)
             logger.info(how_to_stop)
+            keeper.enter("up")  # last: whoever waits for it shows what was said until then
             house.follow(desk)
         except Asked:
             keeper.enter("stopping")

@@ -166,6 +166,8 @@ def test_it_comes_back_when_all_is_well_and_says_where(home: Home) -> None:
     assert f"http://127.0.0.1:{home.mlflow}" in said
     assert "+ deployment  retrain/tiny" in said
     assert "pool gpu-eval is of type docker and gets no worker here" in said
+    assert "  next      " in said
+    assert "`cogvx down` stops all of it" in said  # its last line: nothing of it is lost
     for url in (home.state.prefect, home.state.mlflow):
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
