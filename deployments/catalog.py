@@ -4,7 +4,6 @@ It is TOML, closed and frozen like a recipe. Files of recipes are relative to th
 paths inside a recipe mean the folder that a worker runs in. Nothing here asks a server.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,13 @@ from cogvx.check import check_file
 from cogvx.errors import ConfigError, Problem
 from cogvx.recipe import Recipe
 from cogvx.section import Section, parse_section, read_toml, unknown_key
-from deployments.catalog_rules import LIMIT_MARK, place_problems, pool_problems, zombie_problems
+from deployments.catalog_rules import (
+    LIMIT_MARK,
+    name_problems,
+    place_problems,
+    pool_problems,
+    zombie_problems,
+)
 from deployments.catalog_sections import (
     NotifyConfig,
     PoolConfig,
@@ -35,7 +40,6 @@ _KINDS: Mapping[str, type[Section]] = {
     "notify": NotifyConfig,
     "zombies": ZombiesConfig,
 }
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SECTIONS = ("pools", "recipes", "limits", *_KINDS)
 
 
@@ -112,9 +116,7 @@ def _tables(
     found: dict[str, PoolConfig] = {}
     problems: list[Problem] = []
     for key, table in tables.items():
-        if not _NAME.fullmatch(key):
-            use = "use lower-case letters, digits and dashes, at most 63"
-            problems.append(Problem(f"{name}.{key}", None, "is not named as a pool can be", use))
+        problems += name_problems(f"{name}.{key}", key, "pool")
         section, wrong = parse_section(table, kind, f"{name}.{key}")
         problems += wrong
         if isinstance(section, kind):
@@ -143,6 +145,7 @@ def _limits(table: object) -> tuple[dict[str, int], list[Problem]]:
     problems: list[Problem] = []
     for name, slots in table.items():
         where = f"limits.{name}"
+        problems += name_problems(where, name, "limit")
         if not name.startswith(LIMIT_MARK):
             wrong = f"does not begin with {LIMIT_MARK}: so a limit is found whose row was removed"
             problems.append(Problem(where, slots, wrong, f"call it {LIMIT_MARK}{name}"))

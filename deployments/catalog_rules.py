@@ -31,6 +31,8 @@ SLOTS = "COGVX_GPU_SLOTS"
 STOP = "COGVX_STOP_SECONDS"
 _SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|AUTH|KEY|PAT)(_|$)")
 _LEAST_HEARTBEATS = 3
+# Names become part of addresses at Prefect's server, where "#" and "?" would end them.
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def is_secret(name: str) -> bool:
@@ -43,6 +45,14 @@ def grace_seconds(pool: PoolConfig) -> int:
     if pool.type != "kubernetes":
         return FIXED_GRACE_SECONDS
     return pool.grace_seconds or math.ceil(pool.stop_seconds) + _USUAL_UPLOAD_SECONDS
+
+
+def name_problems(where: str, name: str, kind: str) -> list[Problem]:
+    """A name that pools, queues and limits cannot have."""
+    if _NAME.fullmatch(name):
+        return []
+    use = "use lower-case letters, digits and dashes, at most 63"
+    return [Problem(where, None, f"is not named as a {kind} can be", use)]
 
 
 def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
@@ -71,6 +81,7 @@ def pool_problems(where: str, pool: PoolConfig, limits: Mapping[str, int]) -> It
         yield _impatience(where, pool)
     taken = Counter(queue.priority for queue in pool.queues.values())
     for name, queue in pool.queues.items():
+        yield from name_problems(f"{where}.queues.{name}", name, "queue")
         if taken[queue.priority] > 1:
             place = f"{where}.queues.{name}.priority"
             yield Problem(place, queue.priority, "is another queue's, too", "use another number")

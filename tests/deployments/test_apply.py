@@ -26,6 +26,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectExcep
 
 from cogvx.errors import ConfigError, TransientError
 from deployments.apply import apply, apply_catalog
+from deployments.documents import MADE_HERE
 from deployments.plan import Change, changes, compare, count, is_change
 from deployments.rows import Desired
 from deployments.server import Found, asking_for
@@ -368,6 +369,25 @@ def test_a_row_that_is_removed_takes_along_what_it_made(
     assert told.startswith("pool old is in no row")
     assert client.read_deployment_by_name("retrain/mine")
     assert client.read_global_concurrency_limit_by_name("mine")
+
+
+def test_names_that_mean_something_in_addresses_take_along_nothing_else(
+    client: SyncPrefectClient, rows: Rows
+) -> None:
+    apply_catalog(client, rows(FULL))
+    # A catalog refuses such names; whoever made them, only they go.
+    for name in ("cogvx-gpus#2", "cogvx-gpus?x"):
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    for name, text in (("night", ""), ("night#1", MADE_HERE), ("night?x", MADE_HERE)):
+        queue = {"name": name, "description": text}
+        client.request("POST", "/work_pools/cpu/queues", json=queue).raise_for_status()
+    assert work(apply_catalog(client, rows(FULL))) == [
+        *("~ pool cpu", "- limit cogvx-gpus#2", "- limit cogvx-gpus?x"),
+    ]
+    assert client.read_global_concurrency_limit_by_name("cogvx-gpus").limit == 8
+    queues = {queue.name for queue in client.read_work_queues(work_pool_name="cpu")}
+    assert queues == {"default", "idle", "mine", "night", "urgent"}
+    assert work(changes(client, rows(FULL))) == []
 
 
 def test_a_refusal_is_told_without_the_request(client: SyncPrefectClient) -> None:

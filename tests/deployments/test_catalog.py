@@ -86,6 +86,10 @@ WRONG = {
         '[pools."my pool"]',
         "pools.my pool is not named as a pool can be; use lower-case letters, digits and dashes, at most 63",
     ),
+    "a queue's name": (
+        '[pools.cpu.queues."night#1"]\npriority = 5',
+        "pools.cpu.queues.night#1 is not named as a queue can be; use lower-case letters, digits and dashes, at most 63",
+    ),
     "unknown queue": (
         ROW + 'queue = "fast"',
         'recipes[0].queue = "fast" is no queue of its pool; add [pools.cpu.queues.fast]',
@@ -113,6 +117,10 @@ WRONG = {
     "limit's name": (
         "[limits]\ngpus = 8",
         "limits.gpus = 8 does not begin with cogvx-: so a limit is found whose row was removed; call it cogvx-gpus",
+    ),
+    "a limit's letters": (
+        '[limits]\n"cogvx-a/b" = 1',
+        "limits.cogvx-a/b is not named as a limit can be; use lower-case letters, digits and dashes, at most 63",
     ),
     "limit's slots": (
         "[limits]\ncogvx-gpus = true",
