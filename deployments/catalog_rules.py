@@ -17,6 +17,7 @@ from deployments.catalog_sections import (
     RetentionConfig,
     ZombiesConfig,
 )
+from deployments.gpu_rules import RESERVED
 from tasks.clients.addresses import without_secrets
 from tasks.settings import HEARTBEAT_SECONDS
 
@@ -29,6 +30,7 @@ _USUAL_UPLOAD_SECONDS = 160
 LIMIT_MARK = "cogvx-"
 SLOTS = "COGVX_GPU_SLOTS"
 STOP = "COGVX_STOP_SECONDS"
+_SETTINGS = {STOP: "stop_seconds", RESERVED: "gpus"}
 _SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|AUTH|KEY|PAT)(_|$)")
 _LEAST_HEARTBEATS = 3
 # Names become part of addresses at Prefect's server, where "#" and "?" would end them.
@@ -127,8 +129,8 @@ def _env_problems(
     if is_secret(name) or without_secrets(value) != value:
         use = "put it into the workers' own environment"
         yield Problem(where, None, "would be readable in Prefect's pages", use)
-    elif name == STOP:
-        yield Problem(where, value, "has a setting of its own", "use stop_seconds")
+    elif name in _SETTINGS:
+        yield Problem(where, value, "has a setting of its own", f"use {_SETTINGS[name]}")
     elif name == SLOTS and value not in limits:
         use = f"known: {', '.join(limits)}" if limits else "add it to [limits]"
         yield Problem(where, value, "is no limit of this catalog", use)

@@ -14,6 +14,7 @@ from prefect import Flow
 from deployments.catalog import Catalog, CatalogRecipe
 from deployments.catalog_rules import STOP
 from deployments.catalog_sections import DEFAULT_QUEUE, Collision, PlacesConfig, PoolConfig
+from deployments.gpu_rules import RESERVED, reserved_gpus
 from deployments.pools import base_job_template
 from deployments.reactions import TOP_TAG, AutomationRow, automations
 from tasks.settings import EVERYWHERE
@@ -129,8 +130,10 @@ def pool_row(name: str, pool: PoolConfig) -> PoolRow:
 
 def _job_variables(pool: PoolConfig, **env: str) -> dict[str, Any]:
     """What a run is given; the variable `command` stays unset, see `deployments.pools`."""
-    stop = {STOP: f"{pool.stop_seconds:g}"}
-    plain: dict[str, Any] = {"env": {**EVERYWHERE, **stop, **pool.env, **env}}
+    ours = {STOP: f"{pool.stop_seconds:g}"}
+    if gpus := reserved_gpus(pool):
+        ours[RESERVED] = str(gpus)
+    plain: dict[str, Any] = {"env": {**EVERYWHERE, **ours, **pool.env, **env}}
     # A process runs in the worker's own folder, where relative paths of recipes are meant.
     return {"working_dir": ".", **plain} if pool.type == "process" else plain
 

@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     """What a GPU costs an hour where it is another price, by work pool: {"gpu-train": 2.5}."""
     currency: str = Field(default="", max_length=20)
     """What prices are counted in, as EUR; shown behind them."""
+    pool_gpus: int = Field(default=0, ge=0)
+    """GPUs that the work pool reserves for each of its runs, which are paid for, used or not;
+    `cogvx deploy` writes it. 0: runs share a machine's GPUs, and hold those that they use."""
     machines: int = Field(default=1, ge=1, le=1024)
     """Machines that train one run together; `train.processes` counts those of all of them."""
     machine_rank: int = Field(default=0, ge=0)

@@ -21,6 +21,7 @@ from cogvx.errors import CogvxError
 from cogvx.store import ObjectStore
 from tasks.clients.gpus import gpus
 from tasks.documents import DeviceKind, SpendingStage
+from tasks.settings import settings
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,13 @@ class Spent(BaseModel):
 class Meter:
     """Measures one piece of work; set `made` to what it made."""
 
-    def __init__(self, stage: SpendingStage, devices: int) -> None:
+    def __init__(self, stage: SpendingStage, devices: int, machines: int) -> None:
         """It begins now."""
         self.made = 0
         self.device: DeviceKind = device_kind()
         self._stage: SpendingStage = stage
-        self._devices = devices
+        reserved = settings().pool_gpus * machines if self.device == "gpu" else 0
+        self._devices = max(devices, reserved)
         self._pool = _pool()
         self._began, self._since = time.time(), time.monotonic()
 
@@ -93,7 +95,7 @@ class Meter:
 
 @contextmanager
 def metered(
-    store: ObjectStore, stage: SpendingStage, *, model: str, devices: int = 1
+    store: ObjectStore, stage: SpendingStage, *, model: str, devices: int = 1, machines: int = 1
 ) -> Iterator[Meter]:
     """Keep for how long devices are held while the block lasts, however it ends.
 
@@ -101,9 +103,11 @@ def metered(
         store: Where it is kept.
         stage: What they are held for.
         model: Whose adapter it is for, a recipe's name; nothing is kept for nobody.
-        devices: How many: GPUs, or processes where there is none.
+        devices: How many it uses: GPUs, or processes where there is none. A pool that reserves more
+            GPUs for a run has them held.
+        machines: Over how many machines; each has reserved as many.
     """
-    meter = Meter(stage, devices)
+    meter = Meter(stage, devices, machines)
     if not model:
         yield meter
         return

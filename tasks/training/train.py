@@ -129,7 +129,10 @@ def _launch(bench: Workbench, folder: RunFolder, run: str, manifest: Manifest) -
         with gpu_slots(bench.settings, machines.share(processes)):
             # it decodes on a GPU where there is one, so it waits for one as well
             show_first_batch(bench, folder, manifest=manifest, runs=registry, run_id=run_id)
-            with metered(bench.store, "train", model=recipe.name, devices=processes):
+            count = machines.count
+            with metered(
+                bench.store, "train", model=recipe.name, devices=processes, machines=count
+            ):
                 outcome = launch_training(
                     folder.root,
                     processes=processes,

@@ -91,6 +91,18 @@ def test_work_of_one_gpu_reserves_one(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_are_told_what_is_reserved_for_them(tmp_path: Path) -> None:
+    assert read(tmp_path, 4, f"{POD}gpus = 4") == []
+    rows = desired(load_catalog(tmp_path / "catalog.toml")).deployments
+    told = {row.full_name: row.job_variables["env"].get("COGVX_POOL_GPUS") for row in rows}
+    assert {name: gpus for name, gpus in told.items() if gpus} == {"train/gpu-train": "4"}
+
+
+def test_what_is_reserved_is_said_by_gpus_alone(tmp_path: Path) -> None:
+    said = 'pools.gpu-train.env.COGVX_POOL_GPUS = "1" has a setting of its own; use gpus'
+    assert read(tmp_path, 4, f'{POD}gpus = 4\nenv = {{COGVX_POOL_GPUS = "1"}}') == [said]
+
+
 def test_every_disagreement_is_told_at_once(tmp_path: Path) -> None:
     more = f'{ROW}places.cache = "gpu-train"\ncron = "x"\n'
     said = read(tmp_path, 1, f"{POD}gpus = 4", more=more)

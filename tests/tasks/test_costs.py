@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tasks.pools import metering
 from tasks.pools.metering import Spent, attempts_of, metered
 from tasks.retraining.cost_sums import CostSum, add_attempts, sum_up
 from tasks.retraining.costs import cost_metrics, cost_rows, saved_of
-from tasks.settings import Settings
+from tasks.settings import Settings, settings
 
 # An hour of a GPU costs 3.60, so a second costs a thousandth.
 PRICED = Settings(gpu_hour_price=3.6, pool_prices={"gpu-train": 7.2}, currency="EUR")
@@ -184,6 +185,43 @@ def test_a_meter_keeps_what_work_took_however_it_ends() -> None:
     (stage,) = report_of(store, "a" * 64).stages
     assert (stage.stage, stage.device, stage.attempts) == ("train", "cpu", 1)
     assert 0.2 <= stage.device_seconds < 5
+
+
+@pytest.fixture
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A machine whose driver lists four."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\nfor n in 0 1 2 3; do echo "GPU $n: H100"; done\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("COGVX_DEVICE", "auto")
+    for read in (settings, metering.device_kind):
+        read.cache_clear()
+    yield monkeypatch
+    for read in (settings, metering.device_kind):
+        read.cache_clear()
+
+
+def devices_of(devices: int = 1, machines: int = 1) -> int:
+    store = MemoryStore()
+    with metered(store, "train", model="tiny", devices=devices, machines=machines):
+        (key,) = store.objects
+    return Spent.model_validate_json(store.read(key)).devices
+
+
+def test_gpus_that_a_pool_reserves_are_paid_for_used_or_not(
+    four_gpus: pytest.MonkeyPatch,
+) -> None:
+    # workers of processes share a machine's, so what a run uses is what it holds
+    assert (devices_of(), devices_of(2)) == (1, 2)
+    four_gpus.setenv("COGVX_POOL_GPUS", "4")
+    settings.cache_clear()
+    assert (devices_of(), devices_of(4)) == (4, 4)
+    assert (devices_of(8, machines=2), devices_of(2, machines=2)) == (8, 8)
+    four_gpus.setenv("COGVX_DEVICE", "cpu")
+    for read in (settings, metering.device_kind):
+        read.cache_clear()
+    assert devices_of(2) == 2
 
 
 def test_a_meter_writes_meanwhile_so_that_a_kill_loses_little(
