@@ -60,10 +60,11 @@ by `!`: a deployment, a schedule, a pool, an automation. Resume it where it was 
 catalog pauses (`paused = true`) has the tag `cogvx:paused`, and is resumed when the catalog says
 so.
 
-**Runs** are given the environment of their pool, `COGVX_STOP_SECONDS` of its `stop_seconds`, and
-a heartbeat of 30 s; those of `retrain` also the names of the deployments on its `places`. Stores,
-secrets and devices are settings of the workers. The job variable `command` does not exist in any
-template: a run with a command of its own cannot be stopped with its trainer.
+**Runs** are given the environment of their pool, `COGVX_STOP_SECONDS` of its `stop_seconds`,
+`COGVX_POOL_GPUS` of the `gpus` of containers and pods, and a heartbeat of 30 s; those of `retrain`
+also the names of the deployments on its `places`. Stores, secrets and devices are settings of the
+workers. The job variable `command` does not exist in any template: a run with a command of its own
+cannot be stopped with its trainer.
 
 **Who prefers `prefect deploy --all`** finds the same deployments in `prefect.yaml`, made by
 `python -m deployments.prefect_yaml` from the project's own catalog. Pools, limits and the other

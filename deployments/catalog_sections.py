@@ -69,7 +69,8 @@ class PoolConfig(Section):
     image: str | None = Field(default=None, min_length=1, max_length=1024)
     """Image of containers and Jobs, with this project installed."""
     gpus: int = Field(default=0, ge=0, le=64)
-    """GPUs of each run. A worker of processes hands out its own machine's by itself."""
+    """GPUs of each run: as many as `train.processes` of the recipes that train here, 1 where clips
+    are encoded or videos made. A worker of processes hands out its own machine's by itself."""
     cpu: Cpus | None = None
     """CPUs that a Kubernetes run asks for, as 8 or 500m."""
     memory: Memory | None = None
