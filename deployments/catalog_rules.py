@@ -1,11 +1,13 @@
 """Rules between the sections of a catalog, and those of schedules, pools and their environments."""
 
+import asyncio
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.server.schemas.schedules import CronSchedule as ServersCronSchedule
 from pydantic import ValidationError
 
 from cogvx.errors import Problem
@@ -33,6 +35,7 @@ STOP = "COGVX_STOP_SECONDS"
 _SETTINGS = {STOP: "stop_seconds", RESERVED: "gpus"}
 _SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|AUTH|KEY|PAT)(_|$)")
 _LEAST_HEARTBEATS = 3
+_FIELDS = 5
 # Names become part of addresses at Prefect's server, where "#" and "?" would end them.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -58,21 +61,37 @@ def name_problems(where: str, name: str, kind: str) -> list[Problem]:
 
 
 def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
-    """What Prefect cannot read of a schedule."""
+    """What Prefect cannot read of a schedule, or would read as nobody means it."""
+    use = 'use minute, hour, day, month and weekday, as "0 3 * * *"'
     try:
         CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
         wrong = {str(detail["loc"][0]) for detail in error.errors()}
     else:
-        return []
+        wrong = set()
     problems = []
     if "cron" in wrong:
-        use = 'use minute, hour, day, month and weekday, as "0 3 * * *"'
         problems.append(Problem(f"{where}.cron", cron, "is no cron expression", use))
+    elif (fields := len(cron.split())) != _FIELDS:
+        # Prefect takes a sixth for seconds, at the end: all others would mean something else.
+        said = f"has {fields} field{'s' if fields > 1 else ''} instead of five"
+        problems.append(Problem(f"{where}.cron", cron, said, use))
+    elif not _is_ever_due(cron):
+        never = "use a day that its month has"
+        problems.append(Problem(f"{where}.cron", cron, "is never due", never))
     if "timezone" in wrong:
         use = 'use a name of the tz database, as "Europe/Berlin"'
         problems.append(Problem(f"{where}.timezone", timezone, "is no time zone", use))
     return problems
+
+
+def _is_ever_due(cron: str) -> bool:
+    """Whether Prefect's server, which asks in the same way, finds a date for it."""
+    try:
+        asyncio.run(ServersCronSchedule(cron=cron).get_dates(1))
+    except ValueError:
+        return False
+    return True
 
 
 def pool_problems(where: str, pool: PoolConfig, limits: Mapping[str, int]) -> Iterator[Problem]:

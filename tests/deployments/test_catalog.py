@@ -50,6 +50,18 @@ WRONG = {
         ROW + 'cron = "99 * * * *"',
         'recipes[0].cron = "99 * * * *" is no cron expression; use minute, hour, day, month and weekday, as "0 3 * * *"',
     ),
+    "cron with seconds": (
+        ROW + 'cron = "0 0 3 * * *"',
+        'recipes[0].cron = "0 0 3 * * *" has 6 fields instead of five; use minute, hour, day, month and weekday, as "0 3 * * *"',
+    ),
+    "cron by name": (
+        ROW + 'cron = "@daily"',
+        'recipes[0].cron = "@daily" has 1 field instead of five; use minute, hour, day, month and weekday, as "0 3 * * *"',
+    ),
+    "cron of no day": (
+        ROW + 'cron = "0 0 30 2 *"',
+        'recipes[0].cron = "0 0 30 2 *" is never due; use a day that its month has',
+    ),
     "zone": (
         ROW + 'cron = "0 3 * * *"\ntimezone = "Mars/Olympus"',
         'recipes[0].timezone = "Mars/Olympus" is no time zone; use a name of the tz database, as "Europe/Berlin"',
