@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cogvx.errors import TransientError
+from cogvx.errors import IntegrityError, TransientError
 from cogvx.files import read_document, write_bytes, write_document
 from tasks.clients.processes import Mark
 
@@ -27,9 +27,9 @@ EXTRA_SECONDS = 25.0
 
 
 class Document(BaseModel):
-    """Closed and frozen, as documents are."""
+    """Frozen, and open to fields that a later version adds: an earlier one can stop that."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class ServiceState(Document):
@@ -49,6 +49,12 @@ class ServiceState(Document):
     pool: str = ""
     gpus: str = ""
     grace: float
+
+
+class _AnyState(Document):
+    """What all versions write."""
+
+    keeper: Mark
 
 
 class UpState(Document):
@@ -118,12 +124,16 @@ class Desk:
         """What was written last; None if nothing is or was left there.
 
         Raises:
-            IntegrityError: It is not such a document.
+            IntegrityError: It is not such a document; says how to be rid of it.
         """
         try:
             return read_document(self._file, UpState)
         except FileNotFoundError:
             return None
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"{self._file} is damaged, or of another version, {self._way_out()}"
+            ) from error
 
     def write(self, state: UpState) -> None:
         """Replace what was written; a machine that loses power has nothing running to find."""
@@ -167,6 +177,28 @@ class Desk:
                     f"another `cogvx up` is at work in {self.folder}; `cogvx status` shows it"
                 ) from error
             yield
+
+    def _way_out(self) -> str:
+        """What a person does about a state that says nothing to this version."""
+        try:
+            with self.held():
+                where = shlex.quote(str(self._file))
+                return f"and nobody is at work there, so remove it: `rm {where}`"
+        except TransientError:
+            who = self._keeper_alone()
+        if who is None:
+            how = f"end that first (`lslocks` names who holds {self._lock}), then remove the file"
+        else:
+            how = f"end that first, `kill {who.pid}`, which removes the file"
+        return f"and its `up` still runs: {how}"
+
+    def _keeper_alone(self) -> Mark | None:
+        """Who keeps services, of a state of which nothing else is known."""
+        try:
+            found = read_document(self._file, _AnyState).keeper
+        except (IntegrityError, FileNotFoundError):
+            return None
+        return found if found.lives else None
 
 
 def now() -> datetime:

@@ -1,5 +1,6 @@
 """What `cogvx up` starts, refuses and tells, decided without starting anything."""
 
+import json
 import os
 import shlex
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, IntegrityError
 from deployments.catalog import CATALOG
 from deployments.up.catalog import as_last_named
 from deployments.up.checks import require_possible, require_same
@@ -322,6 +323,49 @@ def test_nobody_is_sent_to_servers_of_an_up_that_is_not_there(
     assert f"nothing is up for {tmp_path}" in done.stderr
     assert "`cogvx up --catalog /of/ours.toml` starts it" in done.stderr
     assert ("was killed" in done.stderr) == was_killed
+
+
+# What was written down by another version, or damaged
+
+
+def rewritten(desk: Desk, **fields: object) -> None:
+    """The state as a version would write it that has other fields; None is one that it has not."""
+    desk.write(running(desk.folder, Options(Path("demo.toml"))))
+    file = desk.folder / "state.json"
+    document = {**json.loads(file.read_bytes()), **fields}
+    known = {name: value for name, value in document.items() if value is not None}
+    file.write_text(json.dumps(known))
+
+
+def test_fields_of_a_later_version_are_no_reason_to_find_nothing(desk: Desk) -> None:
+    rewritten(desk, owner="team")
+    state = desk.read()
+    assert state is not None
+    assert state.is_kept
+
+
+def test_a_state_that_nobody_can_read_is_told_with_what_to_do(desk: Desk) -> None:
+    file = desk.folder / "state.json"
+    pid = os.getpid()
+    rewritten(desk, prefect=None)
+    nobody = (
+        rf"{file} is damaged, or of another version.*nobody is at work.*remove it: `rm {file}`$"
+    )
+    with pytest.raises(IntegrityError, match=nobody) as caught:
+        desk.read()
+    assert "\n" not in str(caught.value)
+    with desk.held():
+        kept = rf"and its `up` still runs: end that first, `kill {pid}`, which removes the file$"
+        with pytest.raises(IntegrityError, match=kept):
+            desk.read()
+        file.write_text('{"keep')
+        unknown = rf"still runs: end that first \(`lslocks` names who holds {desk.folder}/lock\)"
+        with pytest.raises(IntegrityError, match=unknown):
+            desk.read()
+    done = command(desk.folder.parent, "status")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+    assert f"rm {file}" in done.stderr
 
 
 # Logs
