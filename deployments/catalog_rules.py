@@ -33,7 +33,14 @@ LIMIT_MARK = "cogvx-"
 SLOTS = "COGVX_GPU_SLOTS"
 STOP = "COGVX_STOP_SECONDS"
 _SETTINGS = {STOP: "stop_seconds", RESERVED: "gpus"}
-_SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|AUTH|KEY|PAT)(_|$)")
+# Ends of words that nothing harmless has; whole words; keys that are written in one word. PWD alone
+# is a shell's folder.
+_SECRET = re.compile(
+    r"((SECRETS?|TOKEN|PASSWORDS?|PASSWD|PASSPHRASES?)"
+    r"|(^|_)(CREDENTIALS?|CREDS|AUTH|KEYS?|PASS|PAT)"
+    r"|(API|ACCESS|ACCOUNT|PRIVATE|SIGNING|SSH)KEYS?"
+    r"|_PWD)[0-9]*(_|$)"
+)
 _LEAST_HEARTBEATS = 3
 _FIELDS = 5
 # Names become part of addresses at Prefect's server, where "#" and "?" would end them.

@@ -1,11 +1,13 @@
-"""Addresses as they may be shown: those of servers can hold a user and a password."""
+"""Addresses as they may be shown: those of servers can hold a user and a password, or a token."""
 
 import re
 
+# Who is alone before the @ of a web address is mostly no person; elsewhere it is, as in ssh://git@.
+_TOKEN = re.compile(r"""((?<=http://)|(?<=https://))[^\s'"/@:?#]+@""", re.IGNORECASE)
 # SQLAlchemy takes passwords with slashes, and some people write them with an @.
 _PASSWORD = re.compile(r"""(?<=://)([^\s'"/@:]*):[^\s'"]*@""")
 
 
 def without_secrets(text: str) -> str:
-    """A text, such as an address or what a server says of one, with *** for every password."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """A text, as an address or what a server says of one, with *** for passwords and tokens."""
+    return _TOKEN.sub("***@", _PASSWORD.sub(r"\1:***@", text))

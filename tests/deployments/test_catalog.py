@@ -8,6 +8,7 @@ import pytest
 
 from cogvx.errors import ConfigError
 from deployments.catalog import CATALOG, Catalog, load_catalog
+from deployments.catalog_rules import is_secret
 
 RECIPE = (CATALOG.parent / "recipes" / "nano-demo.toml").read_text()
 POOLS = "[pools.cpu]\n[pools.gpu-cache]\n[pools.gpu-train]\n[pools.gpu-eval]\n"
@@ -150,6 +151,10 @@ WRONG = {
         '[pools.more.env]\nCOGVX_TRACKING_URI = "http://me:hidden@mlflow:5000"',
         "pools.more.env.COGVX_TRACKING_URI would be readable in Prefect's pages; put it into the workers' own environment",
     ),
+    "token in an address": (
+        '[pools.more.env]\nSENTRY_DSN = "https://deadbeef@sentry.io/1"',
+        "pools.more.env.SENTRY_DSN would be readable in Prefect's pages; put it into the workers' own environment",
+    ),
     "stop seconds as env": (
         '[pools.more.env]\nCOGVX_STOP_SECONDS = "9"',
         'pools.more.env.COGVX_STOP_SECONDS = "9" has a setting of its own; use stop_seconds',
@@ -196,6 +201,24 @@ WRONG = {
 @pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     assert said in problems(tmp_path, f"{POOLS}{text}\n")
+
+
+SECRETS = (
+    *("APIKEY", "COGVX_S3_SECRET_KEY", "DB_PWD", "SMTP_PASS", "SSH_PASSPHRASE", "PGPASSWORD"),
+    *("AWS_ACCESS_KEYS", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNTKEY", "HF_TOKEN", "GITHUB_PAT"),
+    *("CLIENTSECRET", "DB_CREDS", "GOOGLE_CREDENTIALS", "apiKey", "MLFLOW_TRACKING_PASSWORD"),
+)
+ORDINARY = (
+    *("COGVX_S3_ENDPOINT_URL", "COGVX_DEVICE", "COGVX_GPU_SLOTS", "CUDA_VISIBLE_DEVICES", "PWD"),
+    *("TOKENIZERS_PARALLELISM", "OMP_WAIT_POLICY", "PYTHONPATH", "LD_LIBRARY_PATH", "OLDPWD"),
+    *("MAX_TOKENS", "KEYBOARD", "MONKEY_BARS", "BYPASS_PROXY", "COMPASS", "PATTERN", "AUTHOR"),
+    *("PASSES", "MLFLOW_TRACKING_URI", "AWS_DEFAULT_REGION", "NCCL_SOCKET_IFNAME", "HF_HOME"),
+)
+
+
+def test_secrets_are_known_by_the_words_of_their_names() -> None:
+    assert [name for name in SECRETS if not is_secret(name)] == []
+    assert [name for name in ORDINARY if is_secret(name)] == []
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
