@@ -32,7 +32,18 @@ _USUAL_UPLOAD_SECONDS = 160
 LIMIT_MARK = "cogvx-"
 SLOTS = "COGVX_GPU_SLOTS"
 STOP = "COGVX_STOP_SECONDS"
-_SETTINGS = {STOP: "stop_seconds", RESERVED: "gpus"}
+_ONE_HEART = ("is the same for every run, as [zombies] counts heartbeats", "remove it")
+# What is decided elsewhere: what is wrong with it here, and what to do instead.
+_FIXED = {
+    STOP: ("has a setting of its own", "use stop_seconds"),
+    RESERVED: ("has a setting of its own", "use gpus"),
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": _ONE_HEART,
+    "PREFECT_RUNNER_HEARTBEAT_FREQUENCY": _ONE_HEART,
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": (
+        "is set for every run, as an address may hold a password",
+        "remove it",
+    ),
+}
 # Ends of words that nothing harmless has; whole words; keys that are written in one word. PWD alone
 # is a shell's folder.
 _SECRET = re.compile(
@@ -155,8 +166,8 @@ def _env_problems(
     if is_secret(name) or without_secrets(value) != value:
         use = "put it into the workers' own environment"
         yield Problem(where, None, "would be readable in Prefect's pages", use)
-    elif name in _SETTINGS:
-        yield Problem(where, value, "has a setting of its own", f"use {_SETTINGS[name]}")
+    elif (fixed := _FIXED.get(name.upper())) is not None:  # Prefect takes lower case, too
+        yield Problem(where, value, *fixed)
     elif name == SLOTS and value not in limits:
         use = f"known: {', '.join(limits)}" if limits else "add it to [limits]"
         yield Problem(where, value, "is no limit of this catalog", use)

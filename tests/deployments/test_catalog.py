@@ -155,6 +155,18 @@ WRONG = {
         '[pools.more.env]\nSENTRY_DSN = "https://deadbeef@sentry.io/1"',
         "pools.more.env.SENTRY_DSN would be readable in Prefect's pages; put it into the workers' own environment",
     ),
+    "heartbeat as env": (
+        '[pools.more.env]\nPREFECT_FLOWS_HEARTBEAT_FREQUENCY = "600"',
+        'pools.more.env.PREFECT_FLOWS_HEARTBEAT_FREQUENCY = "600" is the same for every run, as [zombies] counts heartbeats; remove it',
+    ),
+    "heartbeat by its old name": (
+        '[pools.more.env]\nprefect_runner_heartbeat_frequency = "600"',
+        'pools.more.env.prefect_runner_heartbeat_frequency = "600" is the same for every run, as [zombies] counts heartbeats; remove it',
+    ),
+    "password in logs": (
+        '[pools.more.env]\nMLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT = "false"',
+        'pools.more.env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT = "false" is set for every run, as an address may hold a password; remove it',
+    ),
     "stop seconds as env": (
         '[pools.more.env]\nCOGVX_STOP_SECONDS = "9"',
         'pools.more.env.COGVX_STOP_SECONDS = "9" has a setting of its own; use stop_seconds',
