@@ -180,7 +180,7 @@ def place_problems(
     known: Iterable[str],
     pools: Mapping[str, PoolConfig],
 ) -> Iterator[Problem]:
-    """Schedules that cannot be read; pools and queues that are not there.
+    """Schedules that cannot be read; pools and queues that are not there; tags of our own.
 
     `known` are the names of all pools, `pools` those that could be read.
     """
@@ -195,6 +195,7 @@ def place_problems(
         for role, pool in _places(row.places):
             if pool not in names and role in row.places.model_fields_set:
                 yield _unknown_pool(f"{where}.places.{role}", pool, names)
+        yield from _tag_problems(f"{where}.tags", row.tags)
         parent = pools.get(row.places.parent)
         if parent is not None and row.queue not in {DEFAULT_QUEUE, *parent.queues}:
             use = f"add [pools.{row.places.parent}.queues.{row.queue}]"
@@ -203,6 +204,14 @@ def place_problems(
         yield from schedule_problems(retention.cron, retention.timezone, "retention")
         if retention.pool not in names and "pool" in retention.model_fields_set:
             yield _unknown_pool("retention.pool", retention.pool, names)
+
+
+def _tag_problems(where: str, tags: Iterable[str]) -> Iterator[Problem]:
+    """Tags that say who paused a deployment, or that no other run waits for its runs."""
+    for index, tag in enumerate(tags):
+        if tag.startswith("cogvx"):
+            wrong = "begins as the marks of `cogvx deploy` do"
+            yield Problem(f"{where}[{index}]", tag, wrong, "use another word")
 
 
 def zombie_problems(zombies: ZombiesConfig) -> list[Problem]:

@@ -167,6 +167,10 @@ WRONG = {
         '[pools.more.env]\nMLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT = "false"',
         'pools.more.env.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT = "false" is set for every run, as an address may hold a password; remove it',
     ),
+    "tag of ours": (
+        ROW + 'tags = ["team:harbour", "cogvx:paused"]',
+        'recipes[0].tags[1] = "cogvx:paused" begins as the marks of `cogvx deploy` do; use another word',
+    ),
     "stop seconds as env": (
         '[pools.more.env]\nCOGVX_STOP_SECONDS = "9"',
         'pools.more.env.COGVX_STOP_SECONDS = "9" has a setting of its own; use stop_seconds',
