@@ -10,15 +10,38 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
 from cogvx import files
-from cogvx.errors import ConfigError, DataError, IntegrityError
+from cogvx.errors import ConfigError, DataError, IntegrityError, TransientError
 
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# What a mount says whose server or disk is away: nobody has to change anything for it to be back.
+# A full disk, a closed one or a damaged one waits for a person, and says so by itself.
+_AWAY = frozenset(
+    {
+        errno.EIO,
+        errno.ESTALE,
+        errno.EREMOTEIO,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +153,7 @@ def require_writable(store: ObjectStore) -> None:
 
     Raises:
         ConfigError: The store does not take objects; the message says where and why.
+        TransientError: The store did not answer this time.
     """
     key = ".writable"
     try:
@@ -137,6 +161,26 @@ def require_writable(store: ObjectStore) -> None:
         store.delete(key)
     except OSError as error:
         raise ConfigError(f"the store {store.url} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def reached(store: ObjectStore, key: str) -> Iterator[None]:
+    """Turn what the system says of a mount that is away into the error that is tried again.
+
+    Only for reading a file that was fetched: from a folder that is the object itself. Other faults
+    of the system pass as they are, and so do those of other stores' copies on this machine's disk.
+
+    Raises:
+        TransientError: The mount or the disk did not answer this time.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _AWAY or not isinstance(store, LocalStore):
+            raise
+        raise TransientError(
+            f"{store.url} was not reached for {key}: {error.strerror}; if it stays, mount it again"
+        ) from error
 
 
 def check_key(key: str) -> str:
@@ -166,22 +210,26 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         """See `ObjectStore.read`."""
         try:
-            return self._file(key).read_bytes()
+            with reached(self, key):
+                return self._file(key).read_bytes()
         except FileNotFoundError as error:
             raise Absent(f"{key} is not in {self.url}") from error
 
     def write(self, key: str, data: bytes) -> None:
         """See `ObjectStore.write`."""
-        files.write_bytes(self._path(key), data)
+        with reached(self, key):
+            files.write_bytes(self._path(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.create`."""
-        return files.create_bytes(self._path(key), data)
+        with reached(self, key):
+            return files.create_bytes(self._path(key), data)
 
     def info(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.info`."""
         path = self._path(key)
-        return _describe(path, check_key(key)) if path.is_file() else None
+        with reached(self, key):
+            return _describe(path, check_key(key)) if path.is_file() else None
 
     def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.entries`. Links to folders are followed, unless they lead back up.
@@ -190,10 +238,13 @@ class LocalStore:
 
         Raises:
             DataError: A folder may not be listed.
+            TransientError: The folder did not answer this time.
         """
         folder, slash, name = prefix.rpartition("/")
-        found = _walk(str(self.root / folder), folder + slash, name)
-        yield from sorted(found, key=lambda info: info.key)
+        with reached(self, prefix or "its listing"):
+            walk = _walk(str(self.root / folder), folder + slash, name)
+            found = sorted(walk, key=lambda info: info.key)
+        yield from found
 
     def leftovers(self) -> Iterator[ObjectInfo]:
         """See `KeepsLeftovers.leftovers`. Links are not followed: what is there is not ours."""
@@ -202,20 +253,24 @@ class LocalStore:
                 if not name.startswith(files.ASIDE):
                     continue
                 path = Path(folder, name)
-                with suppress(FileNotFoundError):
-                    yield _describe(path, path.relative_to(self.root).as_posix())
+                key = path.relative_to(self.root).as_posix()
+                with suppress(FileNotFoundError), reached(self, key):
+                    yield _describe(path, key)
 
     def fetch(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - other stores need it
         """The file itself: nothing is copied."""
-        return self._file(key)
+        with reached(self, key):
+            return self._file(key)
 
     def upload(self, path: Path, key: str) -> None:
         """See `ObjectStore.upload`."""
-        files.copy_file(path, self._path(key))
+        with reached(self, key):
+            files.copy_file(path, self._path(key))
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
-        self._path(key).unlink(missing_ok=True)
+        with reached(self, key):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -254,8 +309,10 @@ def _walk(
         entries = os.scandir(folder)
     except PermissionError as error:
         raise DataError(f"{folder} may not be listed; change its mode or move it away") from error
-    except FileNotFoundError:
-        return
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return
+        raise
     here = (stat.st_dev, stat.st_ino)
     if here in above:
         entries.close()
@@ -274,14 +331,18 @@ def _walk(
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError as error:
+        if error.errno in _AWAY:
+            raise
         return False  # a link to itself
 
 
 def _describe(entry: "os.DirEntry[str] | Path", key: str) -> ObjectInfo:
     try:
         stat = entry.stat()
-    except OSError:
+    except OSError as error:
+        if error.errno in _AWAY:
+            raise
         stat = os.lstat(entry)  # a link to nothing, or to itself
     return ObjectInfo(key, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 

@@ -194,6 +194,11 @@ def unreachable_s3(folder: Path) -> None:
     raise translate(EndpointConnectionError(endpoint_url="x"), "s3://bucket", "records/1")
 
 
+def failing_disk(folder: Path) -> None:
+    (folder / "clip.txt").symlink_to("/proc/self/mem")  # its first page may not be read
+    LocalStore(folder).read("clip.txt")
+
+
 def no_database(folder: Path) -> None:
     (folder / "mlflow.db").write_text("this is no database" * 100)
     Runs(f"sqlite:///{folder / 'mlflow.db'}")
@@ -244,6 +249,7 @@ PROVOKED = {
     "no right": s3_says("AccessDenied"),
     "clock skew": s3_says("RequestTimeTooSkewed"),
     "S3 is away": unreachable_s3,
+    "a mount is away": failing_disk,
     "MLflow's database": no_database,
     "home": no_home,
     "device": setting("COGVX_DEVICE", "gpu"),

@@ -1,13 +1,24 @@
 """Every store keeps the same promises; the S3 one is tested beside its client."""
 
+import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from cogvx.errors import ConfigError, DataError, IntegrityError
-from cogvx.store import Absent, LocalStore, MemoryStore, ObjectStore, check_key, require_writable
+from cogvx.errors import ConfigError, DataError, IntegrityError, TransientError
+from cogvx.store import (
+    Absent,
+    LocalStore,
+    MemoryStore,
+    ObjectStore,
+    check_key,
+    reached,
+    require_writable,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -167,3 +178,100 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0)
     with pytest.raises(DataError, match="locked may not be listed"):
         list(LocalStore(tmp_path).entries())
+
+
+def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    store = LocalStore(tmp_path)
+    assert list(store.entries("runs/1/")) == []
+    with pytest.raises(Absent):
+        store.read("runs/1/run.json")
+
+
+# A mount whose server is away
+
+AWAY = [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN]
+STAYS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN]
+
+
+def refusing(number: int) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_a_file_whose_disk_fails_is_read_again_later(tmp_path: Path) -> None:
+    (tmp_path / "clip.txt").symlink_to("/proc/self/mem")  # its first page may not be read
+    told = r"^file://.* was not reached for clip.txt: Input/output error; if it stays, mount it"
+    with pytest.raises(TransientError, match=told):
+        LocalStore(tmp_path).read("clip.txt")
+    with pytest.raises(TransientError, match=told), reached(LocalStore(tmp_path), "clip.txt"):
+        (tmp_path / "clip.txt").read_bytes()
+
+
+@pytest.mark.parametrize("number", AWAY)
+def test_a_mount_that_is_away_is_no_empty_folder_and_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = LocalStore(tmp_path)
+    store.write("a/b", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing(number))
+        with pytest.raises(TransientError, match=os.strerror(number)):
+            list(store.entries("a/"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refusing(number))
+        for act in (store.read, store.info, lambda key: store.fetch(key, tmp_path)):
+            with pytest.raises(TransientError, match="was not reached for a/b"):
+                act("a/b")
+
+
+def test_a_link_to_a_mount_that_is_away_is_not_listed_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "clips").symlink_to(tmp_path / "mounted")
+    stat = os.stat
+
+    def stale(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("clips"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", stale)
+    with pytest.raises(TransientError, match="Stale file handle"):
+        list(LocalStore(tmp_path / "store").entries())
+
+
+@pytest.mark.parametrize("number", AWAY)
+def test_what_a_mount_did_not_take_is_written_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    acts: list[Callable[[], object]] = [
+        lambda: store.write("a", b"x"),
+        lambda: store.create("a", b"x"),
+        lambda: store.upload(tmp_path / "file", "a"),
+        lambda: require_writable(store),
+    ]
+    for act in acts:
+        with pytest.raises(TransientError, match=os.strerror(number)):
+            act()
+    assert list(store.entries()) == []
+
+
+@pytest.mark.parametrize("number", STAYS)
+def test_what_waits_for_a_person_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    with pytest.raises(OSError, match=os.strerror(number)) as refusal:
+        store.write("a", b"x")
+    assert refusal.value.errno == number
+    with pytest.raises(ConfigError, match=f"cannot be written: {os.strerror(number)}"):
+        require_writable(store)

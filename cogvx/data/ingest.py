@@ -21,7 +21,7 @@ from cogvx.data.windows import Bucket, window_clips
 from cogvx.digest import sha256_file
 from cogvx.errors import DataError, IntegrityError
 from cogvx.recipe_sections import DatasetConfig, VideoConfig
-from cogvx.store import ObjectInfo, ObjectStore
+from cogvx.store import ObjectInfo, ObjectStore, reached
 
 __all__ = ["Ledger", "TooManyRejected", "ingest"]
 
@@ -198,7 +198,8 @@ def _examine(
     except IntegrityError as error:
         return Fault(reason="missing", detail=str(error))
     try:
-        sha256 = sha256_file(path)
+        with reached(dataset, info.key):
+            sha256 = sha256_file(path)
         if before is not None and before.sha256 == sha256:
             return before.model_copy(update={"size": info.size, "stamp": info.stamp})
         found = {"size": info.size, "stamp": info.stamp, "sha256": sha256}

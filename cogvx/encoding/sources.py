@@ -19,7 +19,7 @@ from cogvx.data.windows import crop_rule
 from cogvx.digest import sha256_bytes, sha256_file
 from cogvx.errors import CogvxError, ConfigError, DataError, IntegrityError, TransientError
 from cogvx.shapes import VideoSize
-from cogvx.store import ObjectStore
+from cogvx.store import ObjectStore, reached
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class Sources:
         """The file that is found, if it holds what the record's name promises."""
         try:
             path = find()
-            if sha256_file(path) == clip.sha256:
-                return path
+            with reached(self._dataset, clip.key):
+                if sha256_file(path) == clip.sha256:
+                    return path
             return _refused(clip, "changed", f"{clip.key} has changed since the manifest was made")
         except (IntegrityError, FileNotFoundError) as error:
             return _refused(clip, "missing", str(error))

@@ -478,3 +478,13 @@ def test_the_rule_of_the_split_is_the_published_one() -> None:
 def test_too_few_clips_to_hold_any_out_are_refused(clips: int, minimum: int) -> None:
     with pytest.raises(DataError, match=f"bring at least {minimum + 1}"):
         choose_heldout(shas(clips), config=config(min_heldout=minimum))
+
+
+def test_a_clip_whose_mount_fails_for_a_moment_is_looked_at_again_and_not_rejected(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.txt").write_text("a box")
+    (tmp_path / "clips" / "a.mp4").symlink_to("/proc/self/mem")  # its first page may not be read
+    with pytest.raises(TransientError, match=r"not reached for a\.mp4: Input/output error"):
+        run(LocalStore(tmp_path / "clips"), MemoryStore(), tmp_path / "work")

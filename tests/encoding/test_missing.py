@@ -126,6 +126,17 @@ def test_a_clip_that_may_not_be_read_for_a_moment_is_not_condemned(
     assert (refused.key, refused.reason) == (clips[0].key, "forbidden")
 
 
+def test_a_clip_whose_mount_fails_for_a_moment_is_tried_again_and_not_condemned(
+    bench: Bench, clips: tuple[Clip, ...], tmp_path: Path
+) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    (mounted / clips[0].key).symlink_to("/proc/self/mem")  # its first page may not be read
+    bench.dataset = LocalStore(mounted)
+    with pytest.raises(TransientError, match=f"^{clips[0].key}: .*Input/output error"):
+        bench.encode(bench.plan(clips[:1]))
+
+
 @pytest.mark.parametrize("reason", ["missing", "changed"])
 def test_a_file_that_goes_while_it_is_decoded_is_not_called_undecodable(
     bench: Bench,
