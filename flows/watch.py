@@ -29,5 +29,5 @@ def watch(
     """
     try:
         return watch_clips(recipe, settle_seconds=settle_seconds, patience_seconds=patience_seconds)
-    except CogvxError as error:
+    except (CogvxError, OSError) as error:  # a disk that is full or closed is an outage as well
         return fail_once(error)

@@ -47,13 +47,13 @@ _PARTS = re.compile(
 )
 
 
-def fail_once(error: CogvxError) -> State[Any]:
+def fail_once(error: CogvxError | OSError) -> State[Any]:
     """The state of a run that fails as others did since the last one that ended well.
 
-    What ends a run without an error of ours, or by hand, is no reason and not looked at.
+    What ends a run without an error, or by hand, is no reason and not looked at.
 
     Raises:
-        CogvxError: This one, if its reason is new: the run is then Failed as any other.
+        CogvxError or OSError: This one, if its reason is new: the run is then Failed as any other.
     """
     reason = f"{type(error).__name__}: {error}"
     try:

@@ -4,7 +4,9 @@ The catalog's own automations decide; a listener stands in for where people read
 """
 
 import contextlib
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -145,6 +147,21 @@ def run(
     return made.id, state
 
 
+@contextlib.contextmanager
+def failing(folder: Path, number: int) -> Iterator[None]:
+    """The system answers whoever lists this folder so."""
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if str(path).startswith(str(folder)):
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        yield
+
+
 def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(
     client: SyncPrefectClient, root: Path, inbox: Inbox
 ) -> None:
@@ -172,8 +189,13 @@ def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(
     clips.rename(aside)
     assert look() == "Failed"  # another outage
     aside.rename(clips)
-    told = " ".join(body for _, body in inbox.holds(3))  # the server may send them in any order
+    with failing(clips, errno.ESTALE):  # a mount that is away
+        assert look() == "Failed"
+    with failing(clips, errno.EUCLEAN):  # a disk that is damaged
+        assert [look() for _ in range(2)] == ["Failed", STILL_FAILING]
+    told = " ".join(body for _, body in inbox.holds(5))  # the server may send them in any order
     assert (told.count("no videos any more"), told.count("cannot be read")) == (2, 1)
+    assert (told.count("Stale file handle"), told.count("needs cleaning")) == (1, 1)
     inbox.messages.clear()
 
 
