@@ -65,7 +65,7 @@ class PoolConfig(Section):
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     """Most runs at a time, over all workers; a worker's own limit is `--limit`."""
     queues: dict[Name, QueueConfig] = Field(default={})
-    """By name; every pool also has the queue `default`."""
+    """By name, as pools are named; every pool also has the queue `default`."""
     image: str | None = Field(default=None, min_length=1, max_length=1024)
     """Image of containers and Jobs, with this project installed."""
     gpus: int = Field(default=0, ge=0, le=64)
@@ -108,11 +108,11 @@ class RecipeConfig(Section):
     file: str = Field(min_length=1, max_length=4096)
     """The recipe in TOML; relative to the catalog's folder."""
     cron: str | None = Field(default=None, min_length=1, max_length=256)
-    """When it is retrained, as "0 3 * * *"; a run without anything new ends in seconds."""
+    """When it is retrained, as "0 3 * * *", five fields; a run without news ends in seconds."""
     timezone: str = Field(default="UTC", min_length=1, max_length=64)
     """Zone in which `cron` is meant, as Europe/Berlin."""
     on_arrival: bool = False
-    """Retrain when `cogvx.dataset.arrived` says that its clips changed."""
+    """Retrain when `cogvx.dataset.arrived` says that its clips changed; [watch] has it sent."""
     paused: bool = False
     """Deployed, but neither its schedule nor an arrival starts it."""
     collision: Collision = "ENQUEUE"
@@ -120,7 +120,7 @@ class RecipeConfig(Section):
     queue: Name = DEFAULT_QUEUE
     """Queue of the parent's pool that its runs wait in."""
     tags: tuple[Name, ...] = ()
-    """Tags of its runs, to filter by."""
+    """Tags of its runs, to filter by; those that begin with cogvx are taken."""
     places: PlacesConfig = PlacesConfig()
     """Other pools than the usual ones, as for a model that needs larger GPUs."""
 

@@ -22,6 +22,7 @@ from deployments.documents import (
 )
 from deployments.rows import Desired
 from deployments.server import Found, Seen, read_server
+from tasks.caching.arrivals import ARRIVED
 from tasks.clients.addresses import without_secrets
 
 Sign = Literal["+", "~", "-", "!"]
@@ -98,7 +99,7 @@ def compare(found: Found, desired: Desired, *, partly: bool = False) -> tuple[Ch
         for change in _surplus(kind, there, rows)
     ]
     done = [change for change in wanted if change not in held]
-    return (*done, *surplus, *_held_back(held, obstacles))
+    return (*done, *surplus, *_held_back(held, obstacles), *_unwatched(desired))
 
 
 def is_change(change: Change) -> bool:
@@ -156,6 +157,17 @@ def _held_back(
     for (kind, problem), some in names.items():
         then = "then `cogvx deploy --apply --catalog YOUR.toml`, or the next `cogvx up`, does it"
         yield Change("!", kind, ", ".join(some), note=f"held back: {problem}; {then}")
+
+
+def _unwatched(desired: Desired) -> Iterator[Change]:
+    """Arrivals that nothing here announces, and so mostly nothing at all."""
+    names = {row.full_name for row in desired.deployments}
+    for row in desired.automations:
+        watch = (row.owner or "").replace("retrain/", "watch/", 1)
+        if watch and watch not in names and row.enabled:
+            wrong = f"waits for {ARRIVED}, and no {watch} sends it"
+            note = f"{wrong}; add [watch], unless something of yours does"
+            yield Change("!", "automation", row.name, note=note)
 
 
 def _wanted(

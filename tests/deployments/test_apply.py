@@ -365,8 +365,9 @@ def test_a_row_that_is_removed_takes_along_what_it_made(
     assert queues == {"default", "urgent", "mine"}
     plan = changes(client, rows(less))
     assert work(plan) == []
-    (told,) = reports(plan)
-    assert told.startswith("pool old is in no row")
+    old, unwatched = reports(plan)
+    assert old.startswith("pool old is in no row")
+    assert unwatched.startswith("automation cogvx: clips of ships arrived waits for")
     assert client.read_deployment_by_name("retrain/mine")
     assert client.read_global_concurrency_limit_by_name("mine")
 
