@@ -2,7 +2,7 @@
 #
 # Work pools, deployments, schedules and automations are not here: `cogvx deploy` makes them from the
 # catalog, shows what it would change, and removes what is in no row. Two tools for one list would
-# undo each other's work.
+# undo each other's work: docs/decisions/0012-pools-and-deployments-are-the-catalogs.md.
 
 terraform {
   required_version = ">= 1.6"

@@ -1,5 +1,6 @@
 """Shell scripts are read by their shell, Terraform's files and accelerate's by their programs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,37 @@ def test_terraform_is_formatted_and_can_be_read() -> None:
     command = [str(TERRAFORM), "fmt", "-check", "-recursive", "-diff", str(INFRA / "terraform")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
+
+
+# What init says where there is no way to a registry, and no copy of the provider either.
+_NO_PROVIDER = ("Failed to query available provider packages", "Failed to install provider")
+
+
+@pytest.mark.skipif(TERRAFORM is None, reason="terraform is not installed")
+def test_terraform_knows_every_argument(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    for path in (INFRA / "terraform").glob("*.tf"):
+        shutil.copy(path, tmp_path)
+    # The provider is some hundred MB: it is fetched once for all runs of the tests.
+    assert request.config.cache is not None
+    kept = str(request.config.cache.mkdir("terraform"))
+
+    def terraform(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(TERRAFORM), f"-chdir={tmp_path}", *command, "-no-color"],
+            env={"TF_PLUGIN_CACHE_DIR": kept, **os.environ},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    made = terraform("init", "-backend=false", "-input=false")
+    said = " ".join(made.stderr.split())
+    if made.returncode and any(reason in said for reason in _NO_PROVIDER):
+        pytest.skip(f"the provider cannot be had: {said[said.index('Failed to') :]}")
+    assert made.returncode == 0, made.stderr
+    checked = terraform("validate")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_policies_allow_what_the_store_asks_for_and_no_more() -> None:
