@@ -6,12 +6,17 @@ and it knows only what is kept: the flow run and its children in Prefect, and th
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import httpx  # what Prefect's client raises
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 from pydantic import ValidationError
 
@@ -42,18 +47,18 @@ _RUN_TAG = "run:"  # which `tasks.pages.labels` sets as soon as the clips are kn
 def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     """Publish the summary of a retraining that has ended badly; for Prefect's hooks.
 
-    What cannot be found out now is left out; nothing is raised, as a run has ended already.
+    What cannot be found out now is left out, each part by itself; nothing is raised, as a run has
+    ended already. Only of a server that is away, or that knows the run no more, is no page there.
     """
     with shown("summary"), get_client(sync_client=True) as client:
-        run = client.read_flow_run(flow_run.id)  # with its tags as they are now
+        try:
+            run = client.read_flow_run(flow_run.id)  # with its tags as they are now
+        except ObjectNotFound:
+            logger.warning("%s was deleted, and has no page for its summary", flow_run.name)
+            return
         recipe = _recipe_of(run)
         name = recipe.name if recipe else ""
-        kept, links = Kept(), dict[str, str]()
-        if recipe is not None:
-            try:
-                kept, links = _found(recipe, run, settings())
-            except CogvxError as error:
-                logger.warning("the summary says nothing of what is kept: %s", error)
+        kept, links = (Kept(), {}) if recipe is None else _found(recipe, run)
         failure = Failure(
             name=name,
             state=_name_of(state),
@@ -74,6 +79,15 @@ def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         )
 
 
+@contextmanager
+def _left_out(what: str) -> Iterator[None]:
+    """Go on without what the block would find out in a store, a folder's own errors among them."""
+    try:
+        yield
+    except (CogvxError, OSError) as error:
+        logger.warning("the summary says nothing %s: %s", what, without_secrets(str(error)))
+
+
 def _recipe_of(run: FlowRun) -> Recipe | None:
     """None where it cannot be read: then that is why the run has failed."""
     try:
@@ -82,45 +96,48 @@ def _recipe_of(run: FlowRun) -> Recipe | None:
         return None
 
 
-def _found(recipe: Recipe, run: FlowRun, here: Settings) -> tuple[Kept, dict[str, str]]:
+def _found(recipe: Recipe, run: FlowRun) -> tuple[Kept, dict[str, str]]:
     """What the store has of the run, and pages in MLflow; nothing before the clips were known."""
+    kept, links = Kept(steps=recipe.train.steps), dict[str, str]()
     digits = next((tag for tag in run.tags if tag.startswith(_RUN_TAG)), "").removeprefix(_RUN_TAG)
     if not digits:
-        return Kept(), {}
-    store = open_record_store(here)
-    costs = uncounted_costs(store, recipe.name, here)
-    kept = Kept(steps=recipe.train.steps, costs=costs, unit=here.currency)
-    ours = next((info.key.split("/")[1] for info in store.entries(f"runs/{digits}")), None)
-    if ours is None:
-        return kept, {}
-    kept = _with_run(kept, store, ours)
-    links: dict[str, str] = {}
-    if here.is_tracked:
-        registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
-        server, known = pages_of(registry), registry.find_run(recipe.name, ours)
-        if server and known is not None:
-            links["training, in MLflow"] = f"{server}/#/runs/{known}"
+        return Kept(), links
+    with _left_out("of what is kept"):
+        here = settings()
+        store = open_record_store(here)
+        with _left_out("of what was spent"):
+            costs = uncounted_costs(store, recipe.name, here)
+            kept = replace(kept, costs=costs, unit=here.currency)
+        ours = next((info.key.split("/")[1] for info in store.entries(f"runs/{digits}")), None)
+        if ours is not None:
+            kept = _with_run(kept, store, ours)
+            links = _links(recipe, ours, here)
     return kept, links
+
+
+def _links(recipe: Recipe, ours: str, here: Settings) -> dict[str, str]:
+    """The training's page, where MLflow has pages."""
+    with _left_out("of MLflow's pages"):
+        if here.is_tracked:
+            registry = Registry(here.mlflow_uri, here.mlflow_artifacts)
+            server, known = pages_of(registry), registry.find_run(recipe.name, ours)
+            if server and known is not None:
+                return {"training, in MLflow": f"{server}/#/runs/{known}"}
+    return {}
 
 
 def _with_run(kept: Kept, store: ObjectStore, run: str) -> Kept:
     """With what lies in our run's folder."""
     url, outcome = store.url.rstrip("/"), f"runs/{run}/outcome.json"
-    adapter, step = "", None
-    if store.info(outcome) is not None:
-        sha256 = read_stored(store, outcome, TrainOutcome).adapter_sha256 or ""
-        adapter = f"{url}/{adapter_key(sha256)}"
-    if store.info(latest_key(run)) is not None:
-        step = read_stored(store, latest_key(run), Pointer).step
-    return Kept(
-        run=run,
-        place=f"{url}/runs/{run}/",
-        step=step,
-        steps=kept.steps,
-        adapter=adapter,
-        costs=kept.costs,
-        unit=kept.unit,
-    )
+    kept = replace(kept, run=run, place=f"{url}/runs/{run}/")
+    with _left_out("of the adapter"):
+        if store.info(outcome) is not None:
+            sha256 = read_stored(store, outcome, TrainOutcome).adapter_sha256 or ""
+            kept = replace(kept, adapter=f"{url}/{adapter_key(sha256)}")
+    with _left_out("of the checkpoint"):
+        if store.info(latest_key(run)) is not None:
+            kept = replace(kept, step=read_stored(store, latest_key(run), Pointer).step)
+    return kept
 
 
 def _name_of(state: State) -> str:
@@ -141,9 +158,16 @@ def _clean(error: CogvxError) -> CogvxError:
 
 
 def _again(client: SyncPrefectClient, flow: Flow[..., Any], run: FlowRun) -> str:
+    by_hand = f"`cogvx {flow.name} RECIPE`"
     if run.deployment_id is None:
-        return f"`cogvx {flow.name} RECIPE`"
-    deployment = client.read_deployment(run.deployment_id)
+        return by_hand
+    try:
+        deployment = client.read_deployment(run.deployment_id)
+    except ObjectNotFound:
+        return f"{by_hand}, as its deployment is gone"
+    except httpx.HTTPError as error:
+        logger.warning("the summary does not name the deployment: %s", without_secrets(repr(error)))
+        return by_hand
     page = without_secrets(url_for("deployment", obj_id=deployment.id) or "")
     pages = f", or *Run* on [its page]({page})" if page else ""
     return f"`cogvx trigger {flow.name}/{deployment.name}`{pages}"
