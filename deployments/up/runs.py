@@ -1,10 +1,12 @@
 """What becomes of flow runs, told as it happens; and runs that nobody executes any more."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -26,6 +28,8 @@ from cogvx.terminal import printable
 from deployments.up.services import is_of_up
 from deployments.up.state import now
 from tasks.clients.pool import asking
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 200  # as many flow runs as the server lists at once
 _UNDER_WAY = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
@@ -169,6 +173,7 @@ def settle(
 
     Left as they are they would count as running for ever, and keep their slots of every limit.
     Where a worker polls that is of no `up` of this machine, any run of the pool may be its own.
+    One that the server will not end now is told, and stands in nobody's way.
 
     Returns:
         The runs that are now called crashed, and those that may be another worker's.
@@ -186,10 +191,26 @@ def settle(
         if not all(is_of_up(worker, pool) for worker in _heard(client, pool, since))
     }
     stranded, left = (_executed(client, some) for some in (known - shared, shared))
-    with asking("look at runs"):
-        for run in stranded:
+    return [run for run in stranded if _crash(client, run, why)], left
+
+
+def _crash(client: SyncPrefectClient, run: FlowRun, why: str) -> bool:
+    """Whether the server calls it crashed now.
+
+    Prefect fails to end a run whose deployment was removed: it gives back the slot of a limit that
+    went with it. When the run's lease has expired, after five minutes, it does.
+    """
+    with asking("end a run"):
+        try:
             client.set_flow_run_state(run.id, Crashed(message=why), force=True)
-    return stranded, left
+        except httpx.HTTPStatusError as error:
+            logger.warning(
+                "%s is executed by nobody, and cannot be called Crashed yet: Prefect's server says "
+                "%d, as where its deployment was removed; the next `cogvx down` or `up` does it",
+                *(run.name, error.response.status_code),
+            )
+            return False
+    return True
 
 
 def _heard(client: SyncPrefectClient, pool: str, since: datetime) -> set[str]:

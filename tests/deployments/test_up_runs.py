@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Running
+from prefect.states import Pending, Running
 
-from deployments.apply import apply
 from deployments.up import runs as up_runs
 from deployments.up.runs import settle
 from deployments.up.services import worker_name
+from tests.fixtures.deployed import deploy_beside
 
 WHY = "its worker was killed"
 
@@ -23,7 +24,7 @@ def errand() -> None:
 
 def running(client: SyncPrefectClient, pool: str) -> FlowRun:
     """A run that a worker of the pool took and began."""
-    name = apply(client, errand, pool=pool)
+    name = deploy_beside(client, errand, pool=pool)
     run = client.create_flow_run_from_deployment(client.read_deployment_by_name(name).id)
     client.set_flow_run_state(run.id, Running(), force=True)
     return run
@@ -58,3 +59,19 @@ def test_runs_of_a_pool_that_another_worker_polls_are_left(
     crashed, left = settle(client, ["mine", "shared"], WHY)
     assert ([run.id for run in crashed], left) == ([shared.id], [])
     assert [state(client, run) for run in (shared, foreign)] == ["Crashed", "Running"]
+
+
+def test_a_run_that_the_server_will_not_end_yet_stands_in_nobodys_way(
+    client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its deployment was removed with the limit of which it holds a slot until its lease ends."""
+    limited = client.read_deployment_by_name(deploy_beside(client, errand, pool="limited")).id
+    client.update_deployment(limited, DeploymentUpdate(concurrency_limit=1))
+    stuck = client.create_flow_run_from_deployment(limited)
+    client.set_flow_run_state(stuck.id, Pending())
+    client.delete_deployment(limited)
+    other = running(client, "limited")
+    crashed, left = settle(client, ["limited"], WHY)
+    assert ([run.id for run in crashed], left) == ([other.id], [])
+    assert [state(client, run) for run in (stuck, other)] == ["Pending", "Crashed"]
+    assert f"{stuck.name} is executed by nobody, and cannot be called Crashed yet" in caplog.text
