@@ -186,11 +186,10 @@ class Desk:
                 return f"and nobody is at work there, so remove it: `rm {where}`"
         except TransientError:
             who = self._keeper_alone()
-        if who is None:
-            how = f"end that first (`lslocks` names who holds {self._lock}), then remove the file"
-        else:
-            how = f"end that first, `kill {who.pid}`, which removes the file"
-        return f"and its `up` still runs: {how}"
+        how = f"the process that holds {self._lock} (see `lslocks`)"
+        if who is not None:
+            how = f"`kill {who.pid}`"
+        return f"and its `up` still runs: end that first, {how}; it takes the file along"
 
     def _keeper_alone(self) -> Mark | None:
         """Who keeps services, of a state of which nothing else is known."""

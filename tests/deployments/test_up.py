@@ -355,11 +355,11 @@ def test_a_state_that_nobody_can_read_is_told_with_what_to_do(desk: Desk) -> Non
         desk.read()
     assert "\n" not in str(caught.value)
     with desk.held():
-        kept = rf"and its `up` still runs: end that first, `kill {pid}`, which removes the file$"
+        kept = rf"and its `up` still runs: end that first, `kill {pid}`; it takes the file along$"
         with pytest.raises(IntegrityError, match=kept):
             desk.read()
         file.write_text('{"keep')
-        unknown = rf"still runs: end that first \(`lslocks` names who holds {desk.folder}/lock\)"
+        unknown = rf"first, the process that holds {desk.folder}/lock \(see `lslocks`\); it takes"
         with pytest.raises(IntegrityError, match=unknown):
             desk.read()
     done = command(desk.folder.parent, "status")
