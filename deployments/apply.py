@@ -5,7 +5,6 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
@@ -19,19 +18,12 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.utilities.callables import parameter_schema
 
 from cogvx.errors import ConfigError
-from deployments.catalog_sections import DEFAULT_QUEUE, PoolConfig
+from deployments.catalog_sections import DEFAULT_QUEUE
 from deployments.documents import MADE_HERE, PULL_STEPS, SLUG, VERSION, schedule_of
 from deployments.plan import Change, compare, is_change
 from deployments.reactions import AutomationRow
-from deployments.rows import DeploymentRow, Desired, LimitRow, PoolRow, flow_of, pool_row
+from deployments.rows import DeploymentRow, Desired, LimitRow, PoolRow, flow_of
 from deployments.server import Found, Seen, asking_for, read_server
-from flows.encode import encode_shard
-from tasks.settings import EVERYWHERE
-
-POOL = "gpu-cache"
-TRAIN_POOL = "gpu-train"
-GENERATE_POOL = "gpu-eval"
-PEOPLE_POOL = "cpu"
 
 
 def apply_catalog(
@@ -59,29 +51,6 @@ def apply_catalog(
         with asking_for(f"{change.kind} {change.name}"):
             maker.do(change)
     return plan
-
-
-def apply(
-    client: SyncPrefectClient, flow: Flow[..., Any] = encode_shard, *, pool: str = POOL
-) -> str:
-    """One flow on one pool of processes, beside any catalog; returns the deployment's name."""
-    row = DeploymentRow(
-        flow=flow.name,
-        name=pool,
-        entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
-        pool=pool,
-        tags=(),
-        job_variables={"working_dir": ".", "env": EVERYWHERE},
-    )
-    rows = Desired(
-        pools=(pool_row(pool, PoolConfig()),), limits=(), deployments=(row,), automations=()
-    )
-    found = read_server(client, rows)
-    maker = _Maker(client, rows, found)
-    if pool not in found.pools:
-        maker.do(Change("+", "pool", pool))
-    maker.do(Change("~", "deployment", row.full_name))
-    return row.full_name
 
 
 def _require_no_loss(plan: Iterable[Change]) -> None:

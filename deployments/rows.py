@@ -103,7 +103,7 @@ def desired(catalog: Catalog) -> Desired:
         *_retention(catalog),
     )
     return Desired(
-        pools=tuple(pool_row(name, pool) for name, pool in catalog.pools.items()),
+        pools=tuple(_pool_row(name, pool) for name, pool in catalog.pools.items()),
         limits=tuple(LimitRow(name, slots) for name, slots in catalog.limits.items()),
         deployments=deployments,
         automations=automations(catalog),
@@ -117,7 +117,7 @@ def flow_of(entrypoint: str) -> Flow[..., Any]:
     return found
 
 
-def pool_row(name: str, pool: PoolConfig) -> PoolRow:
+def _pool_row(name: str, pool: PoolConfig) -> PoolRow:
     """The row of a pool."""
     return PoolRow(
         name=name,

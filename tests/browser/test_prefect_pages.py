@@ -27,9 +27,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cogvx.model.nano.teach import LESSON_SEED, render_lessons
 from cogvx.recipe import Recipe, parse_recipe
-from deployments.apply import PEOPLE_POOL, apply
 from flows.promote import promote
 from flows.retrain import retrain
+from tests.fixtures.deployed import PARENT_POOL, deploy_beside
 from tests.fixtures.servers import free_port, listens, mlflow_server, running, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -150,8 +150,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         mlflow = stack.enter_context(mlflow_server(root / "mlflow"))
         stack.enter_context(temporary_settings({PREFECT_API_URL: f"{address}/api"}))
         client = stack.enter_context(get_client(sync_client=True))
-        asks = apply(client, promote, pool=PEOPLE_POOL)
-        found = client.read_deployment_by_name(apply(client, retrain, pool=PEOPLE_POOL))
+        asks = deploy_beside(client, promote, pool=PARENT_POOL)
+        found = client.read_deployment_by_name(deploy_beside(client, retrain, pool=PARENT_POOL))
         parameters = {"recipe": recipe.model_dump(mode="json", exclude_none=True)}
         client.update_deployment(found.id, DeploymentUpdate(parameters=parameters))
         worker = {
@@ -164,7 +164,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         }
         log = root / "worker.log"
         command = ["env", "-C", str(root), sys.executable, "-m", "prefect", "worker", "start"]
-        stack.enter_context(running([*command, "--pool", PEOPLE_POOL], log, worker))
+        stack.enter_context(running([*command, "--pool", PARENT_POOL], log, worker))
         chain = client.create_flow_run_from_deployment(found.id)
         chain = wait_for_state(client, chain, "Completed", log)
         asked = FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(asks).id])

@@ -25,12 +25,14 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 
 from cogvx.errors import ConfigError, TransientError
-from deployments.apply import apply, apply_catalog
+from deployments.apply import apply_catalog
 from deployments.documents import MADE_HERE
 from deployments.plan import Change, changes, compare, count, is_change
 from deployments.rows import Desired
 from deployments.server import Found, asking_for
+from flows.encode import encode_shard
 from tests.deployments.conftest import FULL
+from tests.fixtures.deployed import deploy_beside
 
 Rows = Callable[[str], Desired]
 SHIPS = "retrain/ships"
@@ -73,7 +75,8 @@ def test_what_the_server_lacks_is_said_before_anything_is_done(
 
 def test_a_new_server_gets_everything(client: SyncPrefectClient, rows: Rows) -> None:
     SlackWebhook(url="https://hooks.slack.com/services/T/B/x").save("ops")  # type: ignore[arg-type]
-    apply(client)  # as it was made before there were catalogs: encode/gpu-cache, without a tag
+    # As it was made before there were catalogs: encode/gpu-cache, without a tag.
+    deploy_beside(client, encode_shard, pool="gpu-cache")
     planned = changes(client, rows(FULL))
     assert work(planned) == work(changes(client, rows(FULL)))  # to look changes nothing
     done = apply_catalog(client, rows(FULL))

@@ -23,7 +23,6 @@ from prefect.flow_engine import run_flow_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
-from deployments.apply import PEOPLE_POOL, apply
 from flows.promote import promote
 from tasks.clients.registry import CHAMPION
 from tasks.documents import PromoteReport
@@ -31,6 +30,7 @@ from tasks.evaluation.promote import promote_adapter
 from tasks.settings import settings
 from tasks.training.register import find_unchanged, open_registry
 from tasks.workbench import Workbench
+from tests.fixtures.deployed import PARENT_POOL, deploy_beside
 from tests.fixtures.judged import BETTER, SAME, keep_verdict, registered, version_of
 from tests.fixtures.servers import running
 
@@ -62,7 +62,7 @@ def client(prefect_url: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture(scope="module")
 def deployment(client: SyncPrefectClient) -> str:
-    return apply(client, promote, pool=PEOPLE_POOL)
+    return deploy_beside(client, promote, pool=PARENT_POOL)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def worker(home: Path, prefect_url: str, deployment: str) -> Iterator[int]:
         "PYTHONPATH": str(ROOT),
     }
     command = ["env", "-C", str(home), sys.executable, "-m", "prefect", "worker", "start"]
-    with running([*command, "--pool", PEOPLE_POOL], home / "log", environment) as process:
+    with running([*command, "--pool", PARENT_POOL], home / "log", environment) as process:
         yield process.pid
 
 

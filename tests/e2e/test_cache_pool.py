@@ -35,7 +35,7 @@ from cogvx.cache.plan import CachePlan
 from cogvx.errors import CogvxError, ConfigError, DataError, TransientError
 from cogvx.recipe import Recipe
 from cogvx.store import LocalStore
-from deployments.apply import POOL, apply
+from flows.encode import encode_shard
 from tasks.clients.pool import open_pool
 from tasks.pools.children import Child, Ended
 from tasks.pools.dispatch import require_all, run_child, run_children
@@ -44,6 +44,7 @@ from tasks.pools.lookout import Bounds
 from tasks.pools.stages import Stages
 from tests.cache.toys import recipe as toy_recipe
 from tests.e2e.conftest import Place, empty_caption_blocked, make_place, write_recipe
+from tests.fixtures.deployed import CACHE_POOL, deploy_beside
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
 from tests.fixtures.start import ROOT
@@ -60,8 +61,8 @@ def client(prefect_url: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture(scope="module")
 def deployment(client: SyncPrefectClient) -> str:
-    apply(client)
-    return apply(client)  # again, as whoever updates does
+    deploy_beside(client, encode_shard, pool=CACHE_POOL)
+    return deploy_beside(client, encode_shard, pool=CACHE_POOL)  # again, as whoever updates does
 
 
 def runs_of(client: SyncPrefectClient, deployment: str) -> dict[UUID, FlowRun]:
@@ -102,7 +103,7 @@ def cache(forks: Forks, place: Place, **settings: str) -> Job:
 def worker(pooled: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     log = tmp_path_factory.mktemp("worker") / "log"
     command = ["env", "-C", str(pooled.root), sys.executable, "-m", "prefect", "worker", "start"]
-    command += ["--pool", POOL, "--limit", "2"]
+    command += ["--pool", CACHE_POOL, "--limit", "2"]
     # Its settings are its own: no shard size, no deployment; the folder it runs in finds the home.
     environment = {
         name: value

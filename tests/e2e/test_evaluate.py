@@ -36,7 +36,6 @@ from cogvx.model.identity import TEXT_PARTS, fingerprint
 from cogvx.mp4 import read_mp4
 from cogvx.runs.folder import RunFolder, TrainOutcome
 from cogvx.store import LocalStore
-from deployments.apply import GENERATE_POOL, apply
 from flows.evaluate import evaluate
 from flows.generate import generate_shard
 from flows.measure import measure_shard
@@ -52,6 +51,7 @@ from tasks.training.register import open_registry, register_adapter
 from tasks.workbench import Workbench, open_workbench
 from tests.adapters.toys import toy_adapter
 from tests.e2e.conftest import RECIPE, Place, make_place
+from tests.fixtures.deployed import EVALUATE_POOL, deploy_beside
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
 
@@ -412,11 +412,11 @@ def test_measuring_on_a_pool_gives_the_same_report_and_loads_no_base_here(
     for key in measured_in(studio.store):
         studio.store.delete(key)
     with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        deployment = apply(client, measure_shard, pool=GENERATE_POOL)
+        deployment = deploy_beside(client, measure_shard, pool=EVALUATE_POOL)
         slots = GlobalConcurrencyLimitCreate(name="cogvx-measured", limit=1)
         client.create_global_concurrency_limit(slots)
     command = ["env", "-C", str(studio.place.root), sys.executable, "-m", "prefect", "worker"]
-    command += ["start", "--pool", GENERATE_POOL, "--limit", "2"]
+    command += ["start", "--pool", EVALUATE_POOL, "--limit", "2"]
     worker = {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     worker |= {"COGVX_GPU_SLOTS": slots.name}
     with running(command, tmp_path / "log", {**studio.place.environment, **worker}):
@@ -455,10 +455,10 @@ def test_shards_on_a_pool_render_the_same_bytes(
     studio.register(recipe, 6)
     before = studio.videos().keys()
     with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        deployment = apply(client, generate_shard, pool=GENERATE_POOL)
+        deployment = deploy_beside(client, generate_shard, pool=EVALUATE_POOL)
     place = studio.place
     command = ["env", "-C", str(place.root), sys.executable, "-m", "prefect", "worker", "start"]
-    command += ["--pool", GENERATE_POOL, "--limit", "2"]
+    command += ["--pool", EVALUATE_POOL, "--limit", "2"]
     worker = {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     pooled = {"COGVX_GENERATE_DEPLOYMENT": deployment, "COGVX_GENERATE_SHARD_VIDEOS": "1"}
     with running(command, tmp_path / "log", {**place.environment, **worker}):

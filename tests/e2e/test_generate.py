@@ -17,10 +17,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cogvx.adapters.export import export_adapter
 from cogvx.inference.provenance import read_provenance
 from cogvx.model.identity import BASE_PARTS, fingerprint
-from deployments.apply import GENERATE_POOL, apply
 from flows.generate import generate_shard
 from tests.adapters.toys import toy_card, trained
 from tests.e2e.conftest import Place, make_place
+from tests.fixtures.deployed import EVALUATE_POOL, deploy_beside
 from tests.fixtures.forks import Forks, Job
 from tests.fixtures.servers import running
 
@@ -210,12 +210,12 @@ def test_shards_on_a_pool_make_the_same_videos(
     done: str, forks: Forks, studio: Place, adapter: Path, prefect_url: str, tmp_path: Path
 ) -> None:
     with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        deployment = apply(client, generate_shard, pool=GENERATE_POOL)
+        deployment = deploy_beside(client, generate_shard, pool=EVALUATE_POOL)
     (tmp_path / "pooled").mkdir()
     pooled = place_at(tmp_path / "pooled", prefect_url)
     settings = {"COGVX_GENERATE_DEPLOYMENT": deployment, "COGVX_GENERATE_SHARD_VIDEOS": "3"}
     command = ["env", "-C", str(pooled.root), sys.executable, "-m", "prefect", "worker", "start"]
-    command += ["--pool", GENERATE_POOL, "--limit", "2"]
+    command += ["--pool", EVALUATE_POOL, "--limit", "2"]
     environment = {
         **pooled.environment,
         "PREFECT_HOME": str(tmp_path / "worker"),

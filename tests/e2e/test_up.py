@@ -20,13 +20,13 @@ from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.apply import apply
 from deployments.up.state import Desk, UpState
 from tasks.clients.processes import Mark
 from tasks.clients.servers import answers
 from tasks.clients.supervise import descendants
 from tests.e2e.conftest import Place, make_place, write_recipe
 from tests.e2e.up_flows import household, mishap, nap
+from tests.fixtures.deployed import deploy_beside
 from tests.fixtures.servers import free_port
 
 SECONDS = 300.0  # on a machine that does much else; alone, most things take five
@@ -114,7 +114,7 @@ class Home:
     def deploy(self, flow: Flow[..., None], pool: str) -> str:
         """Put a flow of these tests beside the catalog."""
         with self.api(), get_client(sync_client=True) as client:
-            return apply(client, flow, pool=pool)
+            return deploy_beside(client, flow, pool=pool)
 
     def api(self):  # type: ignore[no-untyped-def]
         return temporary_settings({PREFECT_API_URL: f"{self.state.prefect}/api"})
