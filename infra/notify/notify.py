@@ -14,7 +14,9 @@ function is `notify.handler`; it reads COGVX_NOTIFY_WATCHES, with spaces between
 import argparse
 import base64
 import hmac
+import http.client
 import json
+import logging
 import os
 import threading
 import time
@@ -28,16 +30,27 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+logger = logging.getLogger("notify")
+
 SPAN_SECONDS = 15
 """Notifications of a span start one look, at its end; one that comes during it starts another."""
 
 _LONGEST_BODY = 1 << 20
 _ANSWER_WITHIN_SECONDS = 30.0
+_NOT_PREFECT = "what answers is not Prefect's API; PREFECT_API_URL should end with /api"
 _HOW = "use s3://bucket/prefix=watch/<recipe name>"
 
 
 class Unreadable(ValueError):  # noqa: N818 - of what was sent
     """This is no notification of a bucket."""
+
+
+class Unanswered(OSError):  # noqa: N818 - as of a server that is away
+    """What answered is not Prefect's server."""
+
+
+class Unknown(LookupError):  # noqa: N818 - of a name
+    """Prefect has no such deployment."""
 
 
 class Watchers:
@@ -56,8 +69,12 @@ class Watchers:
     def hear(self, notification: object) -> list[str]:
         """Have the watchers look whose datasets it is about; returns their deployments.
 
+        One that Prefect does not have is logged, and the others look all the same: its dataset is
+        looked at when it is deployed.
+
         Raises:
             Unreadable: This is no notification of a bucket.
+            Unknown: Prefect has none of these deployments.
             OSError: Prefect's server did not answer; the sender should send it again.
         """
         places = list(_places(notification))
@@ -69,28 +86,41 @@ class Watchers:
                 if place.startswith(f"{uri}/")
             }
         )
+        told, unknown = [], None
         with self._lock:  # so that of many at once one asks, and the others find it done
             for deployment in concerned:
-                self._look_soon(deployment)
-        return concerned
+                try:
+                    self._look_soon(deployment)
+                except Unknown as error:
+                    logger.warning("%s", error)
+                    unknown = error
+                else:
+                    told.append(deployment)
+        if unknown is not None and not told:
+            raise unknown
+        return told
 
     def _look_soon(self, deployment: str) -> None:
         """Schedule a look at the end of this span; by its key the server knows one that is."""
         span = int(time.time()) // SPAN_SECONDS + 1
         if self._told.get(deployment) == span:
             return
-        name = urllib.parse.quote(deployment)
-        found = self._ask("GET", f"/deployments/name/{name}")
         at = datetime.fromtimestamp(span * SPAN_SECONDS, UTC).isoformat()
-        self._ask(
-            "POST",
-            f"/deployments/{found['id']}/create_flow_run",
-            {
-                "state": {"type": "SCHEDULED", "state_details": {"scheduled_time": at}},
-                "idempotency_key": f"notified {deployment} {span}",
-                "tags": ["notified"],
-            },
-        )
+        look = {
+            "state": {"type": "SCHEDULED", "state_details": {"scheduled_time": at}},
+            "idempotency_key": f"notified {deployment} {span}",
+            "tags": ["notified"],
+        }
+        try:
+            found = self._ask("GET", f"/deployments/name/{urllib.parse.quote(deployment)}")
+            self._ask("POST", f"/deployments/{found['id']}/create_flow_run", look)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            raise Unknown(
+                f"Prefect has no deployment {deployment}; deploy it, or correct --watch or "
+                "COGVX_NOTIFY_WATCHES"
+            ) from error
         self._told[deployment] = span
 
     def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
@@ -100,9 +130,22 @@ class Watchers:
             headers=dict(self._headers),
             data=None if body is None else json.dumps(body).encode(),
         )
-        with urllib.request.urlopen(request, timeout=_ANSWER_WITHIN_SECONDS) as answer:  # noqa: S310
-            found: dict[str, Any] = json.load(answer)
-            return found
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_WITHIN_SECONDS) as answer:  # noqa: S310
+                found = json.load(answer)
+        except (ValueError, http.client.HTTPException) as error:
+            raise Unanswered(f"{_NOT_PREFECT} ({error!r})") from error
+        if not isinstance(found, dict) or "id" not in found:
+            raise Unanswered(_NOT_PREFECT)
+        return found
+
+
+def _notification(body: bytes) -> object:
+    try:
+        found: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("the notification is no JSON") from error
+    return found
 
 
 def _places(notification: object) -> Iterator[str]:
@@ -122,7 +165,7 @@ def _places(notification: object) -> Iterator[str]:
         try:
             bucket, key = record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
             yield from {f"s3://{bucket}/{name}" for name in (key, urllib.parse.unquote_plus(key))}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise Unreadable("a record does not say which object of which bucket it is") from error
 
 
@@ -191,9 +234,11 @@ class _Hook(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.UNAUTHORIZED, "the token is missing or wrong")
             return
         try:
-            told = self.watchers.hear(json.loads(body))
-        except ValueError as error:
+            told = self.watchers.hear(_notification(body))
+        except Unreadable as error:
             self._answer(HTTPStatus.BAD_REQUEST, str(error))
+        except Unknown as error:
+            self._answer(HTTPStatus.NOT_FOUND, str(error))
         except OSError as error:
             self.log_error("Prefect's server did not take it: %s", error)
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Prefect's server did not take it")
