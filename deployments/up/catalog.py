@@ -46,15 +46,22 @@ def as_last_named(options: Options, desk: Desk, *, named: Collection[str]) -> Op
 def pool_plans(catalog: Catalog) -> tuple[list[PoolPlan], list[str]]:
     """The pools that get workers here, and a sentence for each that does not.
 
-    What encodes, trains and generates has a GPU to itself, whether or not the catalog, which for
-    pools of processes leaves it to workers, says how many.
+    What encodes and generates has a GPU to itself, and what trains as many as it has processes,
+    whether or not the catalog, which for pools of processes leaves it to workers, says how many.
     """
-    places = [one.row.places for one in catalog.recipes]
-    busy = {pool for each in places for pool in (each.cache, each.train, each.evaluate)}
+    used: dict[str, int] = {}
+    for one in catalog.recipes:
+        places = one.row.places
+        for busy, count in (
+            (places.cache, 1),
+            (places.train, one.recipe.train.processes),
+            (places.evaluate, 1),
+        ):
+            used[busy] = max(count, used.get(busy, 0))
     plans, left_out = [], []
     for name, pool in catalog.pools.items():
         if pool.type == "process":
-            gpus = max(pool.gpus, int(name in busy))
+            gpus = max(pool.gpus, used.get(name, 0))
             plans.append(PoolPlan(name, gpus=gpus, stop_seconds=pool.stop_seconds))
         else:
             left_out.append(

@@ -9,6 +9,7 @@ import pytest
 from cogvx.errors import ConfigError
 from deployments.catalog import CATALOG, load_catalog
 from deployments.rows import desired
+from deployments.up.catalog import pool_plans
 
 RECIPE = (CATALOG.parent / "recipes" / "nano-demo.toml").read_text()
 ROW = '[[recipes]]\nfile = "one.toml"\n'
@@ -101,6 +102,14 @@ def test_runs_are_told_what_is_reserved_for_them(tmp_path: Path) -> None:
 def test_what_is_reserved_is_said_by_gpus_alone(tmp_path: Path) -> None:
     said = 'pools.gpu-train.env.COGVX_POOL_GPUS = "1" has a setting of its own; use gpus'
     assert read(tmp_path, 4, f'{POD}gpus = 4\nenv = {{COGVX_POOL_GPUS = "1"}}') == [said]
+
+
+def test_up_gives_training_on_processes_the_gpus_that_its_recipes_use(tmp_path: Path) -> None:
+    more = f'{ROW}[[recipes]]\nfile = "other.toml"\nplaces.evaluate = "cpu"\n'
+    assert read(tmp_path, 4, "", more=more) == []
+    plans, _ = pool_plans(load_catalog(tmp_path / "catalog.toml"))
+    given = {plan.name: plan.gpus for plan in plans}
+    assert given == {"cpu": 1, "gpu-cache": 1, "gpu-eval": 1, "gpu-train": 4}
 
 
 def test_every_disagreement_is_told_at_once(tmp_path: Path) -> None:
