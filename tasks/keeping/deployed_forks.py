@@ -5,25 +5,25 @@ knows it: as a parameter of a deployment, or of a flow run that waits or works.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import count
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
-from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 
 from tasks.clients.pool import asking
 
 _PAGE = 200
-_UNDER_WAY = FlowRunFilter(
-    state=FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=sorted({*StateType} - {*TERMINAL_STATES}))
-    )
+_UNDER_WAY = FlowRunFilterState(
+    type=FlowRunFilterStateType(any_=sorted({*StateType} - {*TERMINAL_STATES}))
 )
 
 
@@ -41,22 +41,25 @@ def deployed_forks() -> frozenset[str]:
 
 
 def _parameters(client: SyncPrefectClient) -> Iterator[Mapping[str, Any]]:
-    """Of deployments first: what one starts meanwhile is then among the runs."""
-    for page in count():
-        deployments = client.read_deployments(
-            limit=_PAGE, offset=page * _PAGE, sort=DeploymentSort.NAME_ASC
-        )
+    """Of deployments first: what one starts meanwhile is then among the runs.
+
+    Each page is of those that none before it had. A page that began at a number would miss some:
+    whatever ends or is removed meanwhile, those behind it move up.
+    """
+    seen: list[UUID] = []
+    while True:
+        rest = DeploymentFilter(id=DeploymentFilterId(not_any_=seen))
+        deployments = client.read_deployments(deployment_filter=rest, limit=_PAGE)
         yield from (deployment.parameters for deployment in deployments)
+        seen += [deployment.id for deployment in deployments]
         if len(deployments) < _PAGE:
             break
-    for page in count():
-        runs = client.read_flow_runs(
-            flow_run_filter=_UNDER_WAY,
-            limit=_PAGE,
-            offset=page * _PAGE,
-            sort=FlowRunSort.ID_DESC,
-        )
+    seen = []
+    while True:
+        left = FlowRunFilter(id=FlowRunFilterId(not_any_=seen), state=_UNDER_WAY)
+        runs = client.read_flow_runs(flow_run_filter=left, limit=_PAGE)
         yield from (run.parameters for run in runs)
+        seen += [run.id for run in runs]
         if len(runs) < _PAGE:
             break
 

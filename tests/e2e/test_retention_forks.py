@@ -22,6 +22,7 @@ from deployments.catalog import load_catalog
 from deployments.rows import desired
 from flows.retention import retention
 from flows.retrain import retrain
+from tasks.keeping import deployed_forks as listing
 from tasks.keeping.deployed_forks import deployed_forks
 from tasks.keeping.housekeeping_documents import RetentionReport
 from tasks.keeping.retention import sweep_store
@@ -109,6 +110,33 @@ def wait_with(client: SyncPrefectClient, fork_of: str) -> UUID:
     """A flow run with a recipe that somebody edited in the form."""
     parameters = {"recipe": {"train": {"fork_of": fork_of}}}
     return client.create_flow_run(retrain, parameters=parameters, state=Scheduled()).id
+
+
+def test_what_ends_while_pages_are_read_hides_nothing(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_PAGE", 2)
+    flow = client.create_flow_from_name("listed")
+    deployments = [
+        client.create_deployment(
+            flow, f"listed-{number}", parameters={"recipe": {"train": {"fork_of": f"row {number}"}}}
+        )
+        for number in range(6)
+    ]
+    runs = {f"run {number}": wait_with(client, f"run {number}") for number in range(6)}
+    named = list[str]()
+    try:
+        for parameters in listing._parameters(client):
+            named.append(str(parameters.get("recipe", {}).get("train", {}).get("fork_of")))
+            if named[-1] in runs:
+                client.set_flow_run_state(runs[named[-1]], Cancelled(), force=True)
+            elif named[-1].startswith("row "):
+                client.delete_deployment(deployments[int(named[-1].removeprefix("row "))])
+    finally:
+        for run in runs.values():
+            client.set_flow_run_state(run, Cancelled(), force=True)
+    assert {name for name in named if name in runs} == set(runs)
+    assert sum(name.startswith("row ") for name in named) == len(deployments)
 
 
 def test_without_an_answer_of_prefect_nothing_is_removed(store: LocalStore) -> None:
