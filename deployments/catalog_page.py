@@ -36,7 +36,7 @@ cogvx deploy --apply --catalog my.toml       # changes it; again, it says "nothi
 A line for each change: `+` is added, `~` changed (with field, old and new value), `-` removed;
 `!` is only reported. Every problem of the catalog and of its recipes is told at once, before a
 server is asked. Values of variables whose name looks like a secret's, and passwords
-in addresses, are shown as `***`.
+and tokens in addresses, are shown as `***`; a catalog that has any is refused.
 
 ## What it makes
 
