@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServersCronSchedule
@@ -104,11 +105,15 @@ def schedule_problems(cron: str, timezone: str, where: str) -> list[Problem]:
 
 
 def _is_ever_due(cron: str) -> bool:
-    """Whether Prefect's server, which asks in the same way, finds a date for it."""
-    try:
-        asyncio.run(ServersCronSchedule(cron=cron).get_dates(1))
-    except ValueError:
-        return False
+    """Whether Prefect's server, which asks in the same way, finds a date for it.
+
+    On a thread of its own, as the caller's may have a loop that runs.
+    """
+    with ThreadPoolExecutor(1) as alone:
+        try:
+            alone.submit(asyncio.run, ServersCronSchedule(cron=cron).get_dates(1)).result()
+        except ValueError:
+            return False
     return True
 
 

@@ -1,7 +1,8 @@
 """A catalog is read as it is meant, or refused with every problem at once and where each stands."""
 
-# ruff: noqa: E501 - messages stand here as they are printed
+import asyncio
 
+# ruff: noqa: E501 - messages stand here as they are printed
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_the_shipped_catalog_has_no_problems() -> None:
     catalog = load_catalog(CATALOG)
     assert [one.recipe.name for one in catalog.recipes] == ["nano-demo"]
     assert list(catalog.pools) == ["cpu", "gpu-cache", "gpu-train", "gpu-eval"]
+
+
+def test_a_catalog_is_read_where_a_loop_runs_as_well() -> None:
+    async def read() -> int:
+        return len(load_catalog(CATALOG).recipes)
+
+    assert asyncio.run(read()) == 1
 
 
 def test_a_recipe_is_found_beside_its_catalog(
