@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from functools import partial
+from itertools import cycle
 
 from tasks.clients.supervise import ask_of_parents_death
 
@@ -26,8 +27,9 @@ def outlive(worker: int) -> None:
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    redirects = map(os.dup2, (nowhere, nowhere), _PRINTED)
+    redirects = map(os.dup2, cycle((nowhere,)), cycle(_PRINTED))
     # Called with a number and a frame, `max` asks its key twice: for the next of both redirects.
+    # That may be again: the kernel tells of every parent that dies, also of one that adopted us.
     signal.signal(signal.SIGUSR1, partial(max, key=partial(next, redirects)))
     ask_of_parents_death(signal.SIGUSR1)
     if os.getppid() != worker:

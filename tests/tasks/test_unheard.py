@@ -80,6 +80,8 @@ for number in range(TIMES):
     os.write(tells, b"1")
     while len(heard) == number:
         pass
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGUSR1)
 os.write(kept, repr(lost).encode())
 os._exit(0)
 """

@@ -16,6 +16,7 @@ from cogvx.training.prefetch import Feed
 from tests.fixtures.training_runs import open_trainer
 
 NewRun = Callable[..., Path]
+Drawing = Callable[[], list[threading.Thread]]
 CPU = torch.device("cpu")
 
 
@@ -32,12 +33,22 @@ def same(one: Batch, other: Batch) -> bool:
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
-def drawing() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+@pytest.fixture
+def drawing() -> Drawing:
+    """The threads that draw, but those of trainers that earlier tests left to the collector."""
+    before = set(threading.enumerate())
+
+    def ours() -> list[threading.Thread]:
+        found = set(threading.enumerate()) - before
+        return [thread for thread in found if thread.name.startswith("batches")]
+
+    return ours
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2, 64])
-def test_any_number_drawn_ahead_gives_the_same_bits(new_run: NewRun, ahead: int) -> None:
+def test_any_number_drawn_ahead_gives_the_same_bits(
+    new_run: NewRun, ahead: int, drawing: Drawing
+) -> None:
     batches = batches_of(new_run(steps=3))
     with feed_of(batches, ahead) as feed:
         for step in range(3):
@@ -77,7 +88,9 @@ def test_no_more_are_drawn_ahead_than_was_said_nor_past_the_end(new_run: NewRun)
     assert drawn == order
 
 
-def test_a_damaged_record_raises_at_the_step_that_needs_it(new_run: NewRun) -> None:
+def test_a_damaged_record_raises_at_the_step_that_needs_it(
+    new_run: NewRun, drawing: Drawing
+) -> None:
     root = new_run(steps=6, caption_dropout=0)
     batches = batches_of(root)
     needed = [batches.sampler.clip(step, position) for step in range(6) for position in range(2)]
@@ -92,7 +105,9 @@ def test_a_damaged_record_raises_at_the_step_that_needs_it(new_run: NewRun) -> N
     assert not drawing()
 
 
-def test_closing_does_not_wait_for_what_was_to_be_drawn_ahead(new_run: NewRun) -> None:
+def test_closing_does_not_wait_for_what_was_to_be_drawn_ahead(
+    new_run: NewRun, drawing: Drawing
+) -> None:
     begun, go = threading.Event(), threading.Event()
 
     class Slow(Batches):
