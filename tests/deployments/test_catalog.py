@@ -1,6 +1,7 @@
 """A catalog is read as it is meant, or refused with every problem at once and where each stands."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 # ruff: noqa: E501 - messages stand here as they are printed
 from pathlib import Path
@@ -41,7 +42,9 @@ def test_a_catalog_is_read_where_a_loop_runs_as_well() -> None:
     async def read() -> int:
         return len(load_catalog(CATALOG).recipes)
 
-    assert asyncio.run(read()) == 1
+    # on a thread of its own: tests of pages leave a loop that runs in this one
+    with ThreadPoolExecutor(1) as alone:
+        assert alone.submit(asyncio.run, read()).result() == 1
 
 
 def test_a_recipe_is_found_beside_its_catalog(
