@@ -36,16 +36,12 @@ from tasks.clients.s3 import S3Store
 from tasks.documents import WatchReport
 from tasks.settings import settings
 from tests.e2e.conftest import write_recipe
+from tests.fixtures.recipes import POOLS
 from tests.fixtures.s3 import BUCKET, S3Server
 from tests.fixtures.servers import free_port, listens, running, wait_until
 from tests.fixtures.start import ROOT
 
-CATALOG = """
-[pools.cpu]
-[pools.gpu-cache]
-[pools.gpu-train]
-[pools.gpu-eval]
-
+CATALOG = f"""{POOLS}
 [[recipes]]
 file = "folder.toml"
 on_arrival = true

@@ -34,14 +34,10 @@ from tasks.caching.outage import STILL_FAILING
 from tasks.settings import settings
 from tests.e2e.conftest import write_recipe
 from tests.fixtures.judged import SAME, keep_verdict, registered
+from tests.fixtures.recipes import POOLS
 from tests.fixtures.servers import prefect_server
 
-CATALOG = """
-[pools.cpu]
-[pools.gpu-cache]
-[pools.gpu-train]
-[pools.gpu-eval]
-
+CATALOG = f"""{POOLS}
 [[recipes]]
 file = "told.toml"
 on_arrival = true
@@ -74,15 +70,22 @@ class Inbox:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
 
-    def holds(self, count: int) -> list[tuple[str, str]]:
-        """The messages, once there are so many, and no more within a second."""
+    def holds(self, count: int, begins: str) -> list[tuple[str, str]]:
+        """The messages whose subject begins so, once there are so many, and no more in a second.
+
+        A busy server sends one again whose sending it could not write down: of each run, which its
+        page in the message tells, once counts.
+        """
         deadline = time.monotonic() + 60
-        while len(self.messages) < count:
+        while len(self._told(begins)) < count:
             assert time.monotonic() < deadline, self.messages
             time.sleep(0.1)
         time.sleep(1)
-        assert len(self.messages) == count, self.messages
-        return self.messages
+        assert len(self._told(begins)) == count, self.messages
+        return self._told(begins)
+
+    def _told(self, begins: str) -> list[tuple[str, str]]:
+        return [each for each in dict.fromkeys(self.messages) if each[0].startswith(begins)]
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +196,11 @@ def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(
         assert look() == "Failed"
     with failing(clips, errno.EUCLEAN):  # a disk that is damaged
         assert [look() for _ in range(2)] == ["Failed", STILL_FAILING]
-    told = " ".join(body for _, body in inbox.holds(5))  # the server may send them in any order
+    told = " ".join(
+        body for _, body in inbox.holds(5, "watch ")
+    )  # the server may send them in any order
     assert (told.count("no videos any more"), told.count("cannot be read")) == (2, 1)
     assert (told.count("Stale file handle"), told.count("needs cleaning")) == (1, 1)
-    inbox.messages.clear()
 
 
 def test_a_run_that_fails_as_before_is_not_called_silent(rows: Desired) -> None:
@@ -212,11 +216,11 @@ def test_of_each_question_people_are_told_once_with_verdict_and_page(
     recipe = bench.recipe.model_dump(mode="json", exclude_none=True)
     asks, state = run(client, promote, "cpu", {"recipe": recipe})
     assert state.name == "Suspended"
-    ((subject, body),) = inbox.holds(1)
+    ((subject, body),) = inbox.holds(1, "asked")
     assert subject == "asked: HOLD, approve or reject"
     assert f"{PAGES}/runs/flow-run/{asks}" in body
     assert "asked on" in body  # the run's own name
     # another run does not ask the same again, and nobody is told of it
     _, state = run(client, promote, "cpu", {"recipe": recipe})
     assert state.name == "Completed"
-    inbox.holds(1)
+    inbox.holds(1, "asked")
