@@ -26,11 +26,10 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from requests.exceptions import RequestException
-from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
-from cogvx.errors import CogvxError, ConfigError, TransientError
+from cogvx.errors import ConfigError
 from tasks.clients.addresses import without_secrets
+from tasks.clients.mlflow_errors import telling
 
 RUN_TAG = "cogvx.run"
 NOTE_TAG = "mlflow.note.content"
@@ -49,13 +48,6 @@ _DATASET_CONTEXT = "mlflow.data.context"  # the tag by which its pages group dat
 # For the pages of a server, which know experiments of traces and of models.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _TABLES = "mlflow.loggedArtifacts"  # the tag by which its pages know tables
-_TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
-_ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
-# What SQLite says while another process, perhaps a server, makes the same tables.
-_MEANWHILE = ("already exists", "duplicate column name", "database is locked")
-# What SQLite, PostgreSQL and MySQL say to the slower of two who set the same new tag or alias;
-# MLflow passes it on as a bad request.
-_FASTER = ("UNIQUE constraint failed", "duplicate key value", "Duplicate entry")
 
 
 @dataclass(frozen=True)
@@ -292,34 +284,8 @@ class Runs:
 
     @contextlib.contextmanager
     def _asking(self, act: str) -> Iterator[None]:
-        """Turn what MLflow raises into the kind that says who acts."""
-        try:
+        with telling(f"could not {act}", self.tracking_uri):
             yield
-        except _ERRORS as error:
-            place = without_secrets(self.tracking_uri)
-            # Tracebacks are logged, and what MLflow raised shows the whole address in them.
-            cause = error if place == self.tracking_uri else None
-            raise _translated(error, f"MLflow at {place} could not {act}") from cause
-
-
-def _translated(error: Exception, subject: str) -> CogvxError:
-    if isinstance(error, MlflowException):
-        reason, is_passing = str(error.message), error.error_code in _TRANSIENT
-        if error.error_code == "BAD_REQUEST" and any(words in reason for words in _FASTER):
-            reason, is_passing = "another process wrote the same at that moment; ask again", True
-    elif isinstance(error, RequestException):  # artifacts travel past MLflow's own exceptions
-        reason, is_passing = str(error), True
-    elif isinstance(error, ImportError):
-        reason, is_passing = f"{error}; install the database's driver", False
-    else:
-        reason, is_passing = str(getattr(error, "orig", None) or error), False
-        if isinstance(error, SQLAlchemyError) and any(words in reason for words in _MEANWHILE):
-            reason += (
-                "; another process is making its tables, or ended while it did: then delete it"
-            )
-            is_passing = True
-    kind = TransientError if is_passing else ConfigError
-    return kind(f"{subject}: {without_secrets(reason)}")
 
 
 @contextlib.contextmanager
