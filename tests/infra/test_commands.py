@@ -18,19 +18,15 @@ from prefect.cli.worker import worker_app
 
 from deployments.cli import app
 from tests.infra.compose import INFRA, ROOT, compose, filled
+from tests.infra.readme import README, blocks
 
-README = (INFRA / "README.md").read_text()
 _PREFECT = {"worker": worker_app, "server": server_app, "flow-run": flow_run_app}
 _COMPOSE = {"build", "up", "run", "exec"}
 
 
-def _blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
 def _commands() -> Iterator[list[str]]:
     """Those of README.md: of blocks, and of sentences where they name a program of ours."""
-    lines = [line for block in _blocks() for line in block.splitlines()]
+    lines = [line for block in blocks() for line in block.splitlines()]
     lines += re.findall(r"`((?:\.venv/bin/)?(?:cogvx|prefect|accelerate) [^`]*)`", README)
     for line in lines:
         words = shlex.split(re.sub(r"\s[<>|].*| #.*", "", line.replace("\n", " ")))
@@ -92,8 +88,8 @@ def test_what_is_started_can_be() -> None:
 
 
 def test_a_block_can_be_read_by_the_shell() -> None:
-    assert len(_blocks()) >= 8
-    for block in _blocks():
+    assert len(blocks()) >= 8
+    for block in blocks():
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 

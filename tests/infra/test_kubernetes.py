@@ -19,6 +19,7 @@ from deployments.catalog import load_catalog
 from deployments.catalog_sections import PoolConfig
 from tasks.settings import Settings
 from tests.infra.compose import INFRA
+from tests.infra.readme import README
 
 MANIFESTS = INFRA / "kubernetes"
 # The oldest that is still supported by somebody, and the newest that there is a schema for.
@@ -118,9 +119,8 @@ def test_a_catalog_can_be_deployed_with_a_recipe_beside_it(file: str, tmp_path: 
 
 
 def test_the_way_to_four_gpus_is_one_that_can_be_deployed(tmp_path: Path) -> None:
-    page = (INFRA / "README.md").read_text()
-    (train,) = re.findall(r"^```toml\n(processes = 4\n.*?)```", page, re.MULTILINE | re.DOTALL)
-    assert "`gpus = 4` in `[pools.gpu-train]` of infra/kubernetes/catalog.toml" in page
+    (train,) = re.findall(r"^```toml\n(processes = 4\n.*?)```", README, re.MULTILINE | re.DOTALL)
+    assert "`gpus = 4` in `[pools.gpu-train]` of infra/kubernetes/catalog.toml" in README
     before, pool, after = (MANIFESTS / "catalog.toml").read_text().partition("[pools.gpu-train]")
     text = before + pool + after.replace("gpus = 1", "gpus = 4", 1)
     (tmp_path / "catalog.toml").write_text(text)
@@ -142,7 +142,7 @@ def test_templates_and_manifests_name_the_same_things() -> None:
     assert maps == set(_of("ConfigMap"))
     (files,) = [one["configMap"] for one in pod["volumes"] if "configMap" in one]
     assert files["optional"]
-    assert f"create configmap {files['name']} " in (INFRA / "README.md").read_text()
+    assert f"create configmap {files['name']} " in README
     assert _job(_TRAIN)["metadata"]["namespace"] in _of("Namespace")
 
 
@@ -224,7 +224,7 @@ def test_machines_of_one_run_find_each_other() -> None:
     assert spec["completionMode"] == "Indexed"
     held = spec["completions"] * int(container["resources"]["limits"][pools._GPU])
     assert f"processes = {held} and global_batch = {held}" in text
-    assert f"`processes = {held}` and `global_batch" in (INFRA / "README.md").read_text()
+    assert f"`processes = {held}` and `global_batch" in README
     assert spec["completions"] == spec["parallelism"] == int(environment["COGVX_MACHINES"])
     name = job["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"

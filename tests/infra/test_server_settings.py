@@ -6,6 +6,7 @@ from pathlib import Path
 from deployments.up.services import Options, PoolPlan, servers, workers
 from tasks.settings import Settings
 from tests.infra.compose import INFRA, ROOT, compose, filled
+from tests.infra.readme import README
 
 _PREFIX = "PREFECT_SERVER_"
 _CLEANUP = f"{_PREFIX}SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS"
@@ -37,8 +38,7 @@ def test_the_page_says_which_settings_those_are() -> None:
 
 
 def test_who_holds_no_slot_uses_no_gpu() -> None:
-    (line,) = re.findall(r"printf '(.*)' \| sudo tee /etc/cogvx/worker-cpu.env",
-                         (INFRA / "README.md").read_text())  # fmt: skip
+    (line,) = re.findall(r"printf '(.*)' \| sudo tee /etc/cogvx/worker-cpu.env", README)
     assert "COGVX_DEVICE=cpu" in line.split("\\n")
     of_cpu, of_gpu = workers([PoolPlan("cpu"), PoolPlan("x", gpus=1)], ["0"], {}, with_slots=True)
     assert of_cpu.environment["COGVX_DEVICE"] == "cpu"

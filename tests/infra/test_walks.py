@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from deployments.catalog import load_catalog
-from tests.infra.compose import INFRA, ROOT, compose, filled
+from tests.infra.compose import ROOT, compose, filled
+from tests.infra.readme import blocks, section
 
 _WALKS = ("One server, with containers", "One server, without containers", "A cluster")
 _SERVER = "/opt/cogvx"
 
 
 def _lines(walk: str) -> list[list[str]]:
-    (section,) = re.findall(
-        rf"^## {walk}\n(.*?)(?=^## )", (INFRA / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    lines = (
+        shlex.split(line, comments=True)
+        for block in blocks(section(walk))
+        for line in block.splitlines()
     )
-    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    lines = (shlex.split(line, comments=True) for block in blocks for line in block.splitlines())
     return [line[1:] if line[:1] == ["sudo"] else line for line in lines]
 
 
