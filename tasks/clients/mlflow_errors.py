@@ -7,15 +7,26 @@ of two processes that write the same at once.
 import contextlib
 from collections.abc import Iterator
 
+from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from tasks.clients.addresses import without_secrets
+from tasks.clients.s3_refusals import is_passing, refusal, server_code
 
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
-_ERRORS = (MlflowException, RequestException, SQLAlchemyError, ImportError, OSError)
+_ERRORS = (
+    MlflowException,
+    RequestException,
+    SQLAlchemyError,
+    ImportError,
+    OSError,
+    BotoCoreError,
+    ClientError,
+)
+_S3_SETTINGS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and MLFLOW_S3_ENDPOINT_URL"
 # What SQLite says while another process, perhaps a server, makes the same tables.
 _MEANWHILE = ("already exists", "duplicate column name", "database is locked")
 # What SQLite, PostgreSQL and MySQL say to the slower of two who set the same new tag or alias;
@@ -24,11 +35,11 @@ _FASTER = ("UNIQUE constraint failed", "duplicate key value", "Duplicate entry")
 
 
 @contextlib.contextmanager
-def telling(what: str, tracking_uri: str) -> Iterator[None]:
+def telling(act: str, tracking_uri: str) -> Iterator[None]:
     """Raise what MLflow raises in here as an error of ours, without secrets of the address.
 
     Args:
-        what: What failed, as it goes on after "MLflow at ...".
+        act: What is tried, as it goes on after "MLflow at ... could not".
         tracking_uri: MLflow's address.
 
     Raises:
@@ -37,28 +48,39 @@ def telling(what: str, tracking_uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except _ERRORS as error:
+    except _raised() as error:
         place = without_secrets(tracking_uri)
         # Tracebacks are logged, and what MLflow raised shows the whole address in them.
-        cause = error if place == tracking_uri else None
-        raise _translated(error, f"MLflow at {place} {what}") from cause
+        # Likewise what an S3 server said, where artifacts lie in S3 itself.
+        cause = error if place == tracking_uri and refusal(error) is None else None
+        raise _translated(error, f"MLflow at {place} could not {act}") from cause
+
+
+def _raised() -> tuple[type[Exception], ...]:
+    """What MLflow lets through; asked for when something was raised."""
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415 - takes a quarter of a second
+
+    return (*_ERRORS, Boto3Error)
 
 
 def _translated(error: Exception, subject: str) -> CogvxError:
-    if isinstance(error, MlflowException):
-        reason, is_passing = str(error.message), error.error_code in _TRANSIENT
+    if (said := refusal(error)) is not None:
+        reason = f"S3, where its artifacts lie, says {server_code(said)}; {_S3_SETTINGS}"
+        passes = is_passing(said)
+    elif isinstance(error, MlflowException):
+        reason, passes = str(error.message), error.error_code in _TRANSIENT
         if error.error_code == "BAD_REQUEST" and any(words in reason for words in _FASTER):
-            reason, is_passing = "another process wrote the same at that moment; ask again", True
-    elif isinstance(error, RequestException):  # artifacts travel past MLflow's own exceptions
-        reason, is_passing = str(error), True
+            reason, passes = "another process wrote the same at that moment; ask again", True
+    elif isinstance(error, RequestException | BotoCoreError):  # past MLflow's own exceptions
+        reason, passes = str(error), True
     elif isinstance(error, ImportError):
-        reason, is_passing = f"{error}; install the database's driver", False
+        reason, passes = f"{error}; install the database's driver", False
     else:
-        reason, is_passing = str(getattr(error, "orig", None) or error), False
+        reason, passes = str(getattr(error, "orig", None) or error), False
         if isinstance(error, SQLAlchemyError) and any(words in reason for words in _MEANWHILE):
             reason += (
                 "; another process is making its tables, or ended while it did: then delete it"
             )
-            is_passing = True
-    kind = TransientError if is_passing else ConfigError
+            passes = True
+    kind = TransientError if passes else ConfigError
     return kind(f"{subject}: {without_secrets(reason)}")

@@ -284,7 +284,7 @@ class Runs:
 
     @contextlib.contextmanager
     def _asking(self, act: str) -> Iterator[None]:
-        with telling(f"could not {act}", self.tracking_uri):
+        with telling(act, self.tracking_uri):
             yield
 
 

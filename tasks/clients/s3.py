@@ -29,8 +29,10 @@ from pydantic import SecretStr
 from cogvx import files
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.store import Absent, ObjectInfo, check_key
-from tasks.clients.s3_errors import SDK_ERRORS, is_absent, translate, without_secrets
+from tasks.clients.addresses import without_secrets
+from tasks.clients.s3_errors import SDK_ERRORS, translate
 from tasks.clients.s3_read import checksum, checksum_file, persist, read_into, read_object
+from tasks.clients.s3_refusals import cause_of, is_absent
 from tasks.clients.s3_sight import Sight
 from tasks.clients.s3_write import LARGE_BYTES, honours_conditions, put, put_new, put_stream
 
@@ -157,7 +159,7 @@ class S3Store:
         except SDK_ERRORS as error:
             if is_absent(error):
                 return None
-            raise translate(error, self._place, key) from error
+            raise translate(error, self._place, key) from cause_of(error)
         return ObjectInfo(
             check_key(key), answer["ContentLength"], _stamp(answer), _modified(answer)
         )
@@ -249,8 +251,8 @@ class S3Store:
             ) from error
         except SDK_ERRORS as error:
             if is_absent(error):
-                raise Absent(f"{key} is not in {self.url}") from error
-            raise translate(error, self._place, key) from error
+                raise Absent(f"{key} is not in {self.url}") from cause_of(error)
+            raise translate(error, self._place, key) from cause_of(error)
 
 
 def _quick_session() -> botocore.session.Session:

@@ -5,7 +5,6 @@ because they may hold an access key.
 """
 
 import socket
-from urllib.parse import urlsplit
 
 from boto3.exceptions import Boto3Error, RetriesExceededError
 from botocore.exceptions import (
@@ -24,6 +23,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
+from tasks.clients.s3_refusals import is_passing, server_code
 
 SDK_ERRORS = (BotoCoreError, ClientError, Boto3Error)
 
@@ -47,19 +47,6 @@ _REMEDIES = {
     "InvalidBucketName": "name another bucket in the URL",
     "NoSuchBucket": "create the bucket, or name another in the URL",
     "RequestTimeTooSkewed": "set this machine's clock",
-}
-_PASSING = {
-    "429",
-    "BadDigest",
-    "ConditionalRequestConflict",
-    "IncompleteBody",
-    "NoSuchUpload",
-    "OperationAborted",
-    "RequestTimeout",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
 }
 _CONNECTION_ERRORS = (
     ChecksumError,
@@ -94,8 +81,8 @@ def translate(error: Exception, place: str, key: str) -> CogvxError:
 
 def _from_server(error: ClientError, place: str, key: str) -> CogvxError:
     code = server_code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _PASSING or (status >= 500 and code not in _REMEDIES):
+    if is_passing(error):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return TransientError(f"{place} failed on {key}: {code} (HTTP {status})")
     remedy = _REMEDIES.get(code, f"{_ENDPOINT} and the bucket's settings")
     return ConfigError(f"{place} refuses {key}: {code}; {remedy}")
@@ -112,24 +99,6 @@ def _from_the_way(error: Exception, place: str, key: str) -> CogvxError:
             f"{place} was not reached for {key}: {kind}; if it stays, {_ENDPOINT}"
         )
     return ConfigError(f"{place} cannot be asked for {key}: {kind}; {_ENDPOINT}")
-
-
-def is_absent(error: Exception) -> bool:
-    """Whether the server said that there is no such object."""
-    return server_code(error) in {"404", "NoSuchKey"}
-
-
-def server_code(error: Exception) -> str:
-    """The server's word for what went wrong, or nothing if no server said one."""
-    if not isinstance(error, ClientError):
-        return ""
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def without_secrets(url: str) -> str:
-    """A URL without the user and password that it may hold."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from botocore.exceptions import ClientError
 
 from cogvx.errors import TransientError
-from tasks.clients.s3_errors import is_absent
+from tasks.clients.s3_refusals import cause_of, is_absent
 
 Result = TypeVar("Result")
 
@@ -60,7 +60,7 @@ class Sight:
                 if time.monotonic() > deadline:
                     raise TransientError(
                         f"{self._place} does not show {key}, which was put there a moment ago"
-                    ) from error
+                    ) from cause_of(error)
             time.sleep(_PAUSE_SECONDS)
 
     def _knows(self, key: str) -> bool:

@@ -12,8 +12,8 @@ from typing import IO, Any
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from tasks.clients.s3_errors import is_absent, server_code
 from tasks.clients.s3_read import CHECKSUM, PIECE_BYTES, checksum
+from tasks.clients.s3_refusals import is_absent, server_code
 from tasks.clients.s3_sight import Sight
 
 LARGE_BYTES = 4 * PIECE_BYTES

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from cogvx.errors import ConfigError, TransientError
+from cogvx.store import MemoryStore
 from tasks.clients.addresses import without_secrets
+from tasks.clients.registry import Registry
 from tasks.clients.runs import Runs
-from tests.fixtures.servers import free_port
+from tasks.clients.versions import Version
+from tests.fixtures.servers import answering, free_port
 
 _CONNECT = """
 import sys
@@ -64,6 +67,36 @@ def test_no_password_is_in_an_error_or_its_traceback(
         Runs(address.replace("PORT", str(free_port())))
     assert "://user:***@127.0.0.1:" in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("act", ["log", "list"])
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SlowDown"])
+def test_what_s3_says_of_artifacts_is_told_without_its_sentence(
+    act: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where artifacts lie in S3 itself, not behind MLflow's server, MLflow asks it from here."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAPLANTED")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said = f"<Error><Code>{code}</Code><Message>no AKIAPLANTED</Message></Error>".encode()
+    answer = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: "
+    file = tmp_path / "file"
+    file.write_text("words")
+    runs = Registry(f"sqlite:///{tmp_path}/mlflow.db", store=MemoryStore())
+    runs._client.create_experiment("style", artifact_location="s3://bucket/style")
+    run = runs.start_run("style", "a run", tags={})
+    kind = TransientError if code == "SlowDown" else ConfigError
+    with answering(answer + f"{len(said)}\r\n\r\n".encode() + said) as port:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        calls = {
+            "log": lambda: runs.log_artifact(run, file),
+            "list": lambda: runs.read_file(Version("style", 1, (), run, "s3://bucket/1"), "card"),
+        }
+        with pytest.raises(kind, match=code) as caught:
+            calls[act]()
+    assert "AKIAPLANTED" not in "".join(traceback.format_exception(caught.value))
+    if kind is ConfigError:
+        assert "AWS_ACCESS_KEY_ID" in str(caught.value)
 
 
 def test_a_database_without_its_driver_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:

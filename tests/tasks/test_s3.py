@@ -1,6 +1,9 @@
 """The S3 store over HTTP: a store's promises, whole listings, and errors that say who acts."""
 
+import re
 import socket
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -213,6 +216,37 @@ def test_no_secret_is_in_a_stores_own_words() -> None:
     with pytest.raises(TransientError) as caught:
         store.read("key")
     assert SECRET not in f"{caught.value} {store.url} {store!r}"
+
+
+@pytest.mark.parametrize("ask", ["read", "info", "write", "create", "delete", "entries", "fetch"])
+def test_no_sentence_of_a_server_is_in_a_traceback(ask: str, tmp_path: Path) -> None:
+    """Prefect keeps tracebacks, and some servers repeat the key that they were shown."""
+    said = f"<Error><Code>InvalidAccessKeyId</Code><Message>no {SECRET}</Message></Error>"
+    head = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\n"
+    answer = f"{head}Content-Length: {len(said)}\r\n\r\n{said}".encode()
+    with answering(answer, head=f"{head}\r\n".encode()) as port:
+        store = _open(f"http://127.0.0.1:{port}")
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: store.read("key"),
+            "info": lambda: store.info("key"),
+            "write": lambda: store.write("key", b"1"),
+            "create": lambda: store.create("key", b"1"),
+            "delete": lambda: store.delete("key"),
+            "entries": lambda: list(store.entries()),
+            "fetch": lambda: store.fetch("key", tmp_path / "file"),
+        }
+        with pytest.raises(ConfigError, match=r"COGVX_S3_ACCESS_KEY") as caught:
+            calls[ask]()
+    text = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in text
+    assert re.search(r"ClientError: An error occurred \((InvalidAccessKeyId|403)\) when", text)
+
+
+def test_no_secret_of_an_address_is_in_a_traceback() -> None:
+    store = _open(f"http://user:{SECRET}@127.0.0.1:{free_port()}")
+    with pytest.raises(TransientError) as caught:
+        store.read("key")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 def test_keys_that_no_bucket_can_have_are_the_urls_fault(s3_server: S3Server) -> None:
