@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cogvx.model.nano.build import build_nano
@@ -20,6 +21,10 @@ _HANDLERS = {
     signal.SIGTERM: signal.getsignal(signal.SIGTERM),
 }
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What an example takes is the machine's affair, which may be busy.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 # For the servers and commands that tests start as they are.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [QUICK, os.environ.get("PYTHONPATH")]))

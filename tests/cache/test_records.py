@@ -87,7 +87,7 @@ def test_a_record_that_ends_anywhere_early_or_late_is_refused() -> None:
         unpack(SMALL + b"\0", NAME)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(strategies.binary(max_size=200), strategies.integers(0, 2**64 - 1))
 def test_foreign_bytes_are_refused_and_nothing_else_happens(data: bytes, header_bytes: int) -> None:
     for foreign in (data, header_bytes.to_bytes(8, "little") + data, SMALL[: len(data)] + data):

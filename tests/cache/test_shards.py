@@ -49,7 +49,7 @@ sizes = st.sampled_from([REAL, VideoSize(9, 480, 720), VideoSize(81, 768, 1360)]
     windows=st.lists(st.tuples(sizes, st.integers(1, 4)), min_size=1, max_size=40),
     seconds=st.floats(0.5, 600),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shards_hold_the_plan_exactly_and_evenly(
     windows: list[tuple[VideoSize, int]], seconds: float
 ) -> None:

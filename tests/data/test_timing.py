@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cogvx.data.timing import frame_indices, frames_needed, nearest_frames
@@ -20,7 +20,6 @@ WINDOWS = {
 }
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(**WINDOWS)
 def test_frames_ascend_from_the_start_and_keep_the_speed_within_half_a_source_frame(
     source_fps: Fraction | float, target_fps: int, count: int, start_frame: int
@@ -42,7 +41,6 @@ def test_frames_ascend_from_the_start_and_keep_the_speed_within_half_a_source_fr
         assert abs(asked_s - shown_s) <= 0.5 / float(source_fps) + 1e-4
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(**WINDOWS)
 def test_a_window_that_is_one_frame_too_long_is_refused(
     source_fps: Fraction | float, target_fps: int, count: int, start_frame: int
@@ -58,7 +56,6 @@ def test_a_window_that_is_one_frame_too_long_is_refused(
         )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     source_fps=st.integers(1, 120),
     target_fps=st.integers(1, 60),
@@ -81,7 +78,6 @@ def test_even_times_are_sampled_like_a_rate(
     assert nearest_frames(times_s, **window) == by_rate
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     gaps_ms=st.lists(st.integers(1, 200), min_size=2, max_size=80),
     target_fps=st.integers(1, 60),
@@ -99,7 +95,6 @@ def test_uneven_times_give_the_frame_that_no_other_frame_is_nearer_than(
         assert index == nearest
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     gaps_ms=st.lists(st.integers(1, 200), min_size=20, max_size=80),
     target_fps=st.integers(4, 30),

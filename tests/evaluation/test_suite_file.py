@@ -48,7 +48,7 @@ def test_a_whole_number_is_the_same_guidance_in_every_form(tmp_path):
     assert load_suite(tmp_path / "a.yaml").digest == suite_of(prompts=prompts).digest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
     form=st.sampled_from(FORMS),

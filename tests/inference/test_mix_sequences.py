@@ -127,7 +127,6 @@ def world(base_of: BaseOf, tmp_path_factory: pytest.TempPathFactory) -> World:
 @settings(
     max_examples=40,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

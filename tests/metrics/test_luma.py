@@ -51,7 +51,7 @@ def test_products_of_rows_are_pearsons_correlations():
     assert found == pytest.approx(np.array(expected), abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     gain=st.floats(0.1, 4.0), offset=st.floats(-80, 80), seed=st.integers(0, 99), flip=st.booleans()
 )
@@ -63,7 +63,7 @@ def test_brightness_and_contrast_change_no_likeness_and_a_negative_is_none(
     assert (rows * changed).sum(axis=1) == pytest.approx(np.full(8, -1.0 if flip else 1.0))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(level=st.integers(0, 255), ripple=st.integers(0, 1), seed=st.integers(0, 99))
 def test_flat_frames_resemble_nothing_not_even_themselves(level, ripple, seed):
     flat = np.clip(level + ripple * np.random.default_rng(seed).integers(-1, 2, (8, 256)), 0, 255)
