@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from tasks.clients.addresses import without_secrets
-from tasks.clients.s3_refusals import is_passing, refusal, server_code
+from tasks.clients.s3_refusals import cause_of, is_passing, refusal, server_code
 
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _ERRORS = (
@@ -51,8 +51,7 @@ def telling(act: str, tracking_uri: str) -> Iterator[None]:
     except _raised() as error:
         place = without_secrets(tracking_uri)
         # Tracebacks are logged, and what MLflow raised shows the whole address in them.
-        # Likewise what an S3 server said, where artifacts lie in S3 itself.
-        cause = error if place == tracking_uri and refusal(error) is None else None
+        cause = cause_of(error) if place == tracking_uri else None
         raise _translated(error, f"MLflow at {place} could not {act}") from cause
 
 

@@ -37,7 +37,7 @@ from prefect.utilities.urls import url_for
 
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, TransientError
-from tasks.clients.addresses import without_secrets
+from tasks.clients.addresses import cause_without_secrets, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Pool:
                     f'no deployment "{deployment}" at {address_of(client)}; make it there with '
                     "`cogvx deploy --apply --catalog YOUR.toml`, or name another; PREFECT_API_URL "
                     "says where"
-                ) from error
+                ) from cause_without_secrets(error)
         self._id = found.id
         if not found.work_pool_name:
             raise ConfigError(f'deployment "{deployment}" has no work pool; deploy it to one')
@@ -115,7 +115,7 @@ class Pool:
                     f'deployment "{self.deployment}" does not take {name}: {_detail(error)}; '
                     "apply this version's deployments again: "
                     "`cogvx deploy --apply --catalog YOUR.toml`"
-                ) from error
+                ) from cause_without_secrets(error)
         assert isinstance(run, FlowRun)  # and no coroutine, as there is no event loop here
         return run.id
 
@@ -247,10 +247,9 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        shown = without_secrets(repr(error))
-        # Tracebacks are logged, and what httpx raised shows the whole address in them.
-        cause = error if shown == repr(error) else None
-        raise TransientError(f"Prefect's server could not {what}: {shown}") from cause
+        raise TransientError(
+            f"Prefect's server could not {what}: {without_secrets(repr(error))}"
+        ) from cause_without_secrets(error)
 
 
 def address_of(client: SyncPrefectClient) -> str:

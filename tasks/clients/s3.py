@@ -89,7 +89,7 @@ def open_s3(
         shown = without_secrets(endpoint_url or "")
         raise ConfigError(
             f'{url} cannot be opened at COGVX_S3_ENDPOINT_URL = "{shown}"; use http(s)://host:port'
-        ) from error
+        ) from cause_of(error)
     return S3Store(parts.netloc, parts.path, client)
 
 

@@ -4,11 +4,9 @@ Some servers repeat the access key that they were shown, and Prefect keeps trace
 only this does not load boto3.
 """
 
-import traceback
-
 from botocore.exceptions import ClientError
 
-from tasks.clients.addresses import without_secrets
+from tasks.clients.addresses import cause_without_secrets
 
 _SERVER_ERROR = 500
 _PASSING = {
@@ -60,5 +58,4 @@ def cause_of(error: Exception) -> Exception | None:
         answer = {**said.response, "Error": {"Code": server_code(said), "Message": "left out here"}}
         shown: Exception = ClientError(answer, said.operation_name)
         return shown.with_traceback(said.__traceback__)
-    text = "".join(traceback.format_exception(error))
-    return error if without_secrets(text) == text else None
+    return cause_without_secrets(error)

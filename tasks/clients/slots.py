@@ -13,6 +13,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from cogvx.errors import ConfigError
+from tasks.clients.addresses import cause_without_secrets
 from tasks.clients.pool import address_of, asking
 from tasks.settings import Settings
 
@@ -62,7 +63,7 @@ def require_slots(here: Settings, count: int) -> None:
             raise ConfigError(
                 f"{where} is no concurrency limit at {address_of(client)}; {_APPLY}, with "
                 f"`{name} = {count}` in its [limits] or more, or name another"
-            ) from error
+            ) from cause_without_secrets(error)
     if found.limit < count:
         raise ConfigError(
             f"{where} has {found.limit} slot(s), and this run occupies {count}; {_APPLY}, with "
