@@ -39,6 +39,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy infra/make_bucket.py infra/runtime.py infra/notify/notify.py
 	$(BIN)/lint-imports
 	$(BIN)/cogvx check $(RECIPE) --no-files
 

@@ -14,7 +14,9 @@ import boto3
 from botocore.exceptions import ClientError
 
 from cogvx.errors import CogvxError, ConfigError
-from tasks.clients.s3_errors import SDK_ERRORS, is_absent, translate
+from tasks.clients.addresses import without_secrets
+from tasks.clients.s3_errors import SDK_ERRORS, translate
+from tasks.clients.s3_refusals import cause_of, is_absent
 from tasks.clients.s3_write import honours_conditions
 from tasks.settings import Settings, settings
 
@@ -38,8 +40,8 @@ def make_bucket(here: Settings) -> str:
         probe = {"Bucket": parts.netloc, "Key": f".probe-{uuid.uuid4().hex}"}
         is_honest = honours_conditions(client, probe)
     except SDK_ERRORS as error:
-        place = f"s3://{parts.netloc} at {client.meta.endpoint_url}"
-        raise translate(error, place, "the bucket") from error
+        place = f"s3://{parts.netloc} at {without_secrets(client.meta.endpoint_url)}"
+        raise translate(error, place, "the bucket") from cause_of(error)
     if not is_honest:
         raise ConfigError(
             f"the server of s3://{parts.netloc} replaces objects in spite of If-None-Match; use "

@@ -19,6 +19,7 @@ from tasks.clients.supervise import descendants, send
 _PROC = Path("/proc")
 _BOOT = _PROC / "sys/kernel/random/boot_id"
 _POLL_SECONDS = 0.1
+_DYING_SECONDS = 10.0  # to give memory back; one that waits for a device may take for ever
 
 
 class Mark(BaseModel):
@@ -62,7 +63,7 @@ def end(
         insists: Asked meanwhile; True ends the waiting.
 
     Returns:
-        Those that had to be killed.
+        Those that had to be killed; they are dead by now, unless a device holds them.
     """
     living = [mark for mark in marks if mark.lives]
     send(signal.SIGTERM, [mark.pid for mark in living])
@@ -71,8 +72,12 @@ def end(
         time.sleep(_POLL_SECONDS)
         living = [mark for mark in living if mark.lives]
     killed = [mark for mark in living if mark.lives]
-    for mark in killed:
-        send(signal.SIGKILL, [mark.pid, *descendants(mark.pid)])
+    below = [descendants(mark.pid) for mark in killed]
+    dying = killed + [mark for pids in below for pid in pids if (mark := Mark.of(pid))]
+    send(signal.SIGKILL, [mark.pid for mark in dying])
+    until = time.monotonic() + _DYING_SECONDS
+    while any(mark.lives for mark in dying) and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
     return killed
 
 

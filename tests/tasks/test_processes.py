@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tasks.clients.processes import Mark, end, listener, me
+from tasks.clients.supervise import descendants
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); "
 WAIT = "import time; time.sleep(600)"
@@ -45,6 +46,23 @@ def test_who_stops_is_not_killed_and_who_does_not_is() -> None:
     assert stubborn.wait() == -signal.SIGKILL
     for each in (polite, stubborn):
         each.communicate()
+
+
+def test_what_was_killed_has_ended_with_all_below_it() -> None:
+    """A process that held much memory takes a while to die."""
+    child = "import time; held = b'x' * (400 << 20); print(flush=True); time.sleep(600)"
+    parent = STUBBORN.replace("print(flush=True); ", "") + (
+        "import subprocess, sys; "
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); held = b'x' * (400 << 20); {WAIT}"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    family = [Mark.of(pid) for pid in (process.pid, *descendants(process.pid))]
+    assert len(family) == 2
+    end([mark for mark in family[:1] if mark], grace=0.0)
+    assert not [mark for mark in family if mark and mark.lives]
+    process.communicate()
 
 
 def test_nobody_waits_for_grace_who_insists() -> None:

@@ -77,6 +77,14 @@ def later(monkeypatch: pytest.MonkeyPatch, *, hours: float) -> None:
     monkeypatch.setattr("cogvx.training.stop.time", ahead)
 
 
+@pytest.fixture
+def unfinished(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A copy of that run that does not know that it has ended."""
+    root = shutil.copytree(uninterrupted, tmp_path / "run")
+    RunFolder(root).outcome.unlink()
+    return root
+
+
 def test_a_run_ends_with_an_adapter_a_card_and_an_outcome(uninterrupted: Path) -> None:
     outcome, folder = outcome_of(uninterrupted), RunFolder(uninterrupted)
     assert (outcome.status, outcome.step, outcome.steps) == ("completed", 6, 6)
@@ -221,14 +229,12 @@ def test_measuring_held_out_clips_changes_no_bit(uninterrupted: Path, new_run: N
 
 
 def test_a_damaged_checkpoint_ends_the_run_with_a_sentence(
-    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     (folder.checkpoints / "step-00000006" / "lora.safetensors").write_bytes(b"torn")
-    assert main([str(root)]) == 3
-    outcome = outcome_of(root)
+    assert main([str(unfinished)]) == 3
+    outcome = outcome_of(unfinished)
     assert (outcome.status, outcome.error_kind) == ("failed", "IntegrityError")
     assert outcome.error is not None
     assert "step-00000006 is damaged: lora.safetensors is not what was written" in outcome.error
@@ -237,24 +243,22 @@ def test_a_damaged_checkpoint_ends_the_run_with_a_sentence(
 
 
 def test_a_run_whose_checkpoints_were_removed_does_not_quietly_start_at_step_0(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, unfinished: Path
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     shutil.rmtree(folder.checkpoints)
-    assert main([str(root)]) == 3
-    outcome = outcome_of(root)
+    assert main([str(unfinished)]) == 3
+    outcome = outcome_of(unfinished)
     assert (outcome.status, outcome.error_kind, outcome.step) == ("failed", "IntegrityError", 0)
     assert "step-00000006 is gone" in str(outcome.error)
     assert f"remove {folder.events} to start again from step 0" in str(outcome.error)
     folder.events.unlink()
-    assert main([str(root)]) == 0
-    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    assert main([str(unfinished)]) == 0
+    assert adapter_bits(unfinished) == adapter_bits(uninterrupted)
 
 
 def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unbaked(
         transformer: CogVideoXTransformer3DModel, folder: Path, *, card: AdapterCard
@@ -267,14 +271,12 @@ def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
         path.write_bytes(with_metadata(save(tensors), read_header(path).metadata))
         return path
 
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
-    before = len(kinds(root))
+    folder = RunFolder(unfinished)
+    before = len(kinds(unfinished))
     with monkeypatch.context() as patch:
         patch.setattr("cogvx.training.attempt.export_adapter", unbaked)
-        assert main([str(root)]) == IntegrityError.exit_code
-    outcome = outcome_of(root)
+        assert main([str(unfinished)]) == IntegrityError.exit_code
+    outcome = outcome_of(unfinished)
     assert (outcome.status, outcome.error_kind) == ("failed", "IntegrityError")
     assert "it acts at 2.0000 times the trained strength" in str(outcome.error)
     assert outcome.adapter_sha256 is None
@@ -282,8 +284,8 @@ def test_an_adapter_file_that_acts_otherwise_than_the_trained_one_ends_the_run(
     said = list(EventTail(folder.events).read())[before:]
     assert "completed" not in [event.get("name") for event in said]
 
-    assert main([str(root)]) == 0
-    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    assert main([str(unfinished)]) == 0
+    assert adapter_bits(unfinished) == adapter_bits(uninterrupted)
 
 
 @pytest.mark.parametrize("data", ["", "{", '{"status": "lost"}'])
@@ -318,34 +320,32 @@ def test_an_outcome_that_another_process_left_torn_explains_nothing(
 
 
 def test_a_second_trainer_touches_nothing(
-    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     with hold(folder.trainer_lock):
-        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        assert main([str(root)]) == 75
-        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+        before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
+        assert main([str(unfinished)]) == 75
+        assert {
+            path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()
+        } == before
     said = capsys.readouterr().err
     assert f"Held: another process (pid {os.getpid()} on " in said
-    assert main([str(root)]) == 0
+    assert main([str(unfinished)]) == 0
 
 
 def test_a_folder_that_says_something_else_than_it_began_with_is_refused_in_words(
-    uninterrupted: Path, tmp_path: Path, new_run: NewRun
+    unfinished: Path, new_run: NewRun
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     was = read_document(folder.spec, RunSpec)
     now = RunFolder(new_run(learning_rate=2e-3, clips=5)).read_spec()
     write_document(folder.spec, now.model_copy(update={"run": "c" * 64}))
-    assert main([str(root)]) == 2
-    outcome = outcome_of(root)
+    assert main([str(unfinished)]) == 2
+    outcome = outcome_of(unfinished)
     assert outcome.error_kind == "ConfigError"
     assert outcome.error == (
-        f"{root} was begun as run {was.run[:12]} and now says cccccccccccc: "
+        f"{unfinished} was begun as run {was.run[:12]} and now says cccccccccccc: "
         "train.learning_rate was 0.001 and is 0.002; the clips were 4 windows and 2 held out and "
         "are 5 windows and 2 held out: 1 added, 1 changed. Put that back to go on, or use a new "
         f'run folder to begin anew; with train.fork_of = "{was.run}" that begins with the weights '
@@ -365,17 +365,15 @@ def test_a_folder_that_says_something_else_than_it_began_with_is_refused_in_word
     ],
 )
 def test_a_recipe_changed_by_hand_is_refused_though_the_run_keeps_its_name(
-    uninterrupted: Path, tmp_path: Path, changed: dict[str, Any], told: str
+    unfinished: Path, changed: dict[str, Any], told: str
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     document = json.loads(folder.spec.read_text())
     document["recipe"]["train"] |= changed
     folder.spec.write_text(json.dumps(document, indent=2))
     for _ in range(2):
-        assert main([str(root)]) == 2
-        outcome = outcome_of(root)
+        assert main([str(unfinished)]) == 2
+        outcome = outcome_of(unfinished)
         assert (outcome.status, outcome.error_kind) == ("failed", "ConfigError")
         assert outcome.error == (
             f"{folder.spec} says something else than when run {document['run'][:12]} was begun: "
@@ -394,62 +392,50 @@ def test_a_recipe_changed_by_hand_is_refused_though_the_run_keeps_its_name(
     ],
 )
 def test_other_clips_are_refused_though_the_run_keeps_its_name(
-    uninterrupted: Path, tmp_path: Path, kept: int, manifest: str, told: str
+    unfinished: Path, kept: int, manifest: str, told: str
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     document = json.loads(folder.spec.read_text())
     document |= {"manifest": manifest, "train": document["train"][:kept]}
     folder.spec.write_text(json.dumps(document))
-    assert main([str(root)]) == 2
-    error = str(outcome_of(root).error)
+    assert main([str(unfinished)]) == 2
+    error = str(outcome_of(unfinished).error)
     assert f"was begun: the clips were 4 windows and 2 held out and {told}. Put that" in error
 
 
-def test_a_caption_changed_by_hand_is_refused_though_all_else_is_the_same(
-    uninterrupted: Path, tmp_path: Path
-) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+def test_a_caption_changed_by_hand_is_refused_though_all_else_is_the_same(unfinished: Path) -> None:
+    folder = RunFolder(unfinished)
     document = json.loads(folder.spec.read_text())
     first, second, *_ = document["train"]
     first["prompt"], second["prompt"] = second["prompt"], first["prompt"]
     folder.spec.write_text(json.dumps(document))
-    assert main([str(root)]) == 2
-    assert "are 4 windows and 2 held out: 2 changed. Put" in str(outcome_of(root).error)
+    assert main([str(unfinished)]) == 2
+    assert "are 4 windows and 2 held out: 2 changed. Put" in str(outcome_of(unfinished).error)
     folder.begun.unlink()  # as on another machine
-    assert main([str(root)]) == 2
+    assert main([str(unfinished)]) == 2
     told = "the clips were others, or something else was made of them. Put"
-    assert told in str(outcome_of(root).error)
+    assert told in str(outcome_of(unfinished).error)
 
 
 def test_how_the_work_is_laid_out_may_be_changed_by_hand(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, unfinished: Path
 ) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+    folder = RunFolder(unfinished)
     document = json.loads(folder.spec.read_text())
     document["recipe"]["train"] |= {"micro_batch": 2, "checkpoint_every": 5, "max_hours": 1}
     document["recipe"]["compute"] |= {"checkpointing": "full"}
     folder.spec.write_text(json.dumps(document))
-    assert main([str(root)]) == 0
-    assert adapter_bits(root) == adapter_bits(uninterrupted)
+    assert main([str(unfinished)]) == 0
+    assert adapter_bits(unfinished) == adapter_bits(uninterrupted)
 
 
-def test_a_resume_on_other_libraries_says_that_bits_may_differ(
-    uninterrupted: Path, tmp_path: Path
-) -> None:
-    root = shutil.copytree(uninterrupted, tmp_path / "run")
-    folder = RunFolder(root)
-    folder.outcome.unlink()
+def test_a_resume_on_other_libraries_says_that_bits_may_differ(unfinished: Path) -> None:
+    folder = RunFolder(unfinished)
     path = folder.checkpoints / "step-00000006" / "state.json"
     state = read_document(path, CheckpointState)
     older = {**state.footing, "peft": "0.1", "train.processes": "2"}
     write_document(path, state.model_copy(update={"footing": older}))
-    assert main([str(root)]) == 0
+    assert main([str(unfinished)]) == 0
     (warning,) = (e for e in EventTail(folder.events).read() if e["kind"] == "warning")
     assert "the last bits may differ: peft was 0.1 and is" in warning["text"]
     assert "train.processes was 2 and is 1" in warning["text"]
