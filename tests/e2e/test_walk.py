@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
@@ -111,10 +110,10 @@ def test_from_a_fresh_clone_to_a_champion_that_the_clock_made(walk: Walk, lines:
     assert version.aliases == ["champion"]
     assert version.tags["cogvx.verdict"] == "PROMOTE"
     assert "Completed" in walk.run(trigger)
-    processes = [mark.pid for service in state.services for mark in service.processes]
+    processes = [mark for service in state.services for mark in service.processes]
     assert processes
     walk.run(down)
-    assert not [pid for pid in processes if psutil.pid_exists(pid)]
+    assert not [mark for mark in processes if mark.lives]
 
 
 def _first_by_the_clock(walk: Walk) -> FlowRun:
