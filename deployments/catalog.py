@@ -100,7 +100,7 @@ def load_catalog(path: Path) -> Catalog:
         problems += zombie_problems(single["zombies"])
     recipes, found = _recipes(path.parent, rows)
     problems += found
-    problems += gpu_problems([(one.row, one.recipe) for one in recipes], pools)
+    problems += gpu_problems([(one.row, one.recipe) for one in recipes], pools, limits)
     if problems:
         raise ConfigError(str(path), problems)
     return Catalog(pools=pools, recipes=recipes, limits=limits, **single)

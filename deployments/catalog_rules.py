@@ -20,7 +20,7 @@ from deployments.catalog_sections import (
     RetentionConfig,
     ZombiesConfig,
 )
-from deployments.gpu_rules import RESERVED
+from deployments.gpu_rules import RESERVED, SLOTS
 from tasks.clients.addresses import without_secrets
 from tasks.settings import HEARTBEAT_SECONDS
 
@@ -31,7 +31,6 @@ _UPLOAD_SECONDS = 130
 _USUAL_UPLOAD_SECONDS = 160
 # Limits have no tags on Prefect's server, so their names are the mark of what was made here.
 LIMIT_MARK = "cogvx-"
-SLOTS = "COGVX_GPU_SLOTS"
 STOP = "COGVX_STOP_SECONDS"
 _ONE_HEART = ("is the same for every run, as [zombies] counts heartbeats", "remove it")
 # What is decided elsewhere: what is wrong with it here, and what to do instead.

@@ -12,6 +12,7 @@ from cogvx.recipe import Recipe
 from deployments.catalog_sections import PoolConfig, RecipeConfig
 
 RESERVED = "COGVX_POOL_GPUS"
+SLOTS = "COGVX_GPU_SLOTS"
 _MACHINES = "COGVX_MACHINES"
 # A shard is encoded, generated or measured by one process.
 _OF_ONE_GPU = ("cache", "evaluate")
@@ -23,11 +24,14 @@ def reserved_gpus(pool: PoolConfig) -> int:
 
 
 def gpu_problems(
-    recipes: Iterable[tuple[RecipeConfig, Recipe]], pools: Mapping[str, PoolConfig]
+    recipes: Iterable[tuple[RecipeConfig, Recipe]],
+    pools: Mapping[str, PoolConfig],
+    limits: Mapping[str, int],
 ) -> Iterator[Problem]:
-    """GPUs that training will lack, and such as would be reserved for nothing.
+    """GPUs or slots of GPUs that training will lack, and such as would be reserved for nothing.
 
-    `pools` are those that could be read; a pool of processes that says no number has any.
+    `pools` are those that could be read; a pool of processes that says no number has any. `limits`
+    are slots by name.
     """
     rows = list(recipes)
     trained = Counter(row.places.train for row, _ in rows)
@@ -39,6 +43,7 @@ def gpu_problems(
             for problem in found:
                 use = problem.use + (shared if trained[name] > 1 else "")
                 yield Problem(problem.where, problem.value, problem.wrong, use)
+            yield from _slots(name, pools[name], row, recipe, limits)
     for place in _OF_ONE_GPU:
         for name in dict.fromkeys(getattr(row.places, place) for row, _ in rows):
             if name in pools and (held := reserved_gpus(pools[name])) > 1:
@@ -66,6 +71,20 @@ def _training(name: str, pool: PoolConfig, row: RecipeConfig, recipe: Recipe) ->
     elif share < reserved_gpus(pool):
         wrong = f"is more than {theirs} uses: {pool.gpus - share} would be reserved and stay idle"
         yield Problem(where, pool.gpus, wrong, f"{here}, or {there}")
+
+
+def _slots(
+    name: str, pool: PoolConfig, row: RecipeConfig, recipe: Recipe, limits: Mapping[str, int]
+) -> Iterator[Problem]:
+    """Slots that a run of training would wait for and never have, as it asks for them at once."""
+    limit = pool.env.get(SLOTS, "")
+    machines = _machines(pool)
+    share = -(-recipe.train.processes // machines)
+    if limit in limits and limits[limit] < share:
+        theirs = f"train.processes = {recipe.train.processes} of {row.file}"
+        wrong = f"is less than the slots that each run of pools.{name} occupies for {theirs}"
+        use = f"use {limit} = {share}, or train.processes = {limits[limit] * machines}"
+        yield Problem(f"limits.{limit}", limits[limit], wrong, f"{use} in the recipe")
 
 
 def _machines(pool: PoolConfig) -> int:

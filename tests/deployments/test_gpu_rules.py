@@ -99,6 +99,16 @@ def test_runs_are_told_what_is_reserved_for_them(tmp_path: Path) -> None:
     assert {name: gpus for name, gpus in told.items() if gpus} == {"train/gpu-train": "4"}
 
 
+def test_slots_that_training_can_never_have_are_refused_at_deploy(tmp_path: Path) -> None:
+    train, more = 'env = {COGVX_GPU_SLOTS = "cogvx-host"}\n', f"{ROW}[limits]\ncogvx-host = 2\n"
+    assert read(tmp_path, 4, train, more=more) == [
+        "limits.cogvx-host = 2 is less than the slots that each run of pools.gpu-train occupies for train.processes = 4 of one.toml; use cogvx-host = 4, or train.processes = 2 in the recipe"
+    ]
+    assert read(tmp_path, 2, train, more=more) == []
+    on_two = 'env = {COGVX_GPU_SLOTS = "cogvx-host", COGVX_MACHINES = "2"}\n'
+    assert read(tmp_path, 4, on_two, more=more) == []
+
+
 def test_what_is_reserved_is_said_by_gpus_alone(tmp_path: Path) -> None:
     said = 'pools.gpu-train.env.COGVX_POOL_GPUS = "1" has a setting of its own; use gpus'
     assert read(tmp_path, 4, f'{POD}gpus = 4\nenv = {{COGVX_POOL_GPUS = "1"}}') == [said]
