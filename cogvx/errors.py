@@ -12,12 +12,15 @@ CogvxError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cogvx.addresses import without_passwords
+
 
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where it stands, what stands there, how it is wrong, what to use.
 
     `value` is shown as TOML would write it; an empty `use` means that no better value is known.
+    Passwords in addresses are left out.
     """
 
     where: str
@@ -28,7 +31,8 @@ class Problem:
     def __str__(self) -> str:
         """`where = value is wrong; use this`."""
         subject = self.where if self.value is None else f"{self.where} = {as_toml(self.value)}"
-        return f"{subject} {self.wrong}" + (f"; {self.use}" if self.use else "")
+        text = f"{subject} {self.wrong}" + (f"; {self.use}" if self.use else "")
+        return without_passwords(text)
 
 
 def as_toml(value: object) -> str:

@@ -21,7 +21,7 @@ from deployments.catalog_sections import (
     ZombiesConfig,
 )
 from deployments.gpu_rules import RESERVED, SLOTS
-from tasks.clients.addresses import without_secrets
+from tasks.clients.secrets import is_secret, without_secrets
 from tasks.settings import HEARTBEAT_SECONDS
 
 # Prefect's workers for processes and containers kill after 30 s; it cannot be configured.
@@ -44,23 +44,10 @@ _FIXED = {
         "remove it",
     ),
 }
-# Ends of words that nothing harmless has; whole words; keys that are written in one word. PWD alone
-# is a shell's folder.
-_SECRET = re.compile(
-    r"((SECRETS?|TOKEN|PASSWORDS?|PASSWD|PASSPHRASES?)"
-    r"|(^|_)(CREDENTIALS?|CREDS|AUTH|KEYS?|PASS|PAT)"
-    r"|(API|ACCESS|ACCOUNT|PRIVATE|SIGNING|SSH)KEYS?"
-    r"|_PWD)[0-9]*(_|$)"
-)
 _LEAST_HEARTBEATS = 3
 _FIELDS = 5
 # Names become part of addresses at Prefect's server, where "#" and "?" would end them.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable of this name holds what nobody should read."""
-    return _SECRET.search(name.upper()) is not None
 
 
 def grace_seconds(pool: PoolConfig) -> int:

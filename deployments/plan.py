@@ -13,7 +13,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import get_current_settings
 
 from cogvx.errors import ConfigError, Problem
-from deployments.catalog_rules import is_secret
 from deployments.documents import (
     Document,
     automation_document,
@@ -23,7 +22,7 @@ from deployments.documents import (
 from deployments.rows import Desired
 from deployments.server import Found, Seen, read_server
 from tasks.caching.arrivals import ARRIVED
-from tasks.clients.addresses import without_secrets
+from tasks.clients.secrets import is_secret, without_secrets
 
 Sign = Literal["+", "~", "-", "!"]
 Kind = Literal["pool", "limit", "deployment", "automation"]

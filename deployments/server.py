@@ -25,7 +25,7 @@ from deployments.documents import (
 )
 from deployments.reactions import MARK, PAUSED
 from deployments.rows import PAUSED_TAG, TAG, Desired
-from tasks.clients.addresses import without_secrets
+from tasks.clients.secrets import without_secrets
 
 _PAGE = 200
 _MOST = 500  # characters of a reason

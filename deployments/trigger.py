@@ -14,8 +14,8 @@ from prefect.settings import PREFECT_API_URL
 from cogvx.errors import CogvxError, ConfigError, TransientError
 from deployments.up.runs import Told, family, is_bad, talking_to, words_for
 from deployments.up.state import Desk
-from tasks.clients.addresses import without_secrets
 from tasks.clients.pool import address_of, asking
+from tasks.clients.secrets import without_secrets
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)

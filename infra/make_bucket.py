@@ -14,10 +14,10 @@ import boto3
 from botocore.exceptions import ClientError
 
 from cogvx.errors import CogvxError, ConfigError
-from tasks.clients.addresses import without_secrets
 from tasks.clients.s3_errors import SDK_ERRORS, translate
 from tasks.clients.s3_refusals import cause_of, is_absent
 from tasks.clients.s3_write import honours_conditions
+from tasks.clients.secrets import without_secrets
 from tasks.settings import Settings, settings
 
 

@@ -13,10 +13,10 @@ from cogvx.evaluation.suite import Suite
 from cogvx.model.identity import commit_of
 from cogvx.recipe import Recipe
 from cogvx.runs.folder import RunFolder
-from tasks.clients.addresses import without_secrets
 from tasks.clients.journal import Reason
 from tasks.clients.pool import page_of_run
 from tasks.clients.runs import NOTE_TAG, RUN_TAG
+from tasks.clients.secrets import without_secrets
 from tasks.clients.versions import (
     APPROVAL_TAG,
     COMMIT_TAG,

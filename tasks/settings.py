@@ -6,6 +6,7 @@ lives in one folder, `.cogvx`, on this machine.
 
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -222,6 +223,12 @@ def visible_gpus() -> tuple[str, ...] | None:
 def flow_run_of_process() -> str:
     """The flow run that a worker started this process for; empty where a person did."""
     return os.environ.get("PREFECT__FLOW_RUN_ID", "")  # noqa: TID251 - this is the place
+
+
+def said_under(is_meant: Callable[[str], bool]) -> set[str]:
+    """What the environment says under those of its names that are meant."""
+    named = os.environ.items()  # noqa: TID251 - this is the place
+    return {value for name, value in named if is_meant(name)}
 
 
 def prepare_process() -> None:

@@ -13,8 +13,8 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
-from tasks.clients.addresses import without_secrets
 from tasks.clients.s3_refusals import cause_of, is_passing, refusal, server_code
+from tasks.clients.secrets import without_secrets
 
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _ERRORS = (

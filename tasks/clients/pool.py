@@ -37,7 +37,7 @@ from prefect.utilities.urls import url_for
 
 from cogvx.digest import digest
 from cogvx.errors import ConfigError, TransientError
-from tasks.clients.addresses import cause_without_secrets, without_secrets
+from tasks.clients.secrets import cause_without_secrets, without_secrets
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from cogvx.errors import ConfigError
-from tasks.clients.addresses import without_secrets
 from tasks.clients.mlflow_errors import telling
+from tasks.clients.secrets import without_secrets
 
 RUN_TAG = "cogvx.run"
 NOTE_TAG = "mlflow.note.content"

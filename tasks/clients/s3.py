@@ -29,12 +29,12 @@ from pydantic import SecretStr
 from cogvx import files
 from cogvx.errors import ConfigError, IntegrityError
 from cogvx.store import Absent, ObjectInfo, check_key
-from tasks.clients.addresses import without_secrets
 from tasks.clients.s3_errors import SDK_ERRORS, translate
 from tasks.clients.s3_read import checksum, checksum_file, persist, read_into, read_object
 from tasks.clients.s3_refusals import cause_of, is_absent
 from tasks.clients.s3_sight import Sight
 from tasks.clients.s3_write import LARGE_BYTES, honours_conditions, put, put_new, put_stream
+from tasks.clients.secrets import hold, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -285,4 +285,4 @@ def _modified(answer: dict[str, Any]) -> float:
 
 def _reveal(secret: SecretStr | None) -> str | None:
     """The secret in clear, for boto3 alone; an empty setting is none."""
-    return (secret.get_secret_value() or None) if secret else None
+    return hold(secret.get_secret_value()) or None if secret else None

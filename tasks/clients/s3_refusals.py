@@ -6,7 +6,7 @@ only this does not load boto3.
 
 from botocore.exceptions import ClientError
 
-from tasks.clients.addresses import cause_without_secrets
+from tasks.clients.secrets import cause_without_secrets
 
 _SERVER_ERROR = 500
 _PASSING = {

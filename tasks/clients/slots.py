@@ -13,8 +13,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from cogvx.errors import ConfigError
-from tasks.clients.addresses import cause_without_secrets
 from tasks.clients.pool import address_of, asking
+from tasks.clients.secrets import cause_without_secrets
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)

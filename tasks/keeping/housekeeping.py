@@ -15,9 +15,9 @@ from cogvx.housekeeping.reach import Ages, Registered, find_reach
 from cogvx.housekeeping.whose import find_whose
 from cogvx.recipe import Recipe
 from cogvx.store import KeepsLeftovers, LocalStore, ObjectInfo, ObjectStore
-from tasks.clients.addresses import without_secrets
 from tasks.clients.registry import ADAPTER_TAG, MANIFEST_TAG, Registry, Version
 from tasks.clients.runs import RUN_TAG
+from tasks.clients.secrets import without_secrets
 from tasks.clients.stores import kept_on_disk, open_record_store
 from tasks.keeping.housekeeping_documents import DamagedRecord, Group, PruneReport, VerifyReport
 from tasks.lineage import JUDGED_TAG

@@ -26,8 +26,8 @@ from cogvx.runs.carry import latest_key
 from cogvx.runs.folder import TrainOutcome
 from cogvx.runs.saved import Pointer
 from cogvx.store import ObjectStore
-from tasks.clients.addresses import without_secrets
 from tasks.clients.registry import Registry
+from tasks.clients.secrets import without_secrets
 from tasks.clients.stores import open_record_store
 from tasks.pages.shown import shown
 from tasks.pools.fan_out import error_in

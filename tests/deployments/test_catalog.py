@@ -10,7 +10,7 @@ import pytest
 
 from cogvx.errors import ConfigError
 from deployments.catalog import CATALOG, Catalog, load_catalog
-from deployments.catalog_rules import is_secret
+from tasks.clients.secrets import is_secret
 
 RECIPE = (CATALOG.parent / "recipes" / "nano-demo.toml").read_text()
 POOLS = "[pools.cpu]\n[pools.gpu-cache]\n[pools.gpu-train]\n[pools.gpu-eval]\n"

@@ -11,9 +11,9 @@ import pytest
 
 from cogvx.errors import ConfigError, TransientError
 from cogvx.store import MemoryStore
-from tasks.clients.addresses import without_secrets
 from tasks.clients.registry import Registry
 from tasks.clients.runs import Runs
+from tasks.clients.secrets import without_secrets
 from tasks.clients.versions import Version
 from tests.fixtures.servers import answering, free_port
 
