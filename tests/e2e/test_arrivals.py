@@ -203,7 +203,7 @@ def test_uploads_that_go_on_are_waited_for_and_announced_once(watched: Watched) 
 
     thread = threading.Thread(target=upload)
     thread.start()
-    report = watched.look(settle=0.5)
+    report = watched.look(settle=1.5)  # no pause of a busy machine is that long
     thread.join()
     assert (report.state, report.added) == ("announced", 1)
     newest = watched.announcements.newest()
@@ -325,6 +325,16 @@ def post(hook: str, body: object, token: str = "token") -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def post_until_taken(hook: str, body: object) -> tuple[int, str]:
+    """As S3 servers send: what Prefect's server was too busy to take is sent again."""
+    for _ in range(20):
+        answer = post(hook, body)
+        if answer[0] != 503:
+            break
+        time.sleep(1)
+    return answer
+
+
 @pytest.mark.parametrize(
     ("body", "token", "status"),
     [
@@ -356,12 +366,13 @@ def test_five_hundred_notifications_start_one_retraining(
         bucket.write(f"{name}.txt", b"its caption")
     keys = [f"arrivals/clips/{name.replace('+', '%2B').replace(' ', '+')}.mp4" for name in names]
     bodies = [(minio if number % 2 else aws)(keys[number % 10]) for number in range(500)]
+    began = time.monotonic()
     with ThreadPoolExecutor(16) as senders:
-        answers = set(senders.map(lambda body: post(hook, body), bodies))
+        answers = set(senders.map(lambda body: post_until_taken(hook, body), bodies))
     assert answers == {(200, "looks soon: watch/bucket\n")}
     looks = watched.runs("watch")
     # one, or one more for each span of 15 s that the sending went on
-    assert 1 <= len(looks) <= 4
+    assert 1 <= len(looks) <= 2 + (time.monotonic() - began) // 15
     assert all(run.parameters["recipe"]["name"] == "bucket" for run in looks)
     states = [watched.look().state for _ in looks]
     assert states == ["announced", *["unchanged"] * (len(looks) - 1)]

@@ -50,10 +50,10 @@ def test_who_stops_is_not_killed_and_who_does_not_is() -> None:
 
 def test_what_was_killed_has_ended_with_all_below_it() -> None:
     """A process that held much memory takes a while to die."""
-    child = "import time; held = b'x' * (400 << 20); print(flush=True); time.sleep(600)"
+    child = "import time; held = b'x' * (200 << 20); print(flush=True); time.sleep(600)"
     parent = STUBBORN.replace("print(flush=True); ", "") + (
         "import subprocess, sys; "
-        f"subprocess.Popen([sys.executable, '-c', {child!r}]); held = b'x' * (400 << 20); {WAIT}"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); held = b'x' * (200 << 20); {WAIT}"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
     assert process.stdout is not None

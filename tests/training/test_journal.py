@@ -94,11 +94,15 @@ def test_measuring_held_out_clips_leaves_no_trace(new_run: NewRun, ema_decay: fl
     trainer = open_trainer(new_run(ema_decay=ema_decay))
     go_on(trainer, 1)
     accumulate(trainer.learner, 1)  # gradients are there, and must stay what they are
-    before = state_of(trainer)
-    assert trainer.journal.measure_heldout() is not None
-    after = state_of(trainer)
-    assert before.keys() == after.keys()
-    assert [name for name in before if not same(before[name], after[name])] == []
+    for _ in range(5):  # threads that other tests left may draw from Python's generator meanwhile
+        before = state_of(trainer)
+        assert trainer.journal.measure_heldout() is not None
+        after = state_of(trainer)
+        assert before.keys() == after.keys()
+        changed = [name for name in before if not same(before[name], after[name])]
+        if changed != ["python"]:
+            break
+    assert changed == []
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
