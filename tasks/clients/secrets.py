@@ -4,17 +4,19 @@ Left out are passwords in addresses, and what this process was given in secret, 
 libraries repeat a key or a token that a server or a header did not take.
 """
 
+import contextlib
+import logging
 import re
 import traceback
+from typing import Any
 
 from cogvx.addresses import without_passwords
-from tasks.settings import said_under
 
 # Ends of words that nothing harmless has; whole words; keys that are written in one word. PWD alone
-# is a shell's folder.
+# is a shell's folder. Who knows the address of a webhook may write there.
 _SECRET = re.compile(
-    r"((SECRETS?|TOKEN|PASSWORDS?|PASSWD|PASSPHRASES?)"
-    r"|(^|_)(CREDENTIALS?|CREDS|AUTH|KEYS?|PASS|PAT)"
+    r"((SECRETS?|TOKEN|PASSWORDS?|PASSWD|PASSPHRASES?|WEBHOOK(S|URL)?|CONN(ECTION)?_?STR(ING)?)"
+    r"|(^|_)(CREDENTIALS?|CREDS|AUTH|KEYS?|PASS|PAT|DSN)"
     r"|(API|ACCESS|ACCOUNT|PRIVATE|SIGNING|SSH)KEYS?"
     r"|_PWD)[0-9]*(_|$)"
 )
@@ -28,15 +30,16 @@ def is_secret(name: str) -> bool:
 
 
 def hold(secret: str) -> str:
-    """The same, which is shown nowhere from now on: settings may come from a file."""
-    _held.add(secret)
+    """The same, which is shown nowhere from now on; `tasks.settings` names what there is."""
+    if len(bare := secret.strip()) >= _LEAST_CHARACTERS:  # a line end belongs to its file
+        _held.add(bare)
     return secret
 
 
 def without_secrets(text: str) -> str:
     """A text, as a message or what a server says, with *** for what nobody should read."""
     shown = without_passwords(text)
-    for secret in _secrets():
+    for secret in sorted(_held, key=len, reverse=True):
         shown = shown.replace(secret, "***")
     return shown
 
@@ -51,7 +54,25 @@ def cause_without_secrets(error: Exception) -> Exception | None:
     return error if without_secrets(text) == text else None
 
 
-def _secrets() -> list[str]:
-    """What this process was given, the longest first, without a line end that it may have."""
-    known = {each.strip() for each in said_under(is_secret) | _held}
-    return sorted((each for each in known if len(each) >= _LEAST_CHARACTERS), key=len, reverse=True)
+def watch_logs() -> None:
+    """From now on no line or traceback that is logged shows a secret, whoever's it is.
+
+    Libraries log as well, and Prefect keeps what it sees.
+    """
+    make = logging.getLogRecordFactory()
+    if getattr(make, "watches", False):
+        return
+
+    def make_watched(*args: Any, **more: Any) -> logging.LogRecord:
+        record: logging.LogRecord = make(*args, **more)
+        with contextlib.suppress(TypeError, ValueError):  # of a line that does not fit its values
+            if (shown := without_secrets(said := record.getMessage())) != said:
+                record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            said = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+            if (shown := without_secrets(said)) != said:
+                record.exc_text = shown  # which formatters take instead
+        return record
+
+    make_watched.watches = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_watched)

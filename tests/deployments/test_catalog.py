@@ -11,6 +11,7 @@ import pytest
 from cogvx.errors import ConfigError
 from deployments.catalog import CATALOG, Catalog, load_catalog
 from tasks.clients.secrets import is_secret
+from tasks.settings import Settings
 
 RECIPE = (CATALOG.parent / "recipes" / "nano-demo.toml").read_text()
 POOLS = "[pools.cpu]\n[pools.gpu-cache]\n[pools.gpu-train]\n[pools.gpu-eval]\n"
@@ -234,11 +235,14 @@ SECRETS = (
     *("APIKEY", "COGVX_S3_SECRET_KEY", "DB_PWD", "SMTP_PASS", "SSH_PASSPHRASE", "PGPASSWORD"),
     *("AWS_ACCESS_KEYS", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNTKEY", "HF_TOKEN", "GITHUB_PAT"),
     *("CLIENTSECRET", "DB_CREDS", "GOOGLE_CREDENTIALS", "apiKey", "MLFLOW_TRACKING_PASSWORD"),
+    *("SLACK_WEBHOOK_URL", "TEAM_WEBHOOK", "slackWebhookUrl", "SENTRY_DSN", "DATABASE_CONN_STR"),
+    *("AZURE_STORAGE_CONNECTION_STRING", "REDIS_CONNECTIONSTRING"),
 )
 ORDINARY = (
     *("COGVX_S3_ENDPOINT_URL", "COGVX_DEVICE", "COGVX_GPU_SLOTS", "CUDA_VISIBLE_DEVICES", "PWD"),
     *("TOKENIZERS_PARALLELISM", "OMP_WAIT_POLICY", "PYTHONPATH", "LD_LIBRARY_PATH", "OLDPWD"),
     *("MAX_TOKENS", "KEYBOARD", "MONKEY_BARS", "BYPASS_PROXY", "COMPASS", "PATTERN", "AUTHOR"),
+    *("CONNECTIONS", "STRING", "HOOKS", "RECONSTRUCTION", "CONNECTION_TIMEOUT"),
     *("PASSES", "MLFLOW_TRACKING_URI", "AWS_DEFAULT_REGION", "NCCL_SOCKET_IFNAME", "HF_HOME"),
 )
 
@@ -246,6 +250,8 @@ ORDINARY = (
 def test_secrets_are_known_by_the_words_of_their_names() -> None:
     assert [name for name in SECRETS if not is_secret(name)] == []
     assert [name for name in ORDINARY if is_secret(name)] == []
+    keys = {"s3_access_key", "s3_secret_key"}
+    assert {name for name in Settings.model_fields if is_secret(f"COGVX_{name.upper()}")} == keys
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
