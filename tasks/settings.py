@@ -6,7 +6,6 @@ lives in one folder, `.cogvx`, on this machine.
 
 import logging
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from cogvx.errors import ConfigError, Problem
+from tasks.clients.secrets import hold, is_secret, watch_logs
 from tasks.clients.supervise import GRACE_SECONDS
 from tasks.clients.unheard import outlive
 
@@ -187,17 +187,21 @@ def settings() -> Settings:
 
     In a process that a worker started, our loggers speak from then on: Prefect hands their lines on
     to its pages, but gives them no level, so that only warnings would be seen there. And it lives
-    on to tell of its end when that worker dies.
+    on to tell of its end when that worker dies. What it was given in secret is logged nowhere.
 
     Raises:
         ConfigError: A variable holds what no setting can be.
     """
+    for name, value in os.environ.items():  # noqa: TID251 - this is the place
+        if is_secret(name):
+            hold(value)
+    watch_logs()
     if (worker := worker_pid()) is not None:
         outlive(worker)
         for name in EVERYWHERE["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
             logging.getLogger(name).setLevel(logging.INFO)
     try:
-        return Settings()
+        made = Settings()
     except ValidationError as error:
         problems = [
             Problem("COGVX_" + str(detail["loc"][0]).upper(), detail["input"], detail["msg"])
@@ -206,6 +210,10 @@ def settings() -> Settings:
         raise ConfigError("settings", problems) from error
     except SettingsError as error:  # of what should be JSON; its cause may hold more than a name
         raise ConfigError(f"settings: {error}; it is written as JSON") from None
+    for key in (made.s3_access_key, made.s3_secret_key):  # perhaps of a file
+        if key is not None:
+            hold(key.get_secret_value())
+    return made
 
 
 def worker_pid() -> int | None:
@@ -223,12 +231,6 @@ def visible_gpus() -> tuple[str, ...] | None:
 def flow_run_of_process() -> str:
     """The flow run that a worker started this process for; empty where a person did."""
     return os.environ.get("PREFECT__FLOW_RUN_ID", "")  # noqa: TID251 - this is the place
-
-
-def said_under(is_meant: Callable[[str], bool]) -> set[str]:
-    """What the environment says under those of its names that are meant."""
-    named = os.environ.items()  # noqa: TID251 - this is the place
-    return {value for name, value in named if is_meant(name)}
 
 
 def prepare_process() -> None:

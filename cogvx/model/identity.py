@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from cogvx.addresses import without_passwords
 from cogvx.errors import ConfigError, IntegrityError, Problem, TransientError
 from cogvx.model.hashes import FileHashes
 
@@ -163,9 +164,12 @@ def _status(error: BaseException) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """The hub's own words without its advice, which follows in further lines."""
+    """The hub's own words without its advice, which follows in further lines.
+
+    They hold its address, and a mirror's may hold a password.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    return without_passwords(" ".join(lines[:2])) or type(error).__name__
 
 
 def _content_files(part: Path) -> list[Path]:

@@ -200,7 +200,8 @@ def _watches(pairs: list[str]) -> dict[str, str]:
 
 
 def _setting(name: str) -> str:
-    return os.environ.get(name, "")  # noqa: TID251 - this file stands alone
+    # A secret that was read from a file may end with a line end, which no header may hold.
+    return os.environ.get(name, "").strip()  # noqa: TID251 - this file stands alone
 
 
 class _Hook(BaseHTTPRequestHandler):

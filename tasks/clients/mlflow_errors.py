@@ -5,6 +5,7 @@ of two processes that write the same at once.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,7 +14,14 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError  # raised through MLflow by an SQLite file that is none
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
-from tasks.clients.s3_refusals import cause_of, is_passing, refusal, server_code
+from tasks.clients.s3_refusals import (
+    UNSENDABLE,
+    cause_of,
+    is_passing,
+    is_unsendable,
+    refusal,
+    server_code,
+)
 from tasks.clients.secrets import without_secrets
 
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
@@ -26,6 +34,7 @@ _ERRORS = (
     BotoCoreError,
     ClientError,
 )
+_LOGIN = "MLFLOW_TRACKING_TOKEN, or _USERNAME and _PASSWORD,"
 _S3_SETTINGS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and MLFLOW_S3_ENDPOINT_URL"
 # What SQLite says while another process, perhaps a server, makes the same tables.
 _MEANWHILE = ("already exists", "duplicate column name", "database is locked")
@@ -46,13 +55,15 @@ def telling(act: str, tracking_uri: str) -> Iterator[None]:
         ConfigError: A person has to act.
         TransientError: It may be asked again.
     """
+    handled = sys.exception()
     try:
         yield
     except _raised() as error:
         place = without_secrets(tracking_uri)
         # Tracebacks are logged, and what MLflow raised shows the whole address in them.
         cause = cause_of(error) if place == tracking_uri else None
-        raise _translated(error, f"MLflow at {place} could not {act}") from cause
+        said = refusal(error, but=handled)
+        raise _translated(error, said, f"MLflow at {place} could not {act}") from cause
 
 
 def _raised() -> tuple[type[Exception], ...]:
@@ -62,10 +73,12 @@ def _raised() -> tuple[type[Exception], ...]:
     return (*_ERRORS, Boto3Error)
 
 
-def _translated(error: Exception, subject: str) -> CogvxError:
-    if (said := refusal(error)) is not None:
+def _translated(error: Exception, said: ClientError | None, subject: str) -> CogvxError:
+    if said is not None:
         reason = f"S3, where its artifacts lie, says {server_code(said)}; {_S3_SETTINGS}"
         passes = is_passing(said)
+    elif is_unsendable(error):
+        reason, passes = f"{UNSENDABLE}; set {_LOGIN} anew", False
     elif isinstance(error, MlflowException):
         reason, passes = str(error.message), error.error_code in _TRANSIENT
         if error.error_code == "BAD_REQUEST" and any(words in reason for words in _FASTER):

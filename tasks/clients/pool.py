@@ -6,7 +6,7 @@ Prefect schedules; nothing here knows what the runs do. Its requests fail with o
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -237,15 +237,27 @@ class Pool:
 @contextmanager
 def open_pool(deployment: str) -> Iterator[Pool]:
     """The pool of a deployment, while the block lasts; raises as `Pool` does."""
-    with get_client(sync_client=True) as client:
+    with ExitStack() as stack:
+        with asking("be reached"):
+            client = stack.enter_context(get_client(sync_client=True))
         yield Pool(client, deployment)
 
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Turn a server that does not answer into the error that is tried again."""
+    """Turn a server that does not answer into the error that is tried again.
+
+    Raises:
+        ConfigError: PREFECT_API_URL is no address.
+        TransientError: The server did not answer.
+    """
     try:
         yield
+    except httpx.InvalidURL:  # which shows the beginning of a password
+        raise ConfigError(
+            "PREFECT_API_URL is no address; use http(s)://host:port/api, with %2F for / in a "
+            "password"
+        ) from None
     except httpx.HTTPError as error:
         raise TransientError(
             f"Prefect's server could not {what}: {without_secrets(repr(error))}"

@@ -285,4 +285,4 @@ def _modified(answer: dict[str, Any]) -> float:
 
 def _reveal(secret: SecretStr | None) -> str | None:
     """The secret in clear, for boto3 alone; an empty setting is none."""
-    return hold(secret.get_secret_value()) or None if secret else None
+    return (hold(secret.get_secret_value()) or None) if secret else None

@@ -23,7 +23,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
-from tasks.clients.s3_refusals import is_passing, server_code
+from tasks.clients.s3_refusals import UNSENDABLE, is_passing, is_unsendable, server_code
 
 SDK_ERRORS = (BotoCoreError, ClientError, Boto3Error)
 
@@ -90,6 +90,8 @@ def _from_server(error: ClientError, place: str, key: str) -> CogvxError:
 
 def _from_the_way(error: Exception, place: str, key: str) -> CogvxError:
     kind = type(error).__name__
+    if is_unsendable(error):
+        return ConfigError(f"{place} cannot be asked for {key}: {UNSENDABLE}; {_KEYS}")
     if isinstance(error, SSLError):
         return ConfigError(f"{place} has no certificate that this machine trusts; {_ENDPOINT}")
     if _is_unknown_host(error):

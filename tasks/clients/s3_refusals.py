@@ -8,7 +8,11 @@ from botocore.exceptions import ClientError
 
 from tasks.clients.secrets import cause_without_secrets
 
+UNSENDABLE = "a key or token holds a line end or another character that no header may"
+"""What is wrong where `is_unsendable` says so."""
+
 _SERVER_ERROR = 500
+_HEADER = "header value"  # in the words of requests and of http.client, who repeat it
 _PASSING = {
     "429",
     "BadDigest",
@@ -42,11 +46,19 @@ def is_passing(error: ClientError) -> bool:
     return server_code(error) in _PASSING or status >= _SERVER_ERROR
 
 
-def refusal(error: BaseException | None) -> ClientError | None:
-    """What a server said, where that is what led to an error: uploads wrap it."""
-    while error is not None and not isinstance(error, ClientError):
+def refusal(error: BaseException | None, *, but: BaseException | None = None) -> ClientError | None:
+    """What a server said, where that is what led to an error: uploads wrap it.
+
+    `but` is what was handled before, which every error has behind it and which explains none.
+    """
+    while error is not None and error is not but and not isinstance(error, ClientError):
         error = error.__cause__ or error.__context__
-    return error
+    return error if error is not but else None
+
+
+def is_unsendable(error: Exception) -> bool:
+    """Whether a key or a token could not be put into a request, as one with a line end."""
+    return _HEADER in str(error)
 
 
 def cause_of(error: Exception) -> Exception | None:

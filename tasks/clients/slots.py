@@ -6,15 +6,16 @@ five minutes.
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-from cogvx.errors import ConfigError
+from cogvx.errors import ConfigError, TransientError
 from tasks.clients.pool import address_of, asking
-from tasks.clients.secrets import cause_without_secrets
+from tasks.clients.secrets import cause_without_secrets, without_secrets
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,14 @@ def gpu_slots(here: Settings, count: int) -> Iterator[None]:
         return
     require_slots(here, count)
     logger.info("wait for %d slot(s) of %s", count, name)
-    with concurrency(name, occupy=count, strict=True, raise_on_lease_renewal_failure=False):
+    held = concurrency(name, occupy=count, strict=True, raise_on_lease_renewal_failure=False)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held)
+        except ConcurrencySlotAcquisitionError as error:
+            raise TransientError(
+                f"Prefect's server gave no slot of {name}: {without_secrets(str(error))}"
+            ) from cause_without_secrets(error)
         logger.info("hold %d slot(s) of %s", count, name)
         yield
 

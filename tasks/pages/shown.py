@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import httpx  # what Prefect's client raises
 
+from tasks.clients.secrets import without_secrets
+
 logger = logging.getLogger(__name__)
 
 
@@ -18,4 +20,5 @@ def shown(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        logger.warning("%s: not shown in Prefect's pages: %r", what, error)
+        why = without_secrets(repr(error))
+        logger.warning("%s: not shown in Prefect's pages: %s", what, why)

@@ -22,6 +22,7 @@ import logging
 import math
 import numbers
 import os
+import re
 import struct
 import tempfile
 import threading
@@ -289,7 +290,8 @@ def _find_base(settings: Settings) -> Path:
     except (OSError, ValueError) as error:  # all that the hub's client raises are of these two
         what = f"{settings.base} at {settings.revision or 'its newest revision'}"
         reason = " ".join(str(error).split())  # the hub's client writes several lines
-        raise _refused(f"the hub did not give {what}: {reason}; {advice}") from error
+        reason = re.sub(r"://\S*@", "://***@", reason)  # a mirror's address may hold a password
+        raise _refused(f"the hub did not give {what}: {reason}; {advice}") from None
 
 
 def _load_pipeline(settings: Settings, base: Path, adapter: Path) -> Any:

@@ -27,7 +27,25 @@ SECRETS = {
     "TEAM_WEBHOOK_URL": "https://hooks.example.com/services/T0PLANTED/B0PLANTED/x9Yk2",
     "TEAM_DATABASE_URL": f"postgresql://cogvx:{quote(DATABASE, safe='')}@127.0.0.1:1/cogvx",
 }
-WANTED = {**SECRETS, "password": PASSWORD, "password of the database": DATABASE}
+# As a file gave them, with its line end: no header takes them.
+TORN = {
+    "AWS_SESSION_TOKEN": "FwoGPlantedSessionTokenOfSomeRole\n",
+    "MLFLOW_TRACKING_TOKEN": "planted-token-of-mlflow-0123456789\n",
+}
+# boto3 takes a session token from the environment alone, with the keys.
+NO_KEYS = {
+    "COGVX_S3_ACCESS_KEY": "",
+    "COGVX_S3_SECRET_KEY": "",
+    "AWS_ACCESS_KEY_ID": SECRETS["COGVX_S3_ACCESS_KEY"],
+    "AWS_SECRET_ACCESS_KEY": SECRETS["COGVX_S3_SECRET_KEY"],
+}
+LOGIN = f"team:{quote(PASSWORD, safe='')}@"
+WANTED = {
+    **SECRETS,
+    **{name: value.strip() for name, value in TORN.items()},
+    "password": PASSWORD,
+    "password of the database": DATABASE,
+}
 
 # S3 servers repeat the key that they were shown.
 S3_REFUSAL = (
@@ -60,7 +78,6 @@ def cases(s3_server: S3Server) -> Iterator[list[Case]]:
             answering(answer("403 Forbidden", S3_REFUSAL, "application/xml"))
         )
         refusing = stack.enter_context(answering(answer("403 Forbidden", REFUSAL, "text/plain")))
-        login = f"team:{quote(PASSWORD, safe='')}"
         yield [
             Case(
                 "a bucket that is not there",
@@ -74,13 +91,26 @@ def cases(s3_server: S3Server) -> Iterator[list[Case]]:
             ),
             Case(
                 "MLflow that refuses",
-                {"COGVX_TRACKING_URI": f"http://{login}@127.0.0.1:{refusing}"},
+                {"COGVX_TRACKING_URI": f"http://{LOGIN}127.0.0.1:{refusing}"},
                 r"MLflow at http://team:\*\*\*@127\.0\.0\.1:\d+ could not",
             ),
             Case(
                 "MLflow that is not there",
-                {"COGVX_TRACKING_URI": f"http://{login}@127.0.0.1:{free_port()}"},
+                {"COGVX_TRACKING_URI": f"http://{LOGIN}127.0.0.1:{free_port()}"},
                 r"MLflow at http://team:\*\*\*@127\.0\.0\.1:\d+ could not",
+            ),
+            Case(
+                "a session token that no header takes",
+                {"AWS_SESSION_TOKEN": TORN["AWS_SESSION_TOKEN"], **NO_KEYS},
+                r"line end .*check COGVX_S3_ACCESS_KEY",
+            ),
+            Case(
+                "a token of MLflow that no header takes",
+                {
+                    "COGVX_TRACKING_URI": f"http://127.0.0.1:{refusing}",
+                    "MLFLOW_TRACKING_TOKEN": TORN["MLFLOW_TRACKING_TOKEN"],
+                },
+                r"line end .*MLFLOW_TRACKING_TOKEN",
             ),
             Case(
                 "a database that is not there",
@@ -89,7 +119,7 @@ def cases(s3_server: S3Server) -> Iterator[list[Case]]:
             ),
             Case(
                 "a hub that refuses",
-                {"HF_ENDPOINT": f"http://127.0.0.1:{refusing}"},
+                {"HF_ENDPOINT": f"http://{LOGIN}127.0.0.1:{refusing}"},
                 r"is neither a folder nor a model that the hub can give",
                 base="team/private-model",
             ),
@@ -116,7 +146,7 @@ def printed(
         settings = {
             **s3_server.environment(f"s3://{BUCKET}/secrets/{number}"),
             **SECRETS,
-            "PREFECT_API_URL": prefect_url,
+            "PREFECT_API_URL": prefect_url.replace("://", f"://{LOGIN}"),
             "HOME": str(root),
             "HF_HOME": str(root / "hub"),
         }

@@ -97,6 +97,14 @@ def test_a_hub_that_refuses_is_reported_by_who_must_act(
     assert sentence in first
 
 
+@pytest.mark.parametrize("status", [403, 503])
+def test_the_password_of_a_mirror_is_not_shown(hub: Hub, tmp_path: Path, status: int) -> None:
+    hub.status = status
+    said = "\n".join(resolve_elsewhere(hub.url.replace("://", "://me:hunter2@"), tmp_path))
+    assert "me/nano" in said
+    assert "hunter2" not in said
+
+
 def test_a_hub_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     first = resolve_elsewhere("http://127.0.0.1:9", tmp_path)[0]
     assert first.startswith('ConfigError base.path = "me/nano" is neither a folder nor a model')

@@ -8,12 +8,13 @@ import traceback
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cogvx.errors import ConfigError, TransientError
 from cogvx.store import MemoryStore
 from tasks.clients.registry import Registry
 from tasks.clients.runs import Runs
-from tasks.clients.secrets import without_secrets
+from tasks.clients.secrets import hold, without_secrets
 from tasks.clients.versions import Version
 from tests.fixtures.servers import answering, free_port
 
@@ -44,6 +45,10 @@ Runs(sys.argv[1]).ensure_experiment("style")
         ("http://host:5000/a", "http://host:5000/a"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("mail me@host: now", "mail me@host: now"),
+        ("postgresql://h/db?user=u&password=hunter2", "postgresql://h/db?user=u&password=***"),
+        ("https://h/x?X-Amz-Signature=abc&a=b", "https://h/x?X-Amz-Signature=***&a=b"),
+        ("postgresql://me@corp:hunter2@h/db", "postgresql://me@corp:***@h/db"),
+        ("postgresql://me:it's-hunter2@h/db", "postgresql://me:***@h/db"),
     ],
 )
 def test_passwords_leave_a_text_and_nothing_else_does(text: str, shown: str) -> None:
@@ -97,6 +102,27 @@ def test_what_s3_says_of_artifacts_is_told_without_its_sentence(
     assert "AKIAPLANTED" not in "".join(traceback.format_exception(caught.value))
     if kind is ConfigError:
         assert "AWS_ACCESS_KEY_ID" in str(caught.value)
+
+
+def test_a_token_that_no_header_takes_is_a_setting_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", hold("planted-token\n"))
+    with pytest.raises(ConfigError, match=r"line end.*set MLFLOW_TRACKING_TOKEN") as caught:
+        Runs(f"http://127.0.0.1:{free_port()}")
+    assert "planted-token" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_was_handled_before_does_not_explain_what_mlflow_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        raise ClientError({"Error": {"Code": "NoSuchBucket"}}, "PutObject")
+    except ClientError:
+        with pytest.raises(TransientError, match="could not connect") as caught:
+            Runs(f"http://127.0.0.1:{free_port()}")
+    assert "S3" not in str(caught.value)
 
 
 def test_a_database_without_its_driver_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,19 @@ def test_no_sentence_of_a_server_is_in_a_traceback(ask: str, tmp_path: Path) -> 
     assert re.search(r"ClientError: An error occurred \((InvalidAccessKeyId|403)\) when", text)
 
 
+def test_a_key_that_no_header_takes_is_a_setting_and_is_not_shown() -> None:
+    store = open_s3(
+        "s3://bucket/x",
+        endpoint_url=f"http://127.0.0.1:{free_port()}",
+        access_key=SecretStr("AKIAPLANTED\n"),
+        secret_key=SecretStr(SECRET),
+        region="us-east-1",
+    )
+    with pytest.raises(ConfigError, match=r"line end.*check COGVX_S3_ACCESS_KEY") as caught:
+        store.read("key")
+    assert "AKIAPLANTED" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_no_secret_of_an_address_is_in_a_traceback() -> None:
     store = _open(f"http://user:{SECRET}@127.0.0.1:{free_port()}")
     with pytest.raises(TransientError) as caught:
