@@ -6,7 +6,7 @@ paths inside a recipe mean the folder that a worker runs in. Nothing here asks a
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ from deployments.catalog_sections import (
     PoolConfig,
     RecipeConfig,
     RetentionConfig,
+    TolerationConfig,
     WatchConfig,
     ZombiesConfig,
 )
+from deployments.env_rules import holds_secret, secret_problem
 from deployments.gpu_rules import gpu_problems
+from tasks.clients.secrets import is_secret
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 """What `cogvx deploy` takes without a name: the demo's recipe, on pools of processes."""
@@ -102,7 +105,7 @@ def load_catalog(path: Path) -> Catalog:
     problems += found
     problems += gpu_problems([(one.row, one.recipe) for one in recipes], pools, limits)
     if problems:
-        raise ConfigError(str(path), problems)
+        raise ConfigError(str(path), [_without_secret(problem) for problem in problems])
     return Catalog(pools=pools, recipes=recipes, limits=limits, **single)
 
 
@@ -118,10 +121,34 @@ def _tables(
     for key, table in tables.items():
         problems += name_problems(f"{name}.{key}", key, "pool")
         section, wrong = parse_section(table, kind, f"{name}.{key}")
-        problems += wrong
+        problems += [_without_env(problem, f"{name}.{key}.env") for problem in wrong]
         if isinstance(section, kind):
             found[key] = section
     return found, problems
+
+
+def _without_env(problem: Problem, env: str) -> Problem:
+    """A variable that is of the wrong kind may be a secret all the same, as may what it is called.
+
+    Of what a person wrote, that leaves the part of its name before an equals sign.
+    """
+    if problem.where != env and not problem.where.startswith(f"{env}."):
+        return problem
+    where = problem.where.partition("=")[0]
+    if is_secret(where.removeprefix(env)):
+        return secret_problem(where)
+    return replace(problem, where=where, value=None)
+
+
+def _without_secret(problem: Problem) -> Problem:
+    """A problem whose value is not shown where it is a secret, by its place or by its form."""
+    value, name = problem.value, problem.where.rpartition(".")[2]
+    said = value if isinstance(value, list | tuple) else [value]
+    held = any(isinstance(one, str) and holds_secret(one) for one in said)
+    # A setting that does not exist, as a password beside the block; a webhook instead of a block.
+    named = is_secret(name) and name not in TolerationConfig.model_fields
+    hook = problem.where == "notify.block" and str(value).count("/") > 1
+    return replace(problem, value=None) if held or named or hook else problem
 
 
 def _rows(tables: object) -> tuple[dict[int, RecipeConfig], list[Problem]]:

@@ -35,8 +35,10 @@ cogvx deploy --apply --catalog my.toml       # changes it; again, it says "nothi
 
 A line for each change: `+` is added, `~` changed (with field, old and new value), `-` removed;
 `!` is only reported. Every problem of the catalog and of its recipes is told at once, before a
-server is asked. Values of variables whose name looks like a secret's, and passwords
-and tokens in addresses, are shown as `***`; a catalog that has any is refused.
+server is asked. Values of variables whose name or form is a secret's (`..._WEBHOOK_URL`, a login in
+an address, `--password=...`, `AccountKey=...`) are shown as `***`; a catalog that has any is
+refused, and they are not repeated. So are `COGVX_...` variables that a run would not know or could
+not read, and images, labels and taints that Docker or Kubernetes would refuse.
 
 ## What it makes
 

@@ -1,4 +1,4 @@
-"""Rules between the sections of a catalog, and those of schedules, pools and their environments."""
+"""Rules between the sections of a catalog, and those of schedules and pools."""
 
 import asyncio
 import math
@@ -20,8 +20,8 @@ from deployments.catalog_sections import (
     RetentionConfig,
     ZombiesConfig,
 )
-from deployments.gpu_rules import RESERVED, SLOTS
-from tasks.clients.secrets import is_secret, without_secrets
+from deployments.env_rules import env_problems
+from deployments.worker_rules import worker_problems
 from tasks.settings import HEARTBEAT_SECONDS
 
 # Prefect's workers for processes and containers kill after 30 s; it cannot be configured.
@@ -31,19 +31,6 @@ _UPLOAD_SECONDS = 130
 _USUAL_UPLOAD_SECONDS = 160
 # Limits have no tags on Prefect's server, so their names are the mark of what was made here.
 LIMIT_MARK = "cogvx-"
-STOP = "COGVX_STOP_SECONDS"
-_ONE_HEART = ("is the same for every run, as [zombies] counts heartbeats", "remove it")
-# What is decided elsewhere: what is wrong with it here, and what to do instead.
-_FIXED = {
-    STOP: ("has a setting of its own", "use stop_seconds"),
-    RESERVED: ("has a setting of its own", "use gpus"),
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": _ONE_HEART,
-    "PREFECT_RUNNER_HEARTBEAT_FREQUENCY": _ONE_HEART,
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": (
-        "is set for every run, as an address may hold a password",
-        "remove it",
-    ),
-}
 _LEAST_HEARTBEATS = 3
 _FIELDS = 5
 # Names become part of addresses at Prefect's server, where "#" and "?" would end them.
@@ -115,8 +102,8 @@ def pool_problems(where: str, pool: PoolConfig, limits: Mapping[str, int]) -> It
         if taken[queue.priority] > 1:
             place = f"{where}.queues.{name}.priority"
             yield Problem(place, queue.priority, "is another queue's, too", "use another number")
-    for name, value in pool.env.items():
-        yield from _env_problems(f"{where}.env.{name}", name, value, limits)
+    yield from env_problems(f"{where}.env", pool.env, limits)
+    yield from worker_problems(where, pool)
 
 
 def _type_problems(where: str, pool: PoolConfig) -> Iterator[Problem]:
@@ -149,19 +136,6 @@ def _impatience(where: str, pool: PoolConfig) -> Problem:
         "to the store"
     )
     return Problem(f"{where}.grace_seconds", pool.grace_seconds, wrong, f"use at least {least}")
-
-
-def _env_problems(
-    where: str, name: str, value: str, limits: Mapping[str, int]
-) -> Iterator[Problem]:
-    if is_secret(name) or without_secrets(value) != value:
-        use = "put it into the workers' own environment"
-        yield Problem(where, None, "would be readable in Prefect's pages", use)
-    elif (fixed := _FIXED.get(name.upper())) is not None:  # Prefect takes lower case, too
-        yield Problem(where, value, *fixed)
-    elif name == SLOTS and value not in limits:
-        use = f"known: {', '.join(limits)}" if limits else "add it to [limits]"
-        yield Problem(where, value, "is no limit of this catalog", use)
 
 
 def place_problems(

@@ -79,13 +79,13 @@ class PoolConfig(Section):
     """Shared memory of each run, as 16Gi: processes that load clips exchange tensors there."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints of Kubernetes nodes that runs put up with."""
-    node_selector: dict[Name, str] = Field(default={})
+    node_selector: dict[str, str] = Field(default={})
     """Labels that a Kubernetes node must have."""
     stop_seconds: float = Field(default=GRACE_SECONDS, gt=0, le=3600)
     """How long training that is stopped may take to save; becomes COGVX_STOP_SECONDS of runs."""
     grace_seconds: int | None = Field(default=None, ge=1, le=7200)
     """How long Kubernetes waits before it kills a run that is stopped; by default long enough."""
-    env: dict[Name, str] = Field(default={})
+    env: dict[str, str] = Field(default={})
     """Environment of runs. Everybody who sees Prefect's pages sees it: no secrets."""
 
 

@@ -19,6 +19,7 @@ from deployments.documents import (
     deployment_document,
     pool_document,
 )
+from deployments.env_rules import holds_secret
 from deployments.rows import Desired
 from deployments.server import Found, Seen, read_server
 from tasks.caching.arrivals import ARRIVED
@@ -245,9 +246,11 @@ def _plain(value: object) -> Any:
 def _shown(field: str, value: object) -> str:
     if value is None:
         return ABSENT
-    if ".env." in f".{field}" and is_secret(field.rpartition(".env.")[2]):
+    text = value if isinstance(value, str) else json.dumps(value)
+    _, env, name = f".{field}".rpartition(".env.")
+    if env and (is_secret(name) or holds_secret(text)):  # by hand, at the server
         return "***"
-    return without_secrets(value if isinstance(value, str) else json.dumps(value))
+    return without_secrets(text)
 
 
 def count(plan: Iterable[Change]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from prefect import Flow
 
 from deployments.catalog import Catalog, CatalogRecipe
-from deployments.catalog_rules import STOP
 from deployments.catalog_sections import DEFAULT_QUEUE, Collision, PlacesConfig, PoolConfig
+from deployments.env_rules import STOP
 from deployments.gpu_rules import RESERVED, reserved_gpus
 from deployments.pools import base_job_template
 from deployments.reactions import TOP_TAG, AutomationRow, automations
