@@ -69,7 +69,12 @@ def open_s3(
     """
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
-        raise ConfigError(f'"{url}" is not an S3 location; use s3://bucket/prefix')
+        raise ConfigError(f'"{without_secrets(url)}" is not an S3 location; use s3://bucket/prefix')
+    if "@" in parts.netloc:  # no bucket's name has one; what stands before it is not repeated
+        raise ConfigError(
+            f"s3://***@{parts.netloc.rpartition('@')[2]}{parts.path} holds a login, which pages "
+            "would show; use s3://bucket/prefix, and COGVX_S3_ACCESS_KEY and COGVX_S3_SECRET_KEY"
+        )
     if (_reveal(access_key) is None) != (_reveal(secret_key) is None):
         raise ConfigError(
             f"one of two keys is set for {url}; set COGVX_S3_ACCESS_KEY and COGVX_S3_SECRET_KEY"

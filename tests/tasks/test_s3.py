@@ -190,6 +190,8 @@ def test_a_certificate_that_is_not_trusted_is_a_setting() -> None:
     [
         ("s3://", {}, "use s3://bucket/prefix"),
         ("http://bucket/x", {}, "use s3://bucket/prefix"),
+        (f"s3://AKIA:{SECRET}@bucket/x", {}, "use s3://bucket/prefix, and COGVX_S3_ACCESS_KEY"),
+        (f"s3://{SECRET}@bucket/x", {}, "use s3://bucket/prefix, and COGVX_S3_ACCESS_KEY"),
         ("s3://b/x", {"access_key": None}, "one of two keys is set"),
         ("s3://b/x", {"secret_key": SecretStr("")}, "one of two keys is set"),
         ("s3://b/x", {"endpoint_url": "127.0.0.1:9000"}, "use http"),
