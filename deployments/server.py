@@ -15,6 +15,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
 from cogvx.errors import ConfigError, TransientError
+from deployments.addresses import opening, require_address
 from deployments.catalog_rules import LIMIT_MARK
 from deployments.documents import (
     MADE_HERE,
@@ -25,7 +26,7 @@ from deployments.documents import (
 )
 from deployments.reactions import MARK, PAUSED
 from deployments.rows import PAUSED_TAG, TAG, Desired
-from tasks.clients.secrets import without_secrets
+from tasks.clients.secrets import cause_without_secrets, without_secrets
 
 _PAGE = 200
 _MOST = 500  # characters of a reason
@@ -69,7 +70,8 @@ def open_server() -> Iterator[SyncPrefectClient]:
     """A client of the server that PREFECT_API_URL names, while the block lasts.
 
     Raises:
-        ConfigError: None is named, it refuses us, or it is of another major version.
+        ConfigError: None is named or not by an address, it refuses us, or it is of another major
+            version.
         TransientError: It does not answer.
     """
     url = get_current_settings().api.url
@@ -78,8 +80,9 @@ def open_server() -> Iterator[SyncPrefectClient]:
             "PREFECT_API_URL names no server; start one with `cogvx up`, or name yours, for "
             "example PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    require_address(url)
     url = without_secrets(url)
-    with get_client(sync_client=True) as client:
+    with opening(lambda: get_client(sync_client=True)) as client:
         theirs = _version(client, url)
         if theirs.split(".")[0] != prefect.__version__.split(".")[0]:
             raise ConfigError(
@@ -97,10 +100,11 @@ def _version(client: SyncPrefectClient, url: str) -> str:
             raise ConfigError(
                 f"the server at {url} refuses us; PREFECT_API_AUTH_STRING or PREFECT_API_KEY is "
                 "missing or wrong"
-            ) from error
-        raise _no_server(url, _reason(error)) from error
+            ) from cause_without_secrets(error)
+        raise _no_server(url, _reason(error)) from cause_without_secrets(error)
     except (httpx.HTTPError, ValueError) as error:  # ValueError: what came is no JSON
-        raise _no_server(url, str(error) or type(error).__name__) from error
+        why = str(error) or type(error).__name__
+        raise _no_server(url, why) from cause_without_secrets(error)
     if not isinstance(found, str):
         raise _no_server(url, "what answers there tells no version")
     return found
@@ -116,16 +120,19 @@ def asking_for(what: str) -> Iterator[None]:
     try:
         yield
     except (ObjectAlreadyExists, ObjectNotFound) as error:
-        raise _overtaken(what) from error
+        raise _overtaken(what) from cause_without_secrets(error)
     except httpx.HTTPStatusError as error:
         if error.response.status_code == httpx.codes.CONFLICT:
-            raise _overtaken(what) from error
+            raise _overtaken(what) from cause_without_secrets(error)
+        cause = cause_without_secrets(error)
         if error.response.status_code < 500:
-            raise ConfigError(f"the server refuses {what}: {_reason(error)}") from error
-        raise TransientError(f"the server could not give {what}: {_reason(error)}") from error
+            raise ConfigError(f"the server refuses {what}: {_reason(error)}") from cause
+        raise TransientError(f"the server could not give {what}: {_reason(error)}") from cause
     except httpx.HTTPError as error:
         reason = without_secrets(str(error)) or type(error).__name__
-        raise TransientError(f"the server did not answer, asked for {what}: {reason}") from error
+        raise TransientError(
+            f"the server did not answer, asked for {what}: {reason}"
+        ) from cause_without_secrets(error)
 
 
 def _overtaken(what: str) -> TransientError:
@@ -142,9 +149,9 @@ def _reason(error: httpx.HTTPStatusError) -> str:
         said = {}
     details = said.get("exception_detail") if isinstance(said, dict) else None
     if isinstance(details, list):
-        return "; ".join(str(each.get("msg", each)) for each in details)
+        return without_secrets("; ".join(str(each.get("msg", each)) for each in details))
     detail = said.get("detail") if isinstance(said, dict) else None
-    return str(detail or error.response.text)[:_MOST]
+    return without_secrets(str(detail or error.response.text))[:_MOST]
 
 
 def read_server(client: SyncPrefectClient, wanted: Desired) -> Found:

@@ -12,10 +12,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from cogvx.errors import CogvxError, ConfigError, TransientError
+from deployments.addresses import opening, require_address
 from deployments.up.runs import Told, family, is_bad, talking_to, words_for
 from deployments.up.state import Desk
 from tasks.clients.pool import address_of, asking
-from tasks.clients.secrets import without_secrets
+from tasks.clients.secrets import cause_without_secrets, without_secrets
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,13 @@ def run_trigger(name: str, here: Settings, *, wait: bool) -> None:
         wait: Interrupted, it leaves the run alone.
 
     Raises:
-        ConfigError: There is no server, or no such deployment.
+        ConfigError: There is no server, its address is none, or there is no such deployment.
         CogvxError: The run that was followed did not end well.
         TransientError: The server does not answer.
     """
     full = name if "/" in name else f"retrain/{name}"
     pages = server(here)
-    with talking_to(pages) as client:
+    with opening(lambda: talking_to(pages)) as client:
         run = _start(client, full)
         typer.echo(f"{full} is to run: {without_secrets(pages)}/runs/flow-run/{run.id}")
         if wait:
@@ -55,10 +56,12 @@ def server(here: Settings) -> str:
     """The pages of the Prefect server that commands talk to.
 
     Raises:
-        ConfigError: Neither PREFECT_API_URL nor a `cogvx up` of this home names one.
+        ConfigError: Neither PREFECT_API_URL nor a `cogvx up` of this home names one, or it is named
+            by no address.
     """
     api = PREFECT_API_URL.value()
     if api:
+        require_address(str(api))
         return str(api).removesuffix("/").removesuffix("/api")
     desk = Desk(here.home)
     state = desk.read()
@@ -79,15 +82,16 @@ def _start(client: SyncPrefectClient, name: str) -> FlowRun:
             raise ConfigError(
                 f'no deployment "{name}" at {address_of(client)}; there are: '
                 f"{', '.join(known) or 'none, see `cogvx deploy`'}"
-            ) from error
+            ) from cause_without_secrets(error)
         try:
             return client.create_flow_run_from_deployment(found.id)
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in {409, 422}:
                 raise
+            why = without_secrets(error.response.text)[:500]
             raise ConfigError(
-                f"{name} does not start without more parameters: {error.response.text[:500]}"
-            ) from error
+                f"{name} does not start without more parameters: {why}"
+            ) from cause_without_secrets(error)
 
 
 def _names(client: SyncPrefectClient) -> list[str]:
