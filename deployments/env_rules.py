@@ -41,14 +41,16 @@ _FIXED = {
 }
 # As shells and containers alike take them.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# A word that is given a value: name=value, "name": "value", --name value.
+# A word that is given a value: name=value, "name": "value", name: value, --name value. What follows
+# a colon and begins with a slash is the next of several folders.
 _GIVEN = re.compile(
-    r"""(?<!\w)(\w[\w-]*)(?:\s*=|["']\s*[:=])\s*["']?[^\s"';&]|--?(\w[\w-]*)\s+[^\s-]"""
+    r"""(?<![\w-])-*(\w[\w-]*)(?:\s*=|["']\s*[:=]|:(?!\s*/))\s*["']?[^\s"';&]"""
+    r"""|(?<![\w-])--?(\w[\w-]*)\s+[^\s-]"""
 )
 _HEADER = re.compile(r"\bbearer\s+\S|\bauthorization[\"']?\s*[:=]", re.IGNORECASE)
 # Addresses that let whoever knows them write to a channel: Slack's, Discord's, Teams', others'.
 _WEBHOOK = re.compile(
-    r"\bhooks\.[\w-]+\.|/services/T\w*/|://\S*(webhook|/hooks/|/bot[0-9]+:)", re.IGNORECASE
+    r"\bhooks\.[\w-]+\.|/services/T\w*/|://\S{0,400}(webhook|/hooks/|/bot[0-9]+:)", re.IGNORECASE
 )
 # Keys that are known by their beginning: AWS's, the hub's, GitHub's, GitLab's, Slack's; and files.
 _KEY = re.compile(
@@ -68,8 +70,13 @@ def holds_secret(text: str) -> bool:
     """Whether a text holds what nobody should read: a login, a key, the address of a webhook."""
     if without_secrets(text) != text or any(one.search(text) for one in (_HEADER, _KEY, _WEBHOOK)):
         return True
-    given = (found[1] or found[2] for found in _GIVEN.finditer(text))
-    return any(name.upper() == "PWD" or is_secret(name.replace("-", "_")) for name in given)
+    return any(_is_secrets(found[1] or found[2]) for found in _GIVEN.finditer(text))
+
+
+def _is_secrets(name: str) -> bool:
+    """Whether a word in a text is a secret's name; the file of a password is none."""
+    words = name.replace("-", "_").split("_")
+    return words[-1].upper() == "PWD" or is_secret(words[-1]) or is_secret("".join(words))
 
 
 def env_problems(

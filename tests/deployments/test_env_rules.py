@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 - messages stand here as they are printed
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ HOLDING = (
     f"postgresql://db/mlflow?user=me&password={PLANTED}",
     f"postgresql://me@corp:{PLANTED}@db/x",
     f"Authorization=Basic {PLANTED}",
+    f"X-Api-Key: {PLANTED}",
+    f"--db-conn-str={PLANTED}",
     f"x-team=a,Bearer {PLANTED}",
     f"xoxb-1234567890-{PLANTED}",
     f"-----BEGIN RSA PRIVATE KEY-----\n{PLANTED}",
@@ -58,7 +61,8 @@ HARMLESS = (
     *("/usr/bin:/opt/secret:/opt/keys", "--workers 4 --verbose", "-Xmx4g -Dfile.encoding=UTF-8"),
     *("AccountName=team;Region=eu", "SharedAccessKeyName=Root", "monkey=1", "http://proxy:3128"),
     *("--xla_gpu_deterministic_ops=true", "https://github.com/team/hooks", "team:harbour"),
-    *("/var/lib/cogvx", "Europe/Berlin", "^eth0,lo", "--password-file", ""),
+    *("/var/lib/cogvx", "Europe/Berlin", "^eth0,lo", "--password-file=/run/db", ""),
+    *("--token-file /run/token", "--max-token-length=5", "--pass-through x", "tokenizer=fast"),
 )
 
 
@@ -73,6 +77,14 @@ def test_a_value_that_holds_a_secret_is_refused_and_shown_nowhere(
 
 def test_what_holds_no_secret_is_taken() -> None:
     assert [value for value in HARMLESS if holds_secret(value)] == []
+
+
+def test_long_texts_are_searched_quickly() -> None:
+    began = time.process_time()
+    for part in ("a", "a-", "-a ", "a='", "--", " ", "a:", "key ", "hooks."):
+        holds_secret(part * 20_000)
+    holds_secret("://x" * 2_000)
+    assert time.process_time() - began < 5
 
 
 def test_a_name_of_a_secret_is_refused(tmp_path: Path) -> None:
