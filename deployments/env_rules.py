@@ -107,7 +107,8 @@ def secret_problem(where: str) -> Problem:
 def _misnamed(where: str, name: str) -> Problem:
     """A name that is none; what follows an = may be a secret."""
     shown = name.partition("=")[0]
-    place = where if holds_secret(name) or not shown else f"{where}.{shown}"
+    is_shown = shown.isprintable() and bool(shown) and not holds_secret(name)
+    place = f"{where}.{shown}" if is_shown else where
     wrong = "holds a name that no variable has" if place == where else "is no name of a variable"
     use = "use letters, digits and _, with no digit first"
     return Problem(place, None, wrong, use + ("; the value stands apart" if "=" in name else ""))

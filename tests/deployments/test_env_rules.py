@@ -147,6 +147,7 @@ def test_a_refused_value_that_may_be_a_secret_is_not_repeated(
         ("1 2", ".1 2 is no name of a variable; use letters, digits and _, with no digit first"),
         ("my.name", ".my.name is no name of a variable; "),
         ("", " holds a name that no variable has; "),
+        ("A\nB", " holds a name that no variable has; "),
     ],
 )
 def test_a_name_that_no_variable_has_is_refused(tmp_path: Path, name: str, problem: str) -> None:
