@@ -4,8 +4,9 @@ import re
 
 # Who is alone before the @ of a web address is mostly no person; elsewhere it is, as in ssh://git@.
 _TOKEN = re.compile(r"""((?<=http://)|(?<=https://))[^\s'"/@:?#]+@""", re.IGNORECASE)
-# SQLAlchemy takes passwords with slashes, apostrophes or an @, and users with an @.
-_PASSWORD = re.compile(r"""(?<=://)([^\s"/:]*):[^\s"]*@""")
+# SQLAlchemy takes passwords with slashes, apostrophes or an @, and users with an @. None is longer,
+# and without an end every address of a long text would be read to the text's end.
+_PASSWORD = re.compile(r"""(?<=://)([^\s"/:]{0,200}):[^\s"]{0,1000}@""")
 # libpq's form, and keys to S3 or Azure in a signed address.
 _QUERY = re.compile(
     r"""([?&;](?:password|passwd|pwd|passphrase|token|sig|[\w-]*(?:signature|secret|key|credential))=)[^\s&;'"]+""",
