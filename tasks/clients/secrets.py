@@ -4,7 +4,6 @@ Left out are passwords in addresses, and what this process was given in secret, 
 libraries repeat a key or a token that a server or a header did not take.
 """
 
-import contextlib
 import logging
 import re
 import traceback
@@ -54,25 +53,29 @@ def cause_without_secrets(error: Exception) -> Exception | None:
     return error if without_secrets(text) == text else None
 
 
+class WatchedRecord(logging.LogRecord):
+    """A line that shows no secret, nor does its traceback.
+
+    It is put together where logging expects that to fail: a value that cannot be printed stops
+    nobody.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """As `logging.LogRecord`."""
+        super().__init__(*args, **more)
+        if self.exc_info and self.exc_info[1] is not None:
+            said = "".join(traceback.format_exception(self.exc_info[1])).rstrip("\n")
+            if (shown := without_secrets(said)) != said:
+                self.exc_text = shown  # which formatters take instead
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """The line, its values put in."""
+        return without_secrets(super().getMessage())
+
+
 def watch_logs() -> None:
     """From now on no line or traceback that is logged shows a secret, whoever's it is.
 
     Libraries log as well, and Prefect keeps what it sees.
     """
-    make = logging.getLogRecordFactory()
-    if getattr(make, "watches", False):
-        return
-
-    def make_watched(*args: Any, **more: Any) -> logging.LogRecord:
-        record: logging.LogRecord = make(*args, **more)
-        with contextlib.suppress(TypeError, ValueError):  # of a line that does not fit its values
-            if (shown := without_secrets(said := record.getMessage())) != said:
-                record.msg, record.args = shown, ()
-        if record.exc_info and record.exc_info[1] is not None:
-            said = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
-            if (shown := without_secrets(said)) != said:
-                record.exc_text = shown  # which formatters take instead
-        return record
-
-    make_watched.watches = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(make_watched)
+    logging.setLogRecordFactory(WatchedRecord)
