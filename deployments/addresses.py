@@ -7,9 +7,9 @@ import httpx  # what Prefect's client raises
 from prefect.client.orchestration import SyncPrefectClient
 
 from cogvx.errors import ConfigError
+from tasks.clients.pool import IN_PASSWORDS, NO_ADDRESS
 
 _LARGEST_PORT = 65535
-_IN_PASSWORDS = "with %2F for /, %3F for ?, %23 for # and %40 for @ in a password"
 
 
 def require_address(url: str) -> None:
@@ -27,10 +27,7 @@ def require_address(url: str) -> None:
     except httpx.InvalidURL:
         is_right = False
     if not is_right:
-        raise ConfigError(
-            "PREFECT_API_URL is no address of a server; write it like http://127.0.0.1:4200/api, "
-            f"{_IN_PASSWORDS}"
-        )
+        raise ConfigError(NO_ADDRESS)
 
 
 @contextmanager
@@ -48,6 +45,6 @@ def opening(
         except (httpx.InvalidURL, ValueError):  # which show it
             raise ConfigError(
                 "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is no address of a proxy; write it like "
-                f"http://proxy:3128, {_IN_PASSWORDS}"
+                f"http://proxy:3128, {IN_PASSWORDS}"
             ) from None
         yield found

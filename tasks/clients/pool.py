@@ -41,6 +41,13 @@ from tasks.clients.secrets import cause_without_secrets, without_secrets
 
 logger = logging.getLogger(__name__)
 
+IN_PASSWORDS = "with %2F for /, %3F for ?, %23 for # and %40 for @ in a password"
+NO_ADDRESS = (
+    "PREFECT_API_URL is no address of a server; write it like http://127.0.0.1:4200/api, "
+    f"{IN_PASSWORDS}"
+)
+"""What is said of it; the address is not repeated."""
+
 _ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=sorted(TERMINAL_STATES)))
 # As many flow runs as the server lists at once.
 _PAGE = 200
@@ -254,10 +261,7 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except httpx.InvalidURL:  # which shows the beginning of a password
-        raise ConfigError(
-            "PREFECT_API_URL is no address; use http(s)://host:port/api, with %2F for / in a "
-            "password"
-        ) from None
+        raise ConfigError(NO_ADDRESS) from None
     except httpx.HTTPError as error:
         raise TransientError(
             f"Prefect's server could not {what}: {without_secrets(repr(error))}"
