@@ -201,7 +201,7 @@ def settings() -> Settings:
         for name in EVERYWHERE["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
             logging.getLogger(name).setLevel(logging.INFO)
     try:
-        made = Settings()
+        return Settings()
     except ValidationError as error:
         problems = [
             Problem("COGVX_" + str(detail["loc"][0]).upper(), detail["input"], detail["msg"])
@@ -210,10 +210,6 @@ def settings() -> Settings:
         raise ConfigError("settings", problems) from error
     except SettingsError as error:  # of what should be JSON; its cause may hold more than a name
         raise ConfigError(f"settings: {error}; it is written as JSON") from None
-    for key in (made.s3_access_key, made.s3_secret_key):  # perhaps of a file
-        if key is not None:
-            hold(key.get_secret_value())
-    return made
 
 
 def worker_pid() -> int | None:

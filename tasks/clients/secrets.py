@@ -29,7 +29,11 @@ def is_secret(name: str) -> bool:
 
 
 def hold(secret: str) -> str:
-    """The same, which is shown nowhere from now on; `tasks.settings` names what there is."""
+    """The same, which is shown nowhere from now on.
+
+    `tasks.settings` holds what the environment says, a store the keys that it opens with: a file
+    may have had those.
+    """
     if len(bare := secret.strip()) >= _LEAST_CHARACTERS:  # a line end belongs to its file
         _held.add(bare)
     return secret
