@@ -105,6 +105,31 @@ def test_the_password_of_a_mirror_is_not_shown(hub: Hub, tmp_path: Path, status:
     assert "hunter2" not in said
 
 
+def test_a_served_version_does_not_show_the_password_of_a_mirror(hub: Hub, tmp_path: Path) -> None:
+    """What serves it stands alone, so it has its own words for what the hub says."""
+    hub.status = 403
+    program = (
+        "import traceback\n"
+        "from types import SimpleNamespace\n"
+        "from tasks.registry.serving import _find_base\n"
+        "settings = SimpleNamespace(base='me/nano', revision=None)\n"
+        "try:\n    _find_base(settings)\n"
+        "except Exception:\n    print(traceback.format_exc())\n"
+    )
+    endpoint = hub.url.replace("://", "://me:hunter2@")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "the hub did not give me/nano at its newest revision: " in done.stdout
+    assert "://***@127.0.0.1" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
 def test_a_hub_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     first = resolve_elsewhere("http://127.0.0.1:9", tmp_path)[0]
     assert first.startswith('ConfigError base.path = "me/nano" is neither a folder nor a model')
